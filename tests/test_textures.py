@@ -1,0 +1,87 @@
+"""The stuff textures: names, repeatability, and that a 16-pixel patch tells which texture it comes from."""
+
+import numpy as np
+import pytest
+
+from pacl import textures
+
+
+def _statistics(picture, patch=16):
+    """Colour and edge statistics of every patch of a picture [H, W, 3]: [patches, statistics]."""
+    picture = picture.astype(np.float32)
+    grey = picture.mean(axis=2)
+    down, across = np.gradient(grey)
+    maps = np.dstack([picture, picture**2 / 256, np.abs(down), np.abs(across), np.hypot(down, across) > 20])
+    rows, columns = picture.shape[0] // patch, picture.shape[1] // patch
+    blocks = maps[: rows * patch, : columns * patch].reshape(rows, patch, columns, patch, -1)
+    return blocks.mean(axis=(1, 3)).reshape(rows * columns, -1)
+
+
+def _patches(seed, pictures):
+    rng = np.random.default_rng(seed)
+    return [
+        np.concatenate([_statistics(textures.texture(name, rng)) for _ in range(pictures)]) for name in textures.NAMES
+    ]
+
+
+def test_groups_cover_the_names_once_and_every_texture_has_a_side():
+    assert len(textures.NAMES) == len(set(textures.NAMES)) == 24
+    assert len(textures.GROUPS) == 8
+    assert tuple(name for names in textures.GROUPS.values() for name in names) == textures.NAMES
+    assert set(textures.SIDE) == set(textures.NAMES)
+    assert [textures.SIDE[name] for name in ("sunset", "planks", "road", "ice", "carpet", "hay", "plaid", "lava")] == (
+        ["top", "any", "bottom", "bottom", "bottom", "any", "any", "bottom"]
+    )
+
+
+@pytest.mark.parametrize("name", textures.NAMES)
+def test_texture_has_the_size_asked_for_and_is_not_flat(name):
+    for size in (64, 128):
+        picture = textures.texture(name, np.random.default_rng(0), size)
+        assert picture.shape == (size, size, 3) and picture.dtype == np.uint8
+        assert picture.std(axis=(0, 1)).mean() > 3
+
+
+@pytest.mark.parametrize("name", textures.NAMES)
+def test_same_seed_same_texture_and_another_seed_another_texture(name):
+    first, again, other = (textures.texture(name, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_paintings_do_not_depend_on_what_was_painted_before():
+    before = textures.painting("sea", 3)
+    textures.painting.cache_clear()
+    textures.painting("grass", 0)
+    assert before.tobytes() == textures.painting("sea", 3).tobytes()
+
+
+def test_returned_texture_may_be_painted_over():
+    picture = textures.texture("sand", np.random.default_rng(0))
+    picture[:] = 0
+    assert textures.texture("sand", np.random.default_rng(0)).any()
+
+
+def test_skies_keep_their_top():
+    night = [textures.texture("night sky", np.random.default_rng(seed)).mean(axis=(1, 2)) for seed in range(8)]
+    assert all(rows[:32].mean() < rows[-32:].mean() for rows in night)
+
+
+def test_nearest_centroid_of_simple_statistics_names_the_texture_of_a_patch():
+    train, test = _patches(seed=0, pictures=24), _patches(seed=1, pictures=8)
+    # Distances in units of the spread within a texture, so that no statistic drowns the others.
+    within = np.mean([np.cov(patches.T) for patches in train], axis=0)
+    whiten = np.linalg.cholesky(np.linalg.inv(within + 1e-3 * np.eye(len(within))))
+    centroids = np.stack([patches.mean(axis=0) for patches in train]) @ whiten
+    correct = []
+    for label, patches in enumerate(test):
+        distances = np.linalg.norm((patches @ whiten)[:, None] - centroids, axis=2)
+        correct.append((distances.argmin(axis=1) == label).mean())
+    assert np.mean(correct) > 0.8, dict(zip(textures.NAMES, np.round(correct, 2), strict=True))
+
+
+def test_unknown_names_and_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="unknown texture 'marble': choose one of blue sky"):
+        textures.texture("marble", np.random.default_rng(0))
+    with pytest.raises(ValueError, match="choose 1 to 192 pixels"):
+        textures.texture("sea", np.random.default_rng(0), size=193)
