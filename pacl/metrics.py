@@ -1,0 +1,162 @@
+"""What the paper measures: segmentation by one confusion matrix, patch labels by majority, and the coherence of patches
+by ROC (paper, sections 3 and 4)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE_INDEX = 255
+
+
+def confusion_matrix(
+    preds: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = IGNORE_INDEX
+) -> Tensor:
+    """Counts int64 [K, K], rows the target's class and columns the prediction's, of label maps of one shape.
+
+    Pixels whose target is ignore_index are left out. Matrices of several images add up to the whole split's.
+    Raises ValueError for shapes that differ and for a label outside 0 ... num_classes - 1.
+    """
+    if preds.shape != target.shape:
+        raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have one shape.")
+    preds, target = preds.flatten().long(), target.flatten().long()
+    if ignore_index is not None:
+        kept = target != ignore_index
+        preds, target = preds[kept], target[kept]
+    _check_labels("target", target, num_classes)
+    _check_labels("preds", preds, num_classes)
+    return torch.bincount(target * num_classes + preds, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def iou_per_class(confmat: Tensor) -> Tensor:
+    """Intersection over union of each class, float64 [K]; NaN for a class in neither the target nor the predictions."""
+    confmat = _square(confmat)
+    intersection = confmat.diagonal()
+    return intersection / (confmat.sum(dim=1) + confmat.sum(dim=0) - intersection)
+
+
+def mean_iou(confmat: Tensor) -> float:
+    """Mean of iou_per_class over the classes that occur in the target; NaN if none does."""
+    return iou_per_class(confmat)[_square(confmat).sum(dim=1) > 0].mean().item()
+
+
+def pixel_accuracy(confmat: Tensor) -> float:
+    """Share of the pixels whose class is right (mmseg's aAcc); NaN if there are none."""
+    confmat = _square(confmat)
+    return (confmat.diagonal().sum() / confmat.sum()).item()
+
+
+def patch_labels(
+    mask: Tensor, patch_size: int, ignore_index: int = IGNORE_INDEX, num_classes: int | None = None
+) -> Tensor:
+    """The majority label of each patch's pixels: mask [B, H, W] -> int64 [B, N], in the order of CLIP's patch tokens.
+
+    Ignored pixels have no vote, a patch of nothing else gets ignore_index, and of equal counts the lower label wins.
+    Pixels beyond the last whole patch are dropped, as CLIP's patch convolution drops them.
+    num_classes: found from the mask if not given.
+    Raises ValueError for another shape, a mask smaller than a patch, and a label outside the classes.
+    """
+    if mask.ndim != 3 or min(mask.shape[1:]) < patch_size:
+        raise ValueError(f"mask must be [B, H, W], H and W at least a patch of {patch_size}, not {list(mask.shape)}.")
+    B, h, w = len(mask), mask.shape[1] // patch_size, mask.shape[2] // patch_size
+    patches = mask[:, : h * patch_size, : w * patch_size].long().reshape(B, h, patch_size, w, patch_size)
+    patches = patches.transpose(2, 3).reshape(B * h * w, patch_size**2)
+    voting = patches != ignore_index
+    if num_classes is None:
+        num_classes = int(patches[voting].max()) + 1 if voting.any() else 1
+    _check_labels("mask", patches[voting], num_classes)
+    row = torch.arange(len(patches), device=mask.device)[:, None].expand_as(patches)
+    votes = torch.bincount((row * num_classes + patches)[voting], minlength=len(patches) * num_classes)
+    labels = votes.reshape(len(patches), num_classes).argmax(dim=1)
+    return labels.masked_fill(~voting.any(dim=1), ignore_index).reshape(B, h * w)
+
+
+def coherence_roc(
+    features: Tensor,
+    labels: Tensor,
+    image_ids: Tensor,
+    *,
+    pairs: int = 100_000,
+    seed: int = 0,
+    ignore_index: int = IGNORE_INDEX,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Do patches of one class look alike? Cosines of random patch pairs from different images as a score for "same
+    class" (paper, section 3).
+
+    features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], and the area under
+    their ROC curve.
+    Patches labelled ignore_index are left out. Raises ValueError for lengths that differ and where every pair, or none,
+    shares a class.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if not len(features) == len(labels) == len(image_ids):
+        raise ValueError(
+            f"{len(features)} features need as many labels and image ids, not {len(labels)} and {len(image_ids)}."
+        )
+    kept = labels != ignore_index
+    features, labels, image_ids = features[kept], labels[kept], image_ids[kept]
+    first, second = _pairs_of_different_images(image_ids.cpu().numpy(), pairs, seed)
+    same_class = (labels[first] == labels[second]).cpu().numpy()
+    if same_class.all() or not same_class.any():
+        raise ValueError(
+            "coherence needs pairs of one class and pairs of two among patches of different images: give more patches."
+        )
+    scores = torch.cat(
+        [
+            F.cosine_similarity(features[a].float(), features[b].float(), dim=-1)
+            for a, b in zip(first.split(8192), second.split(8192), strict=True)
+        ]
+    )
+    scores = scores.cpu().numpy()
+    return scores, same_class, float(roc_auc_score(same_class, scores))
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 1000,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic over images: values [M, ...], one row an image -> (low, high).
+
+    statistic takes resampled rows: the mean, or e.g. mean_iou of the sum of the images' confusion matrices. Raises
+    ValueError for no values.
+    """
+    values = np.asarray(values)
+    if len(values) == 0:
+        raise ValueError("a bootstrap interval needs at least one value.")
+    rng = np.random.default_rng(seed)
+    resampled = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
+    if len(np.unique(image_ids)) < 2:
+        raise ValueError("coherence compares patches of different images: give labelled patches of at least two.")
+    rng = np.random.default_rng(seed)
+    found, count = [], 0
+    while count < pairs:
+        drawn = rng.integers(len(image_ids), size=(2, pairs))
+        found.append(drawn[:, image_ids[drawn[0]] != image_ids[drawn[1]]])
+        count += found[-1].shape[1]
+    first, second = torch.from_numpy(np.concatenate(found, axis=1)[:, :pairs])
+    return first, second
+
+
+def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"{name} holds the label {int(outside[0])}, outside the {num_classes} classes 0 to {num_classes - 1}."
+        )
+
+
+def _square(confmat: Tensor) -> Tensor:
+    if confmat.ndim != 2 or confmat.shape[0] != confmat.shape[1]:
+        raise ValueError(f"a confusion matrix must be [K, K], not {list(confmat.shape)}.")
+    return confmat.double()

@@ -1,0 +1,170 @@
+"""The one trained part of PACL, the vision embedder, and phi, the similarity of an image and a text that it is trained
+through (paper, section 3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+SCORINGS = ("cosine", "dot")
+ACTIVATIONS = ("softmax", "sigmoid")
+POOLINGS = ("all_pairs", "matched_only")
+BLOCK_ELEMENTS = 2**24  # of the attention tensor held at once: 64 MB in float32
+TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_similarity
+
+
+class VisionEmbedder(nn.Module):
+    """e_v: CLIP's patch tokens [..., in_dim] into the text's space [..., out_dim], not normalised.
+
+    kind: "residual" (the paper's: Linear-ReLU-Linear plus a Linear skip; (768, 512) has 1,050,112 parameters), "mlp"
+    (no skip) or "linear" (the skip alone).
+    Raises ValueError for another kind and for tokens of another width.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, kind: str = "residual"):
+        super().__init__()
+        _check_choice("kind", kind, ("residual", "mlp", "linear"))
+        self.in_dim, self.out_dim, self.kind = in_dim, out_dim, kind
+        if kind != "linear":
+            self.main = nn.Sequential(nn.Linear(in_dim, out_dim), nn.ReLU(), nn.Linear(out_dim, out_dim))
+        if kind != "mlp":
+            self.skip = nn.Linear(in_dim, out_dim)
+
+    def forward(self, patch_features: Tensor) -> Tensor:
+        if patch_features.shape[-1] != self.in_dim:
+            raise ValueError(
+                f"patch features are {patch_features.shape[-1]} wide, but this embedder takes {self.in_dim}."
+            )
+        if self.kind == "residual":
+            return self.main(patch_features) + self.skip(patch_features)
+        return self.main(patch_features) if self.kind == "mlp" else self.skip(patch_features)
+
+
+def compatibility(
+    patch_embeddings: Tensor,
+    text_embeddings: Tensor,
+    *,
+    scoring: str = "cosine",
+    scale: float = 10.0,
+    activation: str = "softmax",
+    pooling: str = "all_pairs",
+) -> Tensor:
+    """phi of every image with every text: [B, N, D], [K, D] -> [B, K], cosines, in float32 (float64 for float64 input).
+
+    For each pair the tokens, un-normalised, are averaged with that pair's own `attention`, and the average is compared
+    with the text (paper, section 3).
+    pooling="matched_only" averages image i once, with text i's attention, as public re-implementations do: another
+    objective, kept for comparison; it needs B == K.
+    Memory does not grow with B: images are taken in blocks, and where one block does not hold them all, a block's
+    tensors are computed again on the way back.
+    Raises ValueError for shapes that do not fit and for unknown options.
+    """
+    _check_shapes(patch_embeddings, text_embeddings)
+    _check_choice("scoring", scoring, SCORINGS)
+    _check_choice("activation", activation, ACTIVATIONS)
+    _check_choice("pooling", pooling, POOLINGS)
+    if pooling == "matched_only" and len(patch_embeddings) != len(text_embeddings):
+        raise ValueError(
+            f'pooling="matched_only" needs a text an image, not {len(text_embeddings)} for {len(patch_embeddings)}.'
+        )
+    with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches want float32
+        patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
+        if pooling == "matched_only":
+            return _matched_only(patches, text, scoring, scale, activation)
+        blocks = patches.split(_images_per_block(patches, text))
+        if len(blocks) == 1:
+            return _all_pairs(patches, text, scoring, scale, activation)
+        return torch.cat(
+            [checkpoint(_all_pairs, b, text, scoring, scale, activation, use_reentrant=False) for b in blocks]
+        )
+
+
+def attention(
+    patch_embeddings: Tensor,
+    text_embeddings: Tensor,
+    *,
+    scoring: str = "cosine",
+    scale: float = 10.0,
+    activation: str = "softmax",
+) -> Tensor:
+    """a(x, y): the weight of each patch for each text, [B, N, D], [K, D] -> [B, N, K].
+
+    scale * cosine (scoring="cosine") or scale * dot product (scoring="dot") of each token with each text, then a
+    softmax over the N patches (activation="softmax"; paper, section 3) or a sigmoid of each score
+    (activation="sigmoid"; public re-implementations, the weights do not add up to 1).
+    Raises ValueError for shapes that do not fit and for unknown options.
+    """
+    _check_shapes(patch_embeddings, text_embeddings)
+    _check_choice("scoring", scoring, SCORINGS)
+    _check_choice("activation", activation, ACTIVATIONS)
+    patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
+    return _attend(patches, text, patches @ text.T, scoring, scale, activation)
+
+
+def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
+    """s(x, y): the cosine of every patch with every text, [B, N, D], [K, D] -> [B, N, K].
+
+    Raises ValueError for shapes that do not fit.
+    """
+    _check_shapes(patch_embeddings, text_embeddings)
+    patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
+    return F.normalize(patches, dim=-1) @ F.normalize(text, dim=-1).T
+
+
+def _all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
+    dots = patches @ text.T  # [B, N, K]
+    weights = _attend(patches, text, dots, scoring, scale, activation)  # [B, N, K]
+    along_text = (weights * dots).sum(dim=1)  # [B, K], v . t, without making v
+    if patches.shape[1] < patches.shape[2]:
+        gram = patches @ patches.transpose(1, 2)  # [B, N, N]; |v|^2 = a^T (V V^T) a, which needs no [B, K, D]
+        squared = (weights * (gram @ weights)).sum(dim=1)  # [B, K]
+    else:
+        squared = (weights.transpose(1, 2) @ patches).square().sum(dim=-1)  # [B, K]
+    return along_text / (squared.clamp_min(TINY**2).sqrt() * _length(text))
+
+
+def _matched_only(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
+    own_text = text[:, None]  # [B, 1, D]
+    dots = patches @ own_text.transpose(1, 2)  # [B, N, 1]
+    weights = _attend(patches, own_text, dots, scoring, scale, activation)
+    pooled = (weights * patches).sum(dim=1)  # [B, D]
+    return F.normalize(pooled, dim=-1) @ F.normalize(text, dim=-1).T  # [B, K]
+
+
+def _attend(patches: Tensor, text: Tensor, dots: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
+    if scoring == "cosine":
+        dots = dots / (_length(patches)[..., None] * _length(text)[..., None, :])
+    return (scale * dots).softmax(dim=1) if activation == "softmax" else (scale * dots).sigmoid()
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(dim=-1).clamp_min(TINY**2).sqrt()
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _images_per_block(patches: Tensor, text: Tensor) -> int:
+    N, D = patches.shape[1:]
+    largest = max(N * len(text), min(N * N, len(text) * D))  # elements an image adds to the largest tensor
+    return max(1, math.floor(BLOCK_ELEMENTS / largest))
+
+
+def _check_shapes(patch_embeddings: Tensor, text_embeddings: Tensor) -> None:
+    if patch_embeddings.ndim != 3 or 0 in patch_embeddings.shape:
+        raise ValueError(f"patch embeddings must be [B, N, D], none 0, not {list(patch_embeddings.shape)}.")
+    if text_embeddings.ndim != 2 or 0 in text_embeddings.shape:
+        raise ValueError(f"text embeddings must be [K, D], none 0, not {list(text_embeddings.shape)}.")
+    if patch_embeddings.shape[2] != text_embeddings.shape[1]:
+        raise ValueError(
+            f"patch embeddings, {patch_embeddings.shape[2]} wide, and text embeddings, {text_embeddings.shape[1]} wide, "
+            "must be of one width."
+        )
+
+
+def _check_choice(option: str, value: str, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}.")

@@ -1,0 +1,172 @@
+"""Metrics against scikit-learn and against numbers counted by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics import jaccard_score
+
+from pacl.metrics import (
+    bootstrap_interval,
+    coherence_roc,
+    confusion_matrix,
+    iou_per_class,
+    mean_iou,
+    patch_labels,
+    pixel_accuracy,
+)
+
+
+def random_maps(num_classes=7, absent=3, predicted_only=5):
+    rng = np.random.default_rng(0)
+    target, preds = rng.integers(num_classes, size=(2, 3, 11, 13))
+    target[np.isin(target, (absent, predicted_only))] = 0
+    preds[preds == absent] = 1
+    target[rng.random(target.shape) < 0.2] = 255
+    return torch.from_numpy(preds), torch.from_numpy(target)
+
+
+def test_confusion_matrix_matches_scikit_learn_with_absent_classes_and_ignore():
+    preds, target = random_maps()
+    kept = target != 255
+    confmat = confusion_matrix(preds, target, 7)
+    assert confmat.dtype == torch.int64
+    np.testing.assert_array_equal(confmat, sklearn_confusion_matrix(target[kept], preds[kept], labels=range(7)))
+    assert pixel_accuracy(confmat) == pytest.approx((preds == target)[kept].double().mean().item())
+
+
+def test_iou_matches_scikit_learn_and_the_mean_is_over_classes_that_occur():
+    preds, target = random_maps()
+    kept = target != 255
+    confmat = confusion_matrix(preds, target, 7)
+    iou = iou_per_class(confmat)
+    expected = jaccard_score(target[kept], preds[kept], labels=range(7), average=None, zero_division=0)
+    assert math.isnan(iou[3]) and iou[5] == 0  # in neither map; in the predictions alone
+    np.testing.assert_allclose(iou.nan_to_num(), expected)
+    occur = [0, 1, 2, 4, 6]
+    assert mean_iou(confmat) == pytest.approx(expected[occur].mean())
+
+
+def test_iou_by_hand():
+    confmat = confusion_matrix(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 255]), 2)
+    assert confmat.tolist() == [[1, 0], [1, 1]]
+    assert iou_per_class(confmat).tolist() == [0.5, 0.5]
+    assert (mean_iou(confmat), pixel_accuracy(confmat)) == (0.5, pytest.approx(2 / 3))
+
+
+def test_matrices_of_two_images_add_up_and_dtypes_may_differ():
+    preds, target = random_maps()
+    parts = [confusion_matrix(preds[i].to(torch.int32), target[i].to(torch.uint8), 7) for i in range(3)]
+    torch.testing.assert_close(sum(parts), confusion_matrix(preds, target, 7))
+
+
+def test_nothing_but_ignored_pixels_gives_nan():
+    confmat = confusion_matrix(torch.zeros(3), torch.full((3,), 255), 4)
+    assert confmat.sum() == 0 and math.isnan(mean_iou(confmat)) and math.isnan(pixel_accuracy(confmat))
+
+
+@pytest.mark.parametrize(
+    "preds, target, message",
+    [
+        ([0, 1], [0, 7], "target holds the label 7, outside the 3 classes"),
+        ([0, 1], [0, -1], "target holds the label -1"),
+        ([0, 3], [0, 1], "preds holds the label 3"),
+        ([0, 1], [0], "one shape"),
+    ],
+)
+def test_labels_outside_the_classes_are_named(preds, target, message):
+    with pytest.raises(ValueError, match=message):
+        confusion_matrix(torch.tensor(preds), torch.tensor(target), 3)
+
+
+def test_predictions_under_ignored_pixels_may_be_anything():
+    assert confusion_matrix(torch.tensor([9, 1]), torch.tensor([255, 1]), 3).sum() == 1
+
+
+def test_patch_labels_by_hand():
+    mask = torch.tensor(
+        [
+            [1, 1, 2, 255, 9],
+            [1, 2, 255, 255, 9],
+            [255, 255, 3, 4, 9],
+            [255, 255, 4, 3, 9],
+            [9, 9, 9, 9, 9],
+        ]
+    )
+    # majority; the one vote against three ignored pixels; nothing but ignored; a tie to the lower; the last row and
+    # column dropped
+    assert patch_labels(mask[None], 2).tolist() == [[1, 2, 255, 3]]
+    assert patch_labels(mask[None].to(torch.uint8), 2, num_classes=10).tolist() == [[1, 2, 255, 3]]
+    assert patch_labels(torch.full((1, 4, 4), 255), 2).tolist() == [[255] * 4]
+
+
+def test_patch_labels_follow_the_order_of_patches_and_images():
+    labels = torch.arange(12).reshape(2, 2, 3)
+    mask = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    assert torch.equal(patch_labels(mask, 4), labels.reshape(2, 6))
+
+
+def test_patch_labels_name_what_is_wrong():
+    with pytest.raises(ValueError, match="mask holds the label 5"):
+        patch_labels(torch.full((1, 4, 4), 5), 2, num_classes=3)
+    with pytest.raises(ValueError, match="mask must be"):
+        patch_labels(torch.zeros(4, 4), 2)
+    with pytest.raises(ValueError, match="at least a patch of 8"):
+        patch_labels(torch.zeros(1, 4, 4), 8)
+
+
+def test_coherence_is_one_for_separated_classes_and_a_half_for_noise():
+    rng = torch.Generator().manual_seed(0)
+    labels, images = torch.arange(400) % 4, torch.arange(400) // 20
+    noise = torch.randn(400, 64, generator=rng)
+    scores, same, auc = coherence_roc(torch.eye(4)[labels] + 0.001 * noise[:, :4], labels, images, pairs=2000)
+    assert len(scores) == len(same) == 2000 and auc == 1
+    assert (scores[same] > 0.99).all()
+    assert coherence_roc(noise, labels, images, pairs=5000)[2] == pytest.approx(0.5, abs=0.03)
+
+
+def test_coherence_compares_different_images_only_and_leaves_ignored_patches_out():
+    """Within an image all patches are equal; across images nothing is: pairs of one image would score 1."""
+    images = torch.arange(60) // 10
+    features, labels = torch.eye(6)[images], torch.arange(60) % 3
+    scores, same, auc = coherence_roc(features, labels, images, pairs=500, seed=3)
+    assert (scores == 0).all() and auc == 0.5
+    labels[images < 4] = 255
+    assert len(coherence_roc(features, labels, images, pairs=50)[0]) == 50
+    again = coherence_roc(features, labels, images, pairs=50)[1]
+    assert (coherence_roc(features, labels, images, pairs=50)[1] == again).all()
+
+
+def test_coherence_names_what_is_wrong():
+    with pytest.raises(ValueError, match="at least two"):
+        coherence_roc(torch.rand(4, 2), torch.tensor([0, 1, 0, 1]), torch.zeros(4))
+    with pytest.raises(ValueError, match="pairs of one class"):
+        coherence_roc(torch.rand(4, 2), torch.zeros(4), torch.arange(4))
+    with pytest.raises(ValueError, match="as many labels"):
+        coherence_roc(torch.rand(4, 2), torch.zeros(3), torch.arange(4))
+
+
+def test_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(1).normal(10, 2, size=400)
+    low, high = bootstrap_interval(values, seed=0)
+    half = 1.96 * values.std() / 20
+    assert (low, high) == (pytest.approx(values.mean() - half, abs=0.05), pytest.approx(values.mean() + half, abs=0.05))
+    assert bootstrap_interval(values, seed=0) == (low, high)
+    narrow = bootstrap_interval(values, seed=0, level=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    assert bootstrap_interval([3.0], seed=0) == (3, 3)
+
+
+def test_bootstrap_interval_of_a_miou_resamples_images():
+    matrices = np.stack([confusion_matrix(*maps, 7).numpy() for maps in zip(*random_maps(), strict=True)])
+    low, high = bootstrap_interval(
+        matrices, 0, resamples=50, statistic=lambda rows: mean_iou(torch.from_numpy(rows.sum(0)))
+    )
+    assert 0 < low < high < 1
+
+
+def test_bootstrap_interval_needs_values():
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_interval([], seed=0)
