@@ -1,0 +1,22 @@
+# make reproduce   set up, run the default pipeline, say where the report is
+# make test        set up, run the tests
+PYTHON ?= python3
+STAMP := .venv/.installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: reproduce test
+
+reproduce: $(STAMP)
+	dvc repro
+	python -m pacl.report
+
+# One thread a worker: two workers that each take every core are slower than one.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 python -m pytest -n 2
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "PACL needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1): run 'make $(or $(MAKECMDGOALS),reproduce) PYTHON=python3.11'." >&2; exit 1; }
+	test -x .venv/bin/pip || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@

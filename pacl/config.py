@@ -1,0 +1,241 @@
+"""Reads params.yaml, the one place where a run is configured (paper, section 4 and appendix: its hyper-parameters).
+
+A profile (`mini:`) has one section per model class below. To add a section: write its class, name it in `Profile`.
+"""
+
+import difflib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+BatchSize = Annotated[int, Field(ge=2)]  # a contrastive batch of one pair has no negatives
+Betas = Annotated[tuple[Momentum, Momentum], Field(strict=False)]  # YAML has lists only
+
+
+class ConfigError(ValueError):
+    """params.yaml, or what was asked of it, is wrong; the message has one sentence per error."""
+
+
+class Section(BaseModel):
+    """Unknown keys, texts for numbers and later assignments are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Prepare(Section):
+    source: Literal["miniworld", "flickr8k", "webdataset"]
+    raw: str | None
+    seed: Count
+    train_pairs: PositiveInt
+    validation_scenes: PositiveInt
+    test_scenes: PositiveInt
+    classification_images: PositiveInt
+
+    @model_validator(mode="after")
+    def downloaded_sources_have_a_folder(self):
+        if self.source != "miniworld" and self.raw is None:
+            raise ValueError(f"raw must name the folder that holds {self.source}")
+        return self
+
+
+class Model(Section):
+    backbone: str
+    pretrained: str
+    tokens: Literal["after_norm", "before_norm"]
+
+
+class Features(Section):
+    batch_size: PositiveInt
+    templates: str
+
+
+class Train(Section):
+    embedder: Literal["residual", "mlp", "linear"]
+    scoring: Literal["cosine", "dot"]
+    scale: Positive
+    pooling: Literal["all_pairs", "matched_only"]
+    pairs: PositiveInt
+    noun_share: Fraction
+    mask_same_text: bool
+    batch_size: BatchSize
+    epochs: PositiveInt
+    learning_rate: Positive
+    betas: Betas
+    eps: Positive
+    weight_decay: NonNegative
+    warmup_steps: Count
+    max_logit_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    seed: Count
+
+    @model_validator(mode="after")
+    def steps_add_up(self):
+        if self.pairs < self.batch_size:
+            raise ValueError(f"pairs ({self.pairs}) must be at least batch_size ({self.batch_size})")
+        steps = self.epochs * (self.pairs // self.batch_size)
+        if self.warmup_steps >= steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below all of its {steps} steps")
+        return self
+
+
+class Background(Section):
+    rule: Literal["none", "entropy", "probability"]
+    threshold: NonNegative
+
+    @model_validator(mode="after")
+    def probabilities_end_at_one(self):
+        if self.rule == "probability" and self.threshold > 1:
+            raise ValueError(f"threshold ({self.threshold}) must be at most 1 with rule: probability")
+        return self
+
+
+class Protocol(Section):
+    short_side: PositiveInt | None
+    window: PositiveInt | None
+    window_stride: PositiveInt | None
+    token_stride: PositiveInt
+    templates: str
+    logit_scale: Positive
+    background: Background
+
+    @model_validator(mode="after")
+    def windows_cover_the_image(self):
+        if (self.window is None) != (self.window_stride is None):
+            raise ValueError("window and window_stride must both be numbers or both null")
+        if self.window is not None and self.window_stride > self.window:
+            raise ValueError(f"window_stride ({self.window_stride}) must be at most window ({self.window})")
+        return self
+
+
+class Protocols(Section):
+    native: Protocol
+    sclip: Protocol
+    tcl: Protocol
+
+
+class Profile(Section):
+    """The sections of a profile, in params.yaml's order."""
+
+    prepare: Prepare
+    model: Model
+    features: Features
+    train: Train
+    protocols: Protocols
+
+
+def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
+    """The asked-for sections of a profile: load_params("mini", "train").train.learning_rate.
+
+    path: looked for in the working directory, then in its parents. Only these sections are validated, so a mistake
+    elsewhere doesn't stop this stage. Raises ConfigError (a ValueError), one sentence per error.
+    """
+    table = read_yaml(find_file(path))
+    profiles = [name for name in table if name != "profiles"]
+    if profile not in profiles:
+        raise ConfigError(f"{profile!r} is no profile of {Path(path).name}; it has {', '.join(map(str, profiles))}.")
+    values = table[profile] if isinstance(table[profile], dict) else {}
+    return SimpleNamespace(**{name: read_section(profile, name, values) for name in sections})
+
+
+def project_root(path: str | Path = "params.yaml") -> Path:
+    """The folder that holds params.yaml: the working directory or the nearest parent. Raises ConfigError."""
+    return find_file(path).parent
+
+
+def find_file(path: str | Path) -> Path:
+    """`path` in the working directory or its nearest parent that has it. Raises ConfigError."""
+    here = Path.cwd()
+    found = next((folder / path for folder in (here, *here.parents) if (folder / path).is_file()), None)
+    if found is None:
+        raise ConfigError(f"{path} is neither in {here} nor above it: run this inside the project's folder.")
+    return found
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping a YAML file holds. Raises ConfigError."""
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path.name}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path.name} must hold one section per profile.")
+    return table
+
+
+def read_section(profile: str, name: str, values: dict) -> Section:
+    """One validated section. Raises ConfigError."""
+    if name not in Profile.model_fields:
+        raise ConfigError(f"{name!r} is no section of a profile; the sections are {', '.join(Profile.model_fields)}.")
+    if name not in values:
+        raise ConfigError(f"{profile}.{name} is missing.")
+    kind = Profile.model_fields[name].annotation
+    try:
+        return kind.model_validate(values[name])
+    except ValidationError as error:
+        raise ConfigError("\n".join(sentence(f"{profile}.{name}", kind, e) for e in error.errors())) from None
+
+
+def sentence(section: str, kind: type[Section], error: dict) -> str:
+    """One of pydantic's errors as a sentence with the value's full path and what is allowed there."""
+    path, value, context = ".".join([section, *map(str, error["loc"])]), error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return f"{path} is missing."
+        case "value_error":
+            return f"{path}: {context['error']}."
+        case "extra_forbidden":
+            return f"{path} is no parameter: {known_keys(kind, error['loc'])}."
+        case "model_type" | "model_attributes_type":
+            return f"{path} is {value!r}, but must be a section: {known_keys(kind, (*error['loc'], ''))}."
+    if isinstance(value, str) and (number := as_yaml_number(value)):
+        return f"{path} is the text {value!r}: write {number}, without quotes."
+    return f"{path} is {value!r}, but must be {allowed(error)}."
+
+
+def allowed(error: dict) -> str:
+    """What a value must be, in words."""
+    context = error.get("ctx", {})
+    words = {
+        "literal_error": f"one of {context.get('expected')}",
+        "greater_than": f"above {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"below {context.get('lt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "bool_type": "true or false",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "string_type": "text",
+        "tuple_type": "a list",
+    }
+    return words.get(error["type"], error["msg"].removeprefix("Input should be "))
+
+
+def known_keys(kind: type[Section], loc: tuple) -> str:
+    """The keys of the (nested) section in which loc's last key was found, the likeliest first named."""
+    for key in loc[:-1]:
+        kind = kind.model_fields[key].annotation
+    near = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1)
+    return f"did you mean {near[0]}" if near else f"there are {', '.join(kind.model_fields)}"
+
+
+def as_yaml_number(text: str) -> str | None:
+    """The spelling YAML 1.1 reads as a number (5e-4 -> 5.0e-4), None for a text that is none."""
+    try:
+        float(text)
+    except ValueError:
+        return None
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    if not exponent:
+        return mantissa
+    point = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{point}e{exponent if exponent[0] in '+-' else '+' + exponent}"

@@ -1,0 +1,161 @@
+"""Runs a notebook as a pipeline stage so that equal runs give equal bytes; every reported number comes from such a run.
+
+python -m pacl.notebook SOURCE TARGET name=value ...    (values are YAML, the names those of the `parameters` cell)
+"""
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import DeadKernelError
+
+PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
+PLAIN_ERRORS = ("ConfigError", "FileNotFoundError", "ValueError")  # their messages are sentences of their own
+WIDGET = "application/vnd.jupyter.widget-view+json"
+USAGE = "Usage: python -m pacl.notebook SOURCE TARGET name=value ..."
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts the kernel with the running Python, whatever kernels named python3 the machine has."""
+
+    kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+
+
+class NotebookError(Exception):
+    """What went wrong, as it is to be printed."""
+
+
+def run(source: Path, target: Path, parameters: dict) -> None:
+    """Executes source in the working directory and writes the scrubbed copy to target, whole or not at all.
+
+    Raises NotebookError; after a failing cell the copy so far lies beside target, as NAME.failed.ipynb.
+    """
+    if source.resolve() == target.resolve():
+        raise NotebookError(f"The executed copy needs another name than its source {source}.")
+    notebook = read(source)
+    failed = target.with_suffix(".failed.ipynb")
+    with tempfile.TemporaryDirectory() as folder:
+        plain, copy = Path(folder, "source.ipynb"), Path(folder, "executed.ipynb")
+        nbformat.write(notebook, plain)
+        check_names(source, papermill.inspect_notebook(plain) if parameters else {}, parameters)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # An empty IPython folder keeps the user's start-up files and history out of the results.
+        os.environ.update(IPYTHONDIR=folder, PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
+        try:
+            execute(plain, copy, parameters)
+        except (papermill.PapermillExecutionError, DeadKernelError) as error:
+            write(nbformat.read(copy, as_version=4), failed)
+            raise NotebookError(f"{message(error)}\nThe copy up to the error: {failed}") from None
+        write(nbformat.read(copy, as_version=4), target)
+    failed.unlink(missing_ok=True)
+
+
+def execute(source: Path, copy: Path, parameters: dict) -> None:
+    """papermill with this Python; the notebook's standard error is passed on, a progress bar shown on terminals."""
+    papermill.execute_notebook(
+        source,
+        copy,
+        parameters,
+        kernel_manager_class=ThisInterpreter,
+        progress_bar=sys.stderr.isatty(),
+        stderr_file=sys.stderr,
+    )
+
+
+def read(source: Path) -> nbformat.NotebookNode:
+    """The notebook, with the kernel it was saved with replaced by plain Python. Raises NotebookError."""
+    if not source.is_file():
+        raise NotebookError(f"There is no notebook {source}.")
+    try:
+        notebook = nbformat.read(source, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+        raise NotebookError(f"{source} is not a notebook.") from None
+    notebook.metadata.kernelspec = PYTHON
+    return notebook
+
+
+def check_names(source: Path, known: dict, parameters: dict) -> None:
+    """Raises NotebookError for a name that the notebook's `parameters` cell doesn't set."""
+    for name in parameters:
+        if name not in known:
+            raise NotebookError(f"{name} is no parameter of {source}; it has {', '.join(known) or 'none'}.")
+
+
+def message(error: papermill.PapermillExecutionError | DeadKernelError) -> str:
+    """The last line of the notebook's traceback."""
+    if isinstance(error, DeadKernelError):
+        return "The notebook's Python process died, most often for want of memory."
+    return error.evalue if error.ename in PLAIN_ERRORS else f"{error.ename}: {error.evalue}"
+
+
+def write(notebook: nbformat.NotebookNode, target: Path) -> None:
+    """Writes the scrubbed notebook by way of a temporary name, so that no half of it is ever seen."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    nbformat.write(scrub(notebook), partial)
+    os.replace(partial, target)
+
+
+def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Takes out what differs between equal runs: times, paths, random ids, widgets, Python's patch version."""
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = tidy(cell.outputs)
+    return notebook
+
+
+def tidy(outputs: list) -> list:
+    """The outputs without standard error and widgets; pieces of text, cut at random moments, are joined."""
+    kept = []
+    for output in outputs:
+        if output.get("name") == "stderr" or WIDGET in output.get("data", {}):
+            continue
+        if kept and output.output_type == kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    for output in kept:
+        texts = output if output.output_type == "stream" else output.get("data", {})
+        for key in texts.keys() & {"text", "text/plain", "text/html", "text/markdown"}:
+            texts[key] = steady(texts[key])
+    return kept
+
+
+def steady(text: str) -> str:
+    """The text without memory addresses and the folder it was made in."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text.replace(f"{Path.cwd()}{os.sep}", ""))
+
+
+def parse(pair: str) -> tuple[str, object]:
+    """name=value, the value read as YAML. Raises NotebookError."""
+    name, _, value = pair.partition("=")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise NotebookError(f"The value of {name} is not YAML: {value}") from None
+
+
+def main(arguments: list[str]) -> None:
+    """Command line; leaves with status 1 and one or two lines on standard error when something is wrong."""
+    if len(arguments) < 2 or not all("=" in pair for pair in arguments[2:]):
+        sys.exit(USAGE)
+    try:
+        run(Path(arguments[0]), Path(arguments[1]), dict(map(parse, arguments[2:])))
+    except NotebookError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,134 @@
+"""params.yaml is read strictly, and every mistake in it is named with its path and its remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pacl.config import ConfigError, Profile, load_params, project_root
+
+PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes params.yaml with changes to mini's keys, as {"train.scale": 2.0}, into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_changed(**changes):
+        params = yaml.safe_load(yaml.safe_dump(PARAMS))
+        for path, value in changes.pop("changes", {}).items():
+            *parents, key = path.split(".")
+            section = params["mini"]
+            for parent in parents:
+                section = section[parent]
+            section[key] = value
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | changes))
+
+    return write_changed
+
+
+@pytest.mark.parametrize("profile", [name for name in PARAMS if name != "profiles"])
+def test_every_profile_is_valid_and_has_every_section(profile):
+    params = load_params(profile, *Profile.model_fields)
+    assert vars(params).keys() == PARAMS[profile].keys()
+
+
+def test_what_runs_is_a_list_of_profiles():
+    assert set(PARAMS["profiles"]) <= PARAMS.keys() - {"profiles"}
+
+
+def test_values_arrive_as_numbers_and_cannot_be_changed():
+    train = load_params("mini", "train").train
+    assert train.learning_rate == pytest.approx(5e-4)
+    assert train.betas == (0.9, 0.98)
+    with pytest.raises(ValueError, match="frozen"):
+        train.scale = 1.0
+
+
+def test_found_from_a_folder_below(tmp_path, write, monkeypatch):
+    write()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert load_params("mini", "features").features.batch_size == PARAMS["mini"]["features"]["batch_size"]
+    assert project_root() == tmp_path
+
+
+def test_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="run this inside the project's folder"):
+        load_params("mini", "train")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("train.pooling", "mean", "mini.train.pooling is 'mean', but must be one of 'all_pairs' or 'matched_only'."),
+        ("train.scale", 0.0, "mini.train.scale is 0.0, but must be above 0."),
+        ("train.scale", None, "mini.train.scale is None, but must be a number."),
+        ("train.noun_share", 1.5, "mini.train.noun_share is 1.5, but must be at most 1."),
+        ("train.epochs", 2.5, "mini.train.epochs is 2.5, but must be a whole number."),
+        ("train.mask_same_text", 1, "mini.train.mask_same_text is 1, but must be true or false."),
+        ("train.betas", 0.9, "mini.train.betas is 0.9, but must be a list."),
+        ("train.batch_size", 1, "mini.train.batch_size is 1, but must be at least 2."),
+        ("train.pairs", 10, "mini.train: pairs (10) must be at least batch_size (256)."),
+        ("train.warmup_steps", 10**6, "mini.train: warmup_steps (1000000) must be below all of its 624 steps."),
+        ("train.learning_rate", "5e-4", "mini.train.learning_rate is the text '5e-4': write 5.0e-4, without quotes."),
+        ("train.eps", "1.5e6", "mini.train.eps is the text '1.5e6': write 1.5e+6, without quotes."),
+        ("train.scal", 1.0, "mini.train.scal is no parameter: did you mean scale."),
+        ("features", 3, "mini.features is 3, but must be a section: there are batch_size, templates."),
+        ("prepare.source", "flickr8k", "mini.prepare: raw must name the folder that holds flickr8k."),
+        ("protocols.tcl.window", None, "window and window_stride must both be numbers or both null."),
+        ("protocols.tcl.window_stride", 200, "window_stride (200) must be at most window (128)."),
+        ("protocols.tcl.background", {"rule": "probability", "threshold": 2.0}, "threshold (2.0) must be at most 1"),
+        ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
+    ],
+)
+def test_a_wrong_value_is_named(write, path, value, expected):
+    write(changes={path: value})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", *Profile.model_fields)
+    assert expected in str(error.value)
+
+
+def test_scientific_notation_as_yaml_reads_it(write, tmp_path):
+    write()
+    text = (tmp_path / "params.yaml").read_text().replace("learning_rate: 0.0005", "learning_rate: 5e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"write 5\.0e-4"):
+        load_params("mini", "train")
+
+
+def test_every_error_has_its_own_line(write):
+    write(changes={"train.scale": -1.0, "train.seed": -1})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "train")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_mistake_elsewhere_does_not_matter(write):
+    write(changes={"train.scale": -1.0})
+    assert load_params("mini", "features").features.templates
+
+
+def test_missing_key_and_section(write):
+    write(mini={"features": {"batch_size": 4}})
+    with pytest.raises(ConfigError, match=r"mini\.features\.templates is missing\."):
+        load_params("mini", "features")
+    with pytest.raises(ConfigError, match=r"mini\.train is missing\."):
+        load_params("mini", "train")
+
+
+def test_unknown_names_list_the_known(write):
+    write()
+    with pytest.raises(ConfigError, match=r"'maxi' is no profile of params.yaml; it has .*mini"):
+        load_params("maxi", "train")
+    with pytest.raises(ConfigError, match=r"'training' is no section of a profile; .*features, train"):
+        load_params("mini", "training")
+
+
+def test_broken_yaml_names_the_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("mini:\n  train: [1\n")
+    with pytest.raises(ConfigError, match=r"params.yaml, line 3 is not YAML"):
+        load_params("mini", "train")

@@ -1,0 +1,95 @@
+"""A notebook stage: parameters arrive, equal runs give equal bytes, and a failure leaves one clear message."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from pacl.notebook import scrub
+
+PARAMETERS = 'profile = "mini"  # a section of params.yaml\nerror = ""'
+BODY = """import os, sys
+print("one", flush=True)
+print("progress", file=sys.stderr, flush=True)
+print("two", os.getcwd() + "/data")
+print(profile, sys.executable, os.environ["PYTHONHASHSEED"])
+object()"""
+FAILURE = """if error:
+    raise {"value": ValueError, "index": IndexError}[error]("Too few pairs: set pairs to 2.")"""
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    """The path of a small notebook saved with a kernel that doesn't exist here."""
+    parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# A stage"), parameters, new_code_cell(BODY), new_code_cell(FAILURE)]
+    node = new_notebook(cells=cells, metadata={"kernelspec": {"name": "elsewhere", "display_name": "Elsewhere"}})
+    nbformat.write(node, tmp_path / "stage.ipynb")
+    return tmp_path / "stage.ipynb"
+
+
+def run(notebook, target, *arguments):
+    command = [sys.executable, "-m", "pacl.notebook", str(notebook), target, *arguments]
+    return subprocess.run(command, cwd=notebook.parent, capture_output=True, text=True, timeout=120)
+
+
+def test_equal_runs_give_equal_bytes(notebook):
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda name: run(notebook, f"new/{name}.ipynb", "profile=paper"), "ab"))
+    assert [done.returncode for done in runs] == [0, 0], runs[0].stderr
+    first, second = ((notebook.parent / "new" / f"{name}.ipynb").read_bytes() for name in "ab")
+    assert first == second
+    cells = json.loads(first)["cells"]
+    assert [cell.get("execution_count") for cell in cells] == [None, 1, 2, 3, 4]
+    printed, shown = cells[3]["outputs"]
+    assert "".join(printed["text"]) == f"one\ntwo data\npaper {sys.executable} 0\n"
+    assert shown["data"]["text/plain"] == ["<object>"]
+    assert sorted(path.name for path in (notebook.parent / "new").iterdir()) == ["a.ipynb", "b.ipynb"]
+    assert "progress" in runs[0].stderr  # shown, but not kept
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [("value", "Too few pairs: set pairs to 2."), ("index", "IndexError: Too few pairs: set pairs to 2.")],
+)
+def test_a_failing_cell_keeps_the_last_good_copy(notebook, error, line):
+    (notebook.parent / "out.ipynb").write_text("the last good copy")
+    done = run(notebook, "out.ipynb", f"error={error}")
+    assert done.returncode == 1
+    *_, printed, where = done.stderr.splitlines()
+    assert printed == line
+    assert where.endswith("out.failed.ipynb")
+    assert "Traceback" not in done.stderr
+    assert (notebook.parent / "out.ipynb").read_text() == "the last good copy"
+    assert "Too few pairs" in (notebook.parent / "out.failed.ipynb").read_text()
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "line"),
+    [
+        ("stage.ipynb", ["profil=mini"], "profil is no parameter of {source}; it has profile, error."),
+        ("missing.ipynb", [], "There is no notebook {source}."),
+        ("stage.ipynb", ["profile=[1"], "The value of profile is not YAML: [1"),
+        ("stage.ipynb", ["profile"], "Usage: python -m pacl.notebook SOURCE TARGET name=value ..."),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(notebook, source, arguments, line):
+    path = notebook.parent / source
+    done = run(path, "new/out.ipynb", *arguments)
+    assert done.returncode == 1
+    assert done.stderr == line.format(source=path) + "\n"
+    assert not (notebook.parent / "new").exists()
+
+
+def test_scrub_takes_out_times_paths_widgets_and_ids():
+    widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1f"}})
+    cell = new_code_cell("bar", outputs=[widget], metadata={"papermill": {"duration": 1.2}, "execution": {}})
+    language = {"name": "python", "version": "3.11.7"}
+    metadata = {"papermill": {"output_path": "/tmp/x"}, "widgets": {}, "language_info": language}
+    notebook = scrub(new_notebook(cells=[cell], metadata=metadata))
+    assert notebook.metadata == {"language_info": {"name": "python"}}
+    assert (notebook.cells[0].id, notebook.cells[0].metadata, notebook.cells[0].outputs) == ("cell-0", {}, [])
