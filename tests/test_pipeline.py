@@ -1,0 +1,105 @@
+"""dvc.yaml says what its stages really import and read; a stage that hides one is skipped when it should run."""
+
+import ast
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+DVC = ROOT / "dvc.yaml"
+STAGES = yaml.safe_load(DVC.read_text())["stages"] if DVC.exists() else {}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def parse(path: str) -> ast.Module:
+    """A module, or a notebook's code cells without IPython's % and ! lines."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".ipynb"):
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        lines = "\n".join("".join(cell["source"]) for cell in cells).splitlines()
+        text = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+    return ast.parse(text, path)
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The pacl modules that are imported anywhere in the code, functions included, as paths."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or "" if node.level == 0 else f"pacl.{node.module or ''}".rstrip(".")
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    paths = {f"{name.replace('.', '/')}.py" for name in names if name.startswith("pacl.")}
+    return {path for path in paths if (ROOT / path).is_file()}
+
+
+def code_of(stage: dict) -> set[str]:
+    """The stage's notebook or module and all pacl modules below it; pacl.notebook, which only runs it, is left out."""
+    _, _, module, *arguments = shlex.split(stage["cmd"])
+    todo = [arguments[0] if module == "pacl.notebook" else f"{module.replace('.', '/')}.py"]
+    found = set()
+    while todo:
+        found.add(path := todo.pop())
+        todo += imported(parse(path)) - found
+    return found
+
+
+def sections_of(paths: set[str]) -> set[str]:
+    """What load_params(profile, "train") calls read, as dvc.yaml writes it: ${item.profile}.train."""
+    found = set()
+    for node in (node for path in paths for node in ast.walk(parse(path))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "load_params":
+            profile, *sections = node.args
+            assert all(isinstance(name, ast.Constant) for name in sections), f"{ast.unparse(node)}: name the sections"
+            prefix = profile.value if isinstance(profile, ast.Constant) else "${item.profile}"
+            found |= {f"{prefix}.{name.value}" for name in sections}
+    return found
+
+
+def test_the_pipeline_is_there():
+    assert DVC.exists(), "dvc.yaml is missing"
+    assert NOTEBOOKS, "notebooks/*.ipynb are missing"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_names_its_code_and_its_parameters(name):
+    deps, params = STAGES[name].get("deps", []), STAGES[name].get("params", [])
+    code = code_of(STAGES[name])
+    data = [path for path in deps if not path.startswith("pacl/") and not path.endswith(".ipynb")]
+    right = {"deps": [*sorted(code), *data], "params": sorted(sections_of(code))}
+    same = set(right["deps"]) == set(deps) and set(right["params"]) == set(params)
+    assert same, f"in dvc.yaml, stage {name} should say:\n{yaml.safe_dump(right, sort_keys=False)}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_stripped_and_has_one_parameters_cell(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    dirty = [cell for cell in cells if cell.get("outputs") or cell.get("execution_count") is not None]
+    assert not dirty, f"run: nbstripout {path.relative_to(ROOT)}"
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{path.name} has {len(tagged)} cells tagged `parameters`, but must have one"
+
+
+def keys(section: dict, prefix: str = "") -> set[str]:
+    return {f"{prefix}{key}" for key in section}.union(
+        *(keys(value, f"{prefix}{key}.") for key, value in section.items() if isinstance(value, dict))
+    )
+
+
+def test_profiles_have_equal_keys():
+    first, *others = [name for name in PARAMS if name != "profiles"]
+    for other in others:
+        odd = sorted(keys(PARAMS[first]) ^ keys(PARAMS[other]))
+        assert not odd, f"params.yaml: only one of {first} and {other} has {', '.join(odd)}"
+
+
+def test_conda_environment_installs_the_project():
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (python,) = (name for name in conda if name.startswith("python="))
+    assert tuple(map(int, python.removeprefix("python=").split("."))) >= (3, 11)
+    assert pip == {"pip": ["-e .[dev]"]}
