@@ -1,0 +1,225 @@
+"""CLIP, frozen, as PACL needs it: patch tokens at any size and stride, and text embeddings (paper, section 3)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl.weights import open_clip_model
+
+TEMPLATES = Path(__file__).parents[1] / "data" / "templates.yaml"
+PROMPTS_AT_ONCE = 256
+
+
+class FrozenCLIP:
+    """An open_clip model that never trains, made by `load_clip`; what it returns is float32, on `device`.
+
+    patch_size, image_size: pixels, as trained. width: D_v, of a patch token. dim: D, of image and text embeddings.
+    logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned.
+    """
+
+    def __init__(self, model, tokenizer, dim: int, *, tokens: str, device: torch.device, dtype: str):
+        visual = model.visual
+        self.is_timm = hasattr(visual, "trunk")
+        _check_supported(visual, tokens)
+        self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
+        self.tokens, self.dtype, self.random_weights, self.dim = tokens, dtype, False, dim
+        patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
+        self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
+        self.width = visual.trunk.embed_dim if self.is_timm else visual.conv1.out_channels
+        self.logit_scale = model.logit_scale.exp().item()
+        self.preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self._mean, self._std = (
+            torch.tensor(v, device=device)[:, None, None] for v in (visual.image_mean, visual.image_std)
+        )
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images [..., 3, H, W] with values in [0, 1] -> with CLIP's mean and deviation taken out, on `device`."""
+        return (images.to(self.device) - self._mean) / self._std
+
+    def grid(self, H: int, W: int, stride: int | None = None) -> tuple[int, int]:
+        """Rows and columns of patches (h, w) in an image of H x W pixels.
+
+        Raises ValueError for a stride or an image size this CLIP cannot take.
+        """
+        P = self.patch_size
+        stride = P if stride is None else stride
+        allowed = [s for s in range(1, P + 1) if P % s == 0] if not self.is_timm else [P]
+        if stride not in allowed:
+            raise ValueError(
+                f"stride {stride} does not suit this CLIP's patches of {P} pixels: use {_one_of(allowed)}."
+            )
+        if min(H, W) < P:
+            raise ValueError(f"an image of {H} x {W} pixels is smaller than a patch of {P} pixels: enlarge or pad it.")
+        if self.is_timm and (H, W) != (self.image_size, self.image_size):
+            raise ValueError(f"this CLIP takes {self.image_size} x {self.image_size} pixels only, not {H} x {W}.")
+        return (H - P) // stride + 1, (W - P) // stride + 1
+
+    @torch.no_grad()
+    def patch_features(self, images: Tensor, stride: int | None = None) -> Tensor:
+        """f_v: patch tokens of the last layer, CLS dropped; normalised images [B, 3, H, W] -> [B, N, D_v].
+
+        stride: pixels between patches, patch_size if not given. With a smaller one the patch convolution sees
+        overlapping patches (the paper's inference uses 4 with ViT-B/16). Position embeddings are resized bicubically to
+        the `grid`, N = h * w, where it is not the trained one.
+        Raises ValueError for shapes and strides that do not fit.
+        """
+        images = self._on_device(images)
+        h, w = self.grid(*images.shape[2:], stride)
+        with self._precision(), _flash_attention():
+            if self.is_timm:
+                trunk = self.model.visual.trunk
+                return trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float()
+            return self._vision_tokens(images, stride or self.patch_size, (h, w))
+
+    @torch.no_grad()
+    def project(self, patch_features: Tensor) -> Tensor:
+        """The baseline "CLIP": its own projection of patch tokens into the text's space, [B, N, D_v] -> [B, N, D]."""
+        visual, patch_features = self.model.visual, patch_features.to(self.device)
+        if self.is_timm:
+            return visual.head(visual.trunk.head(visual.trunk.fc_norm(patch_features))).float()
+        if self.tokens == "before_norm":
+            patch_features = visual.ln_post(patch_features)
+        return (patch_features @ visual.proj).float()
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Embeddings of length 1 of whole images [B, 3, image_size, image_size], as `preprocess` makes them -> [B, D].
+
+        Raises ValueError for images of another size.
+        """
+        images = self._on_device(images)
+        if images.shape[2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images must be {self.image_size} x {self.image_size} pixels, not {list(images.shape[2:])}."
+            )
+        with self._precision(), _flash_attention():
+            return F.normalize(self.model.encode_image(images).float(), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, prompts: list[str]) -> Tensor:
+        """f_t: embeddings of length 1 of K prompts -> [K, D]. Prompts longer than CLIP's context are cut."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            return torch.zeros(0, self.dim, device=self.device)
+        batches = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
+        with self._precision(), _flash_attention():
+            features = torch.cat([self.model.encode_text(self.tokenizer(b).to(self.device)).float() for b in batches])
+        return F.normalize(features, dim=-1)
+
+    def _vision_tokens(self, images: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+        """VisionTransformer.forward of open_clip, but for the stride and the position embeddings."""
+        visual = self.model.visual
+        x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
+        x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
+        x = visual.transformer(x)[:, 1:]
+        return (visual.ln_post(x) if self.tokens == "after_norm" else x).float()
+
+    def _precision(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images must be normalised floats [B, 3, H, W], not {images.dtype} {list(images.shape)}.")
+        return images.to(self.device)
+
+
+def load_clip(
+    name: str,
+    pretrained: str,
+    *,
+    tokens: str = "after_norm",
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+) -> FrozenCLIP:
+    """A frozen CLIP.
+
+    name: an open_clip model name ("ViT-B-16"); a label only where pretrained is a folder.
+    pretrained: an open_clip tag ("openai"), looked for in the caches before any network; a local file (safetensors, a
+        state dict, OpenAI's .pt); a folder with open_clip_config.json, weights and, if its vocabulary is its own,
+        bpe.txt.gz; or "random", weights of seed 0. OpenAI's weights get the QuickGELU they were trained with.
+    tokens: "after_norm" (patch tokens pass CLIP's final LayerNorm) or "before_norm"; the paper does not say which.
+    dtype: "float32", or "bfloat16" for autocast. device: found if not given.
+    Raises FileNotFoundError for weights that are not there, ValueError for names and models it cannot use.
+    """
+    if tokens not in ("after_norm", "before_norm") or dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"tokens must be after_norm or before_norm and dtype float32 or bfloat16, not {tokens!r} and {dtype!r}."
+        )
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, tokenizer, config = open_clip_model(name, str(pretrained))
+    clip = FrozenCLIP(model, tokenizer, config["embed_dim"], tokens=tokens, device=device, dtype=dtype)
+    clip.random_weights = pretrained == "random"
+    return clip
+
+
+def resize_position_embedding(embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Position embeddings, the class token's first, bicubically: [1 + h0 * w0, D_v] -> [1 + h * w, D_v]."""
+    if tuple(trained) == tuple(grid):
+        return embedding
+    patches = embedding[1:].T.reshape(1, -1, *trained)  # [1, D_v, h0, w0]
+    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=False)
+    return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
+
+
+def load_templates(name: str, path: str | Path = TEMPLATES) -> list[str]:
+    """A list of prompt templates by its name in data/templates.yaml. Raises ValueError naming the lists there are."""
+    lists = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if name not in lists:
+        raise ValueError(f"{path} has no templates {name!r}, only {', '.join(lists)}.")
+    return lists[name]
+
+
+def class_text_features(clip: FrozenCLIP, class_names: list[str], templates: list[str]) -> tuple[Tensor, Tensor]:
+    """One embedding a phrase, the mean over templates -> features [M, D], phrase_index [M], the class of each phrase.
+
+    class_names: a class each, its phrases separated by commas. Each prompt's embedding has length 1 before the mean,
+    and the mean after it (paper, appendix: seven templates).
+    Raises ValueError for a template without {} and for a class without a phrase.
+    """
+    if not templates or any("{}" not in template for template in templates):
+        raise ValueError(f"every template needs a {{}} for the class, which {list(templates)} lacks.")
+    phrases = [[phrase.strip() for phrase in name.split(",") if phrase.strip()] for name in class_names]
+    if not all(phrases):
+        raise ValueError(f"class {phrases.index([])} of {len(phrases)} has no name.")
+    prompts = [template.format(phrase) for names in phrases for phrase in names for template in templates]
+    features = clip.text_features(prompts).reshape(-1, len(templates), clip.dim).mean(dim=1)  # [M, D]
+    index = [k for k, names in enumerate(phrases) for _ in names]
+    return F.normalize(features, dim=-1), torch.tensor(index, dtype=torch.long, device=features.device)
+
+
+def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
+    trunk = getattr(visual, "trunk", None)
+    if isinstance(visual, VisionTransformer):
+        usable = visual.attn_pool is None and visual.pool_type == "tok" and visual.patch_size[0] == visual.patch_size[1]
+    else:
+        plain = type(getattr(trunk, "patch_embed", None)).__name__ == "PatchEmbed"  # one convolution, a grid of patches
+        usable = plain and getattr(trunk, "attn_pool", None) is None and tokens == "after_norm"
+    if not usable:
+        raise ValueError(
+            "this CLIP does not bring patches to the text's space by a projection (attention pooling, a convolutional "
+            "network, or a timm network before its last norm): use a ViT whose class token is projected, as ViT-B-16."
+        )
+
+
+@contextmanager
+def _flash_attention() -> Iterator[None]:
+    """Without torch's fast path for attention, which holds all N x N weights; memory then grows with N only."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _one_of(numbers: list[int]) -> str:
+    return " or ".join(", ".join(map(str, numbers)).rsplit(", ", 1))

@@ -1,0 +1,370 @@
+"""Patch tokens against open_clip's own, the stride trick, and where weights come from; tiny models, random weights."""
+
+import gzip
+import json
+import logging
+import time
+
+import huggingface_hub
+import open_clip
+import pytest
+import torch
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from pacl import weights
+from pacl.clip import class_text_features, load_clip, load_templates, resize_position_embedding
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+SEVEN = [
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "{} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+]
+
+
+def save_folder(folder, config=TINY, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**config)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    reference = save_folder(folder)
+    return load_clip("tiny", str(folder), device="cpu"), reference, folder
+
+
+@pytest.fixture
+def built_in(tmp_path, monkeypatch):
+    """A built-in model "tiny" with a tag "openai", no network and empty caches."""
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    tag = {"hf_hub": "nobody/tiny/", "quick_gelu": True, "mean": (0.1, 0.2, 0.3)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"openai": tag})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def images(B=2, H=32, W=32):
+    return torch.randn(B, 3, H, W, generator=torch.Generator().manual_seed(0))
+
+
+def test_plain_tokens_are_open_clips_own(tiny):
+    clip, reference, folder = tiny
+    reference.visual.output_tokens = True
+    pooled, tokens = reference.visual(images())
+    torch.testing.assert_close(clip.patch_features(images()), tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(clip.image_features(images()), F.normalize(pooled, dim=-1), atol=1e-5, rtol=1e-5)
+    before = load_clip("tiny", folder, tokens="before_norm", device="cpu")
+    last = reference.visual.forward_intermediates(images(), indices=1, output_fmt="NLC")["image_intermediates"][0]
+    torch.testing.assert_close(before.patch_features(images()), last, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(before.project(last), clip.project(tokens), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(clip.project(tokens), tokens @ reference.visual.proj)
+
+
+def test_tokens_of_a_real_architecture_are_open_clips_own():
+    clip = load_clip("ViT-B/32", "random", device="cpu")
+    assert (clip.random_weights, clip.width, clip.dim, clip.patch_size, clip.image_size) == (True, 768, 512, 32, 224)
+    assert clip.logit_scale == pytest.approx(1 / 0.07)
+    x = images(1, 224, 224)
+    clip.model.visual.output_tokens = True
+    tokens = clip.model.visual(x)[1]
+    torch.testing.assert_close(clip.patch_features(x), tokens, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("H, W, stride, grid", [(32, 32, None, (4, 4)), (32, 32, 4, (7, 7)), (32, 32, 2, (13, 13))])
+def test_stride_gives_a_denser_grid(tiny, H, W, stride, grid):
+    clip = tiny[0]
+    assert clip.grid(H, W, stride) == grid
+    assert clip.patch_features(images(1, H, W), stride).shape == (1, grid[0] * grid[1], 32)
+
+
+@pytest.mark.parametrize("H, W, stride, grid", [(8, 8, None, (1, 1)), (64, 24, 8, (8, 3)), (37, 50, 4, (8, 11))])
+def test_any_image_size(tiny, H, W, stride, grid):
+    assert tiny[0].grid(H, W, stride) == grid
+    assert tiny[0].patch_features(images(1, H, W), stride).shape == (1, grid[0] * grid[1], 32)
+
+
+def test_a_stride_token_sees_the_patch_at_its_place(tiny):
+    """Without position embeddings and attention between patches nothing else could matter: compare the convolution."""
+    visual = tiny[1].visual
+    x = images(1)
+    dense = F.conv2d(x, visual.conv1.weight, stride=4)
+    for row, column in ((0, 0), (3, 5), (6, 6)):
+        crop = x[..., row * 4 : row * 4 + 8, column * 4 : column * 4 + 8]
+        torch.testing.assert_close(dense[..., row, column], visual.conv1(crop)[..., 0, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_position_embeddings_keep_the_class_token_and_a_constant():
+    embedding = torch.cat([torch.tensor([[9.0, 9.0]]), torch.tensor([[1.0, 2.0]]).expand(16, 2)])
+    resized = resize_position_embedding(embedding, (4, 4), (7, 5))
+    torch.testing.assert_close(resized, torch.cat([embedding[:1], embedding[1:2].expand(35, 2)]))
+    assert resize_position_embedding(embedding, (4, 4), (4, 4)) is embedding
+
+
+def test_position_embeddings_are_resized_bicubically_row_by_row():
+    rows = torch.arange(4.0)[:, None].expand(4, 4).reshape(16, 1)
+    resized = resize_position_embedding(torch.cat([torch.zeros(1, 1), rows]), (4, 4), (8, 4))[1:].reshape(8, 4)
+    assert torch.equal(resized, resized[:, :1].expand(8, 4)) and (resized[1:, 0] > resized[:-1, 0]).all()
+    expected = F.interpolate(rows.reshape(1, 1, 4, 4), size=(8, 4), mode="bicubic")[0, 0]
+    torch.testing.assert_close(resized, expected)
+
+
+@pytest.mark.parametrize(
+    "x, stride, message",
+    [
+        (images(1), 3, "use 1, 2, 4 or 8"),
+        (images(1), 16, "use 1, 2, 4 or 8"),
+        (images(1), 0, "use 1, 2, 4 or 8"),
+        (images(1, 7, 32), None, "smaller than a patch of 8"),
+        (images(1)[0], None, "normalised floats"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), None, "normalised floats"),
+    ],
+)
+def test_images_and_strides_that_do_not_fit_are_named(tiny, x, stride, message):
+    with pytest.raises(ValueError, match=message):
+        tiny[0].patch_features(x, stride)
+
+
+def test_fourteen_pixel_patches_allow_seven_not_four():
+    config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 28, "patch_size": 14}}
+    clip = load_clip_of(config)
+    assert clip.grid(28, 28, 7) == (3, 3)
+    with pytest.raises(ValueError, match="stride 4 does not suit .* 14 pixels: use 1, 2, 7 or 14"):
+        clip.grid(28, 28, 4)
+
+
+def load_clip_of(config, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
+        return load_clip("tiny", "random", device="cpu", **options)
+
+
+def test_nothing_is_learned_or_drawn(tiny):
+    clip = tiny[0]
+    assert not clip.model.training and not any(p.requires_grad for p in clip.model.parameters())
+    assert not clip.patch_features(images().requires_grad_()).requires_grad
+    state = torch.random.get_rng_state()
+    one, two = load_clip_of(TINY), load_clip_of(TINY)
+    assert torch.equal(state, torch.random.get_rng_state()) and one.random_weights and not clip.random_weights
+    assert torch.equal(one.patch_features(images()), two.patch_features(images()))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_bfloat16_gives_float32_close_to_float32(tiny):
+    clip = load_clip("tiny", tiny[2], device="cpu", dtype="bfloat16")
+    for half, full in (
+        (clip.patch_features(images()), tiny[0].patch_features(images())),
+        (clip.image_features(images()), tiny[0].image_features(images())),
+        (clip.text_features(["a cat"]), tiny[0].text_features(["a cat"])),
+    ):
+        assert half.dtype == torch.float32
+        assert F.cosine_similarity(half, full, dim=-1).min() > 0.99
+
+
+def test_text_features_are_open_clips_in_any_batching(tiny, monkeypatch):
+    clip, reference, _ = tiny
+    prompts = [f"a photo of {i} dogs" for i in range(5)]
+    expected = reference.encode_text(open_clip.tokenize(prompts, context_length=12), normalize=True)
+    torch.testing.assert_close(clip.text_features(prompts), expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr("pacl.clip.PROMPTS_AT_ONCE", 2)
+    torch.testing.assert_close(clip.text_features(prompts), expected, atol=1e-5, rtol=1e-5)
+    assert clip.text_features([]).shape == (0, 16)
+    assert clip.text_features("a cat").shape == (1, 16)
+
+
+def test_preprocess_and_normalize_agree(tiny):
+    picture = Image.new("RGB", (32, 32), (10, 200, 30))
+    pixels = torch.tensor([10, 200, 30.0])[:, None, None].expand(3, 32, 32) / 255
+    torch.testing.assert_close(tiny[0].preprocess(picture), tiny[0].normalize(pixels))
+    with pytest.raises(ValueError, match="32 x 32"):
+        tiny[0].image_features(images(1, 40, 40))
+
+
+def test_class_text_features_average_normalised_prompts(tiny):
+    clip = tiny[0]
+    features, index = class_text_features(clip, ["cat, kitten", "dog"], ["a {}.", "the {} here"])
+    assert index.tolist() == [0, 0, 1]
+    by_hand = clip.text_features(["a kitten.", "the kitten here"]).mean(0)
+    torch.testing.assert_close(features[1], by_hand / by_hand.norm())
+    with pytest.raises(ValueError, match="class 1 of 2 has no name"):
+        class_text_features(clip, ["cat", " ,"], ["a {}"])
+    with pytest.raises(ValueError, match="needs a {}"):
+        class_text_features(clip, ["cat"], ["a photo"])
+
+
+def test_templates_are_the_papers_and_openais():
+    assert load_templates("seven") == SEVEN
+    assert load_templates("tcl") == [*SEVEN, "a photo of many {}.", "a photo of {}s."]
+    assert load_templates("imagenet80") == [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    assert load_templates("plain") == ["{}"] and load_templates("one") == ["a photo of a {}."]
+    with pytest.raises(ValueError, match="no templates 'eight', only .*seven"):
+        load_templates("eight")
+
+
+def test_a_folder_may_bring_its_own_vocabulary(tmp_path):
+    save_folder(tmp_path, {**TINY, "text_cfg": {**TINY["text_cfg"], "vocab_size": 600}})
+    with gzip.open(tmp_path / "bpe.txt.gz", "wt") as file:
+        file.write('"bpe_simple_vocab"\na t</w>\nc at</w>\n')
+    clip = load_clip("tiny", tmp_path, device="cpu")
+    tokens = clip.tokenizer(["cat"])
+    assert tokens.shape == (1, 12) and tokens[0, 1] == 513  # 256 bytes, 256 bytes ending a word, the second merge
+    assert clip.text_features(["cat"]).shape == (1, 16)
+
+
+def test_folders_name_what_they_lack(tmp_path):
+    with pytest.raises(FileNotFoundError, match="needs open_clip_config.json"):
+        load_clip("tiny", tmp_path)
+    (tmp_path / "open_clip_config.json").write_text("{")
+    with pytest.raises(ValueError, match="no JSON"):
+        load_clip("tiny", tmp_path)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
+    with pytest.raises(FileNotFoundError, match="no weights"):
+        load_clip("tiny", tmp_path)
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match="does not hold weights of tiny"):
+        load_clip("tiny", tmp_path)
+
+
+def test_missing_weights_are_one_sentence_within_seconds(built_in):
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError) as error:
+        load_clip("tiny", "openai")
+    message = str(error.value)
+    assert time.monotonic() - start < 3
+    assert "\n" not in message and "tiny" in message and str(built_in / "hub") in message
+    assert "load_clip('tiny', 'openai')" in message and "local weights file" in message
+
+
+def test_unknown_names_are_named(built_in):
+    with pytest.raises(ValueError, match="no model 'ViT-B-17': did you mean ViT-B-16"):
+        load_clip("ViT-B-17", "openai")
+    with pytest.raises(FileNotFoundError, match="no open_clip tag of tiny \\(its tags: openai\\)"):
+        load_clip("tiny", "opnai")
+    with pytest.raises(ValueError, match="tokens must be"):
+        load_clip("tiny", "random", tokens="after")
+
+
+def test_a_cached_tag_needs_no_network_and_gets_its_activation_and_mean(built_in):
+    """open_clip only warns where OpenAI's weights would run with the wrong activation."""
+    snapshot = built_in / "hub" / "models--nobody--tiny" / "snapshots" / "0"
+    reference = save_folder(snapshot, {**TINY, "quick_gelu": True})
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0")
+    clip = load_clip("tiny", "openai", device="cpu")
+    reference.visual.output_tokens = True
+    torch.testing.assert_close(clip.patch_features(images()), reference.visual(images())[1], atol=1e-5, rtol=1e-5)
+    assert isinstance(clip.model.visual.transformer.resblocks[0].mlp.gelu, open_clip.transformer.QuickGELU)
+    torch.testing.assert_close(clip.normalize(torch.zeros(3, 1, 1)).flatten()[0], torch.tensor(-0.1 / 0.26862954))
+
+
+def activation(clip):
+    return type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__
+
+
+def test_files_of_weights_and_the_activation_they_were_trained_with(built_in):
+    state = save_folder(built_in / "folder").state_dict()
+    for name, expected in (("plain.bin", "GELU"), ("my_OpenAI.bin", "QuickGELU")):
+        torch.save(state, built_in / name)
+        clip = load_clip("tiny", built_in / name, device="cpu")
+        assert activation(clip) == expected
+        assert torch.equal(clip.model.visual.proj, state["visual.proj"])
+    assert activation(load_clip("tiny", built_in / "folder" / "open_clip_model.safetensors", device="cpu")) == "GELU"
+
+
+def test_a_model_of_another_activation_than_the_tags_is_refused(built_in, monkeypatch):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", {**TINY, "quick_gelu": True})
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "laion", {"hf_hub": "nobody/tiny/"})
+    with pytest.raises(ValueError, match="computes QuickGELU, but 'laion' was trained without"):
+        load_clip("tiny", "laion")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_openais_archive_is_read_with_its_activation(built_in):
+    """OpenAI's .pt files: TorchScript in half precision with three sizes beside the weights."""
+
+    class Archive(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.visual, self.transformer = model.visual, model.transformer
+            self.token_embedding, self.ln_final = model.token_embedding, model.ln_final
+            for name in ("positional_embedding", "text_projection", "logit_scale"):
+                setattr(self, name, getattr(model, name))
+            for name in ("input_resolution", "context_length", "vocab_size"):
+                self.register_buffer(name, torch.tensor(1))
+
+        def forward(self, x):
+            return self.visual.conv1(x)
+
+    reference = save_folder(built_in / "folder").half()
+    torch.jit.save(torch.jit.trace(Archive(reference), images().half()), built_in / "ViT.pt")
+    clip = load_clip("tiny", built_in / "ViT.pt", device="cpu")
+    assert activation(clip) == "QuickGELU" and clip.model.visual.proj.dtype == torch.float32
+    torch.testing.assert_close(clip.model.visual.proj, reference.visual.proj.float())
+
+
+def test_a_pickle_that_would_run_code_is_refused(built_in):
+    class Runs:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"state_dict": Runs()}, built_in / "evil.pt")
+    with pytest.raises(ValueError, match="does not hold weights"):
+        load_clip("tiny", built_in / "evil.pt")
+
+
+def test_a_timm_vit_gives_plain_tokens_only():
+    config = {**TINY, "custom_text": True}
+    config["vision_cfg"] = {
+        "image_size": 224,
+        "timm_model_name": "vit_tiny_patch16_224",
+        "timm_pool": "token",
+        "timm_proj": None,
+    }
+    clip = load_clip_of(config)
+    x = images(1, 224, 224)
+    tokens = clip.patch_features(x)
+    assert tokens.shape == (1, 196, clip.width) and clip.project(tokens).shape == (1, 196, 16)
+    class_token = clip.model.visual.trunk.forward_features(x)[:, :1]
+    torch.testing.assert_close(clip.project(class_token)[:, 0], clip.model.visual(x), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="stride 8 .* use 16"):
+        clip.patch_features(x, 8)
+    with pytest.raises(ValueError, match="224 x 224 pixels only"):
+        clip.patch_features(images(1, 240, 240))
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"attentional_pool": True, "attn_pooler_heads": 2},
+        {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32},
+    ],
+    ids=["attention pooling", "ResNet"],
+)
+def test_other_architectures_are_refused_in_one_sentence(vision):
+    with pytest.raises(ValueError, match="use a ViT whose class token is projected"):
+        load_clip_of({**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}})
+
+
+def test_loading_leaves_logging_as_it_was(tiny):
+    load_clip("tiny", tiny[2], device="cpu")
+    assert logging.root.manager.disable == logging.NOTSET
+    assert weights.find_cached({}) is None
