@@ -1,6 +1,7 @@
 """A notebook stage: parameters arrive, equal runs give equal bytes, and a failure leaves one clear message."""
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,10 @@ FAILURE = """if error:
 
 @pytest.fixture
 def notebook(tmp_path):
-    """The path of a small notebook saved with a kernel that doesn't exist here."""
+    """The path of a small notebook; its own kernel doesn't exist, and the one called python3 doesn't work."""
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    broken = {"argv": ["false"], "display_name": "Broken", "language": "python"}
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(broken))
     parameters = new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell("# A stage"), parameters, new_code_cell(BODY), new_code_cell(FAILURE)]
     node = new_notebook(cells=cells, metadata={"kernelspec": {"name": "elsewhere", "display_name": "Elsewhere"}})
@@ -34,7 +38,8 @@ def notebook(tmp_path):
 
 def run(notebook, target, *arguments):
     command = [sys.executable, "-m", "pacl.notebook", str(notebook), target, *arguments]
-    return subprocess.run(command, cwd=notebook.parent, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"JUPYTER_PATH": str(notebook.parent)}
+    return subprocess.run(command, cwd=notebook.parent, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_equal_runs_give_equal_bytes(notebook):
