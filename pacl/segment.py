@@ -1,0 +1,239 @@
+"""From patch embeddings to label maps: dense tokens, windows, bilinear upscaling, background (paper, section 4)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl.clip import FrozenCLIP
+from pacl.model import similarity_map
+
+BACKGROUND_RULES = ("none", "entropy", "probability")
+BLOCK_ELEMENTS = 2**24  # of the logits of a block of pixel rows: 64 MB in float32
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an image is segmented; the defaults are the paper's, but for token_stride.
+
+    short_side: pixels the image's short side is resized to; None: as it is.
+    window, window_stride: pixels of the sliding window, and from one to the next; None: the whole image at once.
+    token_stride: pixels between patch tokens; None: CLIP's patch size.
+    templates: the name of a list in data/templates.yaml.
+    logit_scale, background_rule, background_threshold: see `predict`.
+    """
+
+    short_side: int | None = None
+    window: int | None = None
+    window_stride: int | None = None
+    token_stride: int | None = None
+    templates: str = "seven"
+    logit_scale: float = 100.0
+    background_rule: str = "none"
+    background_threshold: float = 0.0
+
+    def __post_init__(self):
+        if self.background_rule not in BACKGROUND_RULES:
+            raise ValueError(
+                f"background_rule must be one of {', '.join(BACKGROUND_RULES)}, not {self.background_rule!r}."
+            )
+        if (self.window is None) != (self.window_stride is None):
+            raise ValueError("window and window_stride must be given together, or neither.")
+        if self.window is not None and not 0 < self.window_stride <= self.window:
+            raise ValueError(
+                f"window_stride must be from 1 to the window's {self.window} pixels, not {self.window_stride}."
+            )
+
+
+def segment(
+    clip: FrozenCLIP,
+    embed: Callable[[Tensor], Tensor],
+    images: Image.Image | Tensor,
+    text: Tensor,
+    protocol: Protocol,
+    *,
+    phrase_index: Tensor | None = None,
+    background_listed: bool = False,
+) -> Tensor:
+    """Label maps int64 [H, W] (of a batch: [B, H, W]) at the images' size; arguments: `dense_logits` and `predict`.
+
+    Pixel rows are upscaled and labelled in blocks, so memory does not grow with the original image's size.
+    """
+    logits, rows, columns = _coarse_logits(clip, embed, images, text, protocol)
+    elements_a_row = logits.shape[:-2].numel() * len(columns)
+    labels = [
+        predict(
+            block @ logits @ columns.T,
+            protocol.logit_scale,
+            protocol.background_rule,
+            protocol.background_threshold,
+            phrase_index=phrase_index,
+            background_listed=background_listed,
+        )
+        for block in rows.split(max(1, BLOCK_ELEMENTS // elements_a_row))
+    ]
+    return torch.cat(labels, dim=-2)
+
+
+def dense_logits(
+    clip: FrozenCLIP, embed: Callable[[Tensor], Tensor], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
+) -> Tensor:
+    """The cosine of every pixel with every text, float32 [M, H, W] (of a batch: [B, M, H, W]) at the images' own size.
+
+    embed: CLIP's patch features [B, N, D_v] -> patch embeddings [B, N, D]: `clip.project` or a VisionEmbedder.
+    images: a PIL image or uint8 [3, H, W] or [B, 3, H, W]. text: [M, D], one a phrase.
+    Tokens are upscaled bilinearly between their patches' centres. Where windows overlap, the last one being flush with
+    the edge, their cosines are averaged, at the resized image's pixels; an image smaller than a window is padded with
+    CLIP's mean colour. Raises ValueError for images of another type or shape.
+    """
+    logits, rows, columns = _coarse_logits(clip, embed, images, text, protocol)
+    return rows @ logits @ columns.T
+
+
+def predict(
+    logits: Tensor,
+    logit_scale: float,
+    background: str = "none",
+    threshold: float = 0.0,
+    *,
+    phrase_index: Tensor | None = None,
+    background_listed: bool = False,
+) -> Tensor:
+    """Label maps int64 [..., H, W] of cosines [..., M, H, W]: the class of the largest softmax of logit_scale * cosine.
+
+    The softmax is over phrases, and a class has the probability of its best (as in SCLIP's evaluation).
+    phrase_index: the class of each phrase, [M], if classes have several.
+    background: "none"; "entropy", where the classes' distribution has more than `threshold` nats (paper: 1.5);
+    "probability", where the best class has less than `threshold` (SCLIP's and TCL's evaluations).
+    Background is label 0 and moves the classes up by one, unless background_listed: then class 0 is background already.
+    Raises ValueError for an unknown rule.
+    """
+    if background not in BACKGROUND_RULES:
+        raise ValueError(f"background must be one of {', '.join(BACKGROUND_RULES)}, not {background!r}.")
+    probabilities = best_phrase((logit_scale * logits.float()).softmax(dim=-3), phrase_index, dim=-3)  # [..., K, H, W]
+    best, labels = probabilities.max(dim=-3)
+    if background == "none":
+        return labels
+    if not background_listed:
+        labels = labels + 1
+    is_background = entropy(probabilities) > threshold if background == "entropy" else best < threshold
+    return labels.masked_fill(is_background, 0)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Nats [..., H, W] of the distribution over classes [..., K, H, W], which need not add up to 1."""
+    probabilities = probabilities / probabilities.sum(dim=-3, keepdim=True)
+    return torch.special.entr(probabilities).sum(dim=-3)
+
+
+def patch_class_logits(patch_embeddings: Tensor, text: Tensor, phrase_index: Tensor | None = None) -> Tensor:
+    """The cosine of every patch with every class's best phrase, [B, N, D], [M, D] -> [B, N, K], K <= M."""
+    return best_phrase(similarity_map(patch_embeddings, text), phrase_index, dim=-1)
+
+
+def best_phrase(scores: Tensor, phrase_index: Tensor | None, dim: int) -> Tensor:
+    """Each class's largest score over its phrases: M -> K along dim. Raises ValueError for phrase_index not [M]."""
+    if phrase_index is None:
+        return scores
+    if len(phrase_index) != scores.shape[dim]:
+        raise ValueError(
+            f"phrase_index is of {len(phrase_index)} phrases, but there are scores of {scores.shape[dim]}."
+        )
+    phrases_of = [(phrase_index == k).nonzero()[:, 0].to(scores.device) for k in range(int(phrase_index.max()) + 1)]
+    return torch.stack([scores.index_select(dim, phrases).amax(dim=dim) for phrases in phrases_of], dim=dim)
+
+
+def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized: int | None = None) -> Tensor:
+    """Weights [size, grid] of bilinear upscaling along one side, from tokens to pixels: an image's logits are R_y L
+    R_x^T.
+
+    Token i's centre lies at i * stride + patch / 2 of `resized` pixels (size, if not given), pixel y's at (y + 1/2) *
+    resized / size; beyond the outermost
+    centres the outermost token counts alone. With stride = patch = 1 it is torch's interpolate(mode="bilinear",
+    align_corners=False).
+    """
+    pixels = (torch.arange(size, dtype=torch.float64) + 0.5) * ((resized or size) / size)
+    position = ((pixels - patch / 2) / stride).clamp(0, grid - 1)  # in tokens
+    left = position.floor().long().clamp(max=max(grid - 2, 0))
+    weights = torch.zeros(size, grid, dtype=torch.float64)
+    share = (position - left)[:, None]
+    weights.scatter_(1, left[:, None], 1 - share)
+    weights.scatter_add_(1, (left[:, None] + 1).clamp(max=grid - 1), share)
+    return weights.float()
+
+
+def window_starts(size: int, window: int, stride: int) -> list[int]:
+    """Where windows start along a side of `size` pixels: every `stride`, the last flush with the edge."""
+    last = max(size - window, 0)
+    return [*range(0, last, stride), last]
+
+
+@torch.no_grad()
+def _coarse_logits(clip, embed, images, text, protocol: Protocol) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits on a small grid, [(B,) M, h, w], and the matrices [H, h] and [W, w] that upscale them."""
+    images, single = _batch_of(images)
+    H, W = images.shape[2:]
+    images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))
+    text = text.to(clip.device).float()
+    whole = protocol.window is None
+    run = _whole_image if whole else _sliding_windows
+    logits = run(clip, embed, images, text, protocol)  # [B, M, h, w]
+    stride, patch = (protocol.token_stride or clip.patch_size, clip.patch_size) if whole else (1, 1)
+    rows, columns = (
+        interpolation_matrix(size, grid, stride, patch, resized).to(clip.device)
+        for size, grid, resized in zip((H, W), logits.shape[2:], images.shape[2:], strict=True)
+    )
+    return (logits[0] if single else logits), rows, columns
+
+
+def _whole_image(clip, embed, images: Tensor, text: Tensor, protocol: Protocol) -> Tensor:
+    images = _pad(images, clip.patch_size)
+    h, w = clip.grid(*images.shape[2:], protocol.token_stride)
+    patch_embeddings = embed(clip.patch_features(images, protocol.token_stride))
+    return similarity_map(patch_embeddings, text).transpose(1, 2).reshape(len(images), len(text), h, w)
+
+
+def _sliding_windows(clip, embed, images: Tensor, text: Tensor, protocol: Protocol) -> Tensor:
+    B, _, H, W = images.shape
+    window = protocol.window
+    images = _pad(images, window)
+    total = images.new_zeros(B, len(text), *images.shape[2:])
+    count = images.new_zeros(images.shape[2:])
+    grid = clip.grid(window, window, protocol.token_stride)[0]
+    upscale = interpolation_matrix(window, grid, protocol.token_stride or clip.patch_size, clip.patch_size).to(
+        clip.device
+    )
+    for y in window_starts(images.shape[2], window, protocol.window_stride):
+        for x in window_starts(images.shape[3], window, protocol.window_stride):
+            inside = (..., slice(y, y + window), slice(x, x + window))
+            total[inside] += upscale @ _whole_image(clip, embed, images[inside], text, protocol) @ upscale.T
+            count[inside] += 1
+    return (total / count)[..., :H, :W]
+
+
+def _pad(images: Tensor, size: int) -> Tensor:
+    """At least size x size pixels; zeros, CLIP's mean colour after normalisation, to the right and below."""
+    H, W = images.shape[2:]
+    return F.pad(images, (0, max(size - W, 0), 0, max(size - H, 0)))
+
+
+def _resize(images: Tensor, short_side: int | None) -> Tensor:
+    H, W = images.shape[2:]
+    if short_side is None or short_side == min(H, W):
+        return images
+    size = [round(side * short_side / min(H, W)) for side in (H, W)]
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)  # photographs of 4,000 pixels would alias
+
+
+def _batch_of(images: Image.Image | Tensor) -> tuple[Tensor, bool]:
+    if isinstance(images, Image.Image):
+        images = torch.from_numpy(np.array(images.convert("RGB"))).permute(2, 0, 1)
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4) or images.shape[-3] != 3:
+        raise ValueError(
+            f"images must be a PIL image or uint8 [3, H, W] or [B, 3, H, W], not {images.dtype} {list(images.shape)}."
+        )
+    return (images[None], True) if images.ndim == 3 else (images, False)

@@ -1,0 +1,258 @@
+"""Upscaling against torch's, sliding windows against a brute-force loop, and background rules against numbers by
+hand."""
+
+import math
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from pacl import segment as segment_module
+from pacl.clip import class_text_features, load_clip
+from pacl.segment import (
+    Protocol,
+    dense_logits,
+    interpolation_matrix,
+    patch_class_logits,
+    predict,
+    segment,
+    window_starts,
+)
+
+P = 4
+
+
+class ColourCLIP:
+    """A stand-in for FrozenCLIP whose patch token is the patch's mean colour: every result can be worked out by
+    hand."""
+
+    patch_size, device = P, torch.device("cpu")
+
+    def normalize(self, images):
+        return images - 0.5
+
+    def grid(self, H, W, stride=None):
+        return (H - P) // (stride or P) + 1, (W - P) // (stride or P) + 1
+
+    def patch_features(self, images, stride=None):
+        return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
+
+
+def embed(patch_features):
+    return torch.cat([patch_features, patch_features.square() + 0.1], dim=-1)  # [B, N, 6]
+
+
+TEXT = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))  # [M, D]
+
+
+def picture(H, W, B=None, seed=0):
+    shape = (3, H, W) if B is None else (B, 3, H, W)
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_pixels_interpolate_as_torch_does():
+    for size, grid in ((12, 5), (5, 12), (7, 7), (9, 1)):
+        line = torch.randn(1, 1, grid)
+        expected = F.interpolate(line, size=size, mode="linear", align_corners=False)[0, 0]
+        torch.testing.assert_close(interpolation_matrix(size, grid, 1, 1, resized=grid) @ line[0, 0], expected)
+
+
+def test_plain_patches_interpolate_as_torch_does():
+    """Patches side by side that fill the image are large pixels."""
+    tokens = torch.randn(1, 1, 3, 5)
+    upscaled = interpolation_matrix(24, 3, 8, 8) @ tokens[0, 0] @ interpolation_matrix(40, 5, 8, 8).T
+    torch.testing.assert_close(
+        upscaled, F.interpolate(tokens, size=(24, 40), mode="bilinear", align_corners=False)[0, 0]
+    )
+
+
+def test_overlapping_patches_interpolate_between_their_centres():
+    size, resized, stride, patch = 50, 37, 3, 8
+    grid = (resized - patch) // stride + 1  # 10, and 2 pixels no patch sees
+    centres = np.arange(grid) * stride + patch / 2
+    values = np.random.default_rng(0).normal(size=grid)
+    pixels = (np.arange(size) + 0.5) * resized / size
+    weights = interpolation_matrix(size, grid, stride, patch, resized)
+    np.testing.assert_allclose(weights.numpy() @ values, np.interp(pixels, centres, values), atol=1e-6)
+    assert ((weights > 0).sum(1) <= 2).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(size))
+
+
+def test_an_image_of_one_patch_has_one_value():
+    assert interpolation_matrix(5, 1, P, P, 4).tolist() == [[1.0]] * 5
+
+
+def test_whole_image_logits_are_cosines_at_the_images_own_size():
+    image = picture(21, 30)
+    logits = dense_logits(ColourCLIP(), embed, image, TEXT, Protocol(token_stride=2))
+    assert logits.shape == (3, 21, 30) and logits.dtype == torch.float32
+    tokens = embed(ColourCLIP().patch_features(image[None] / 255 - 0.5, 2))  # [1, N, D]
+    cosines = F.cosine_similarity(tokens[0, :, None], TEXT, dim=-1).T.reshape(3, 9, 14)
+    # pixel 5 of a row is at 5.5, between the centres 4 and 6 of the second and third token; pixel 0 is outside them all
+    torch.testing.assert_close(logits[:, 0, 5], 0.25 * cosines[:, 0, 1] + 0.75 * cosines[:, 0, 2])
+    torch.testing.assert_close(logits[:, 0, 0], cosines[:, 0, 0])
+
+
+def test_short_side_is_resized_and_logits_come_back_at_the_original_size():
+    image = picture(20, 32)
+    logits = dense_logits(ColourCLIP(), embed, image, TEXT, Protocol(short_side=40))
+    enlarged = F.interpolate(image[None] / 255, size=(40, 64), mode="bilinear", antialias=True)
+    tokens = embed(ColourCLIP().patch_features(enlarged - 0.5))
+    cosines = F.cosine_similarity(tokens[0, :, None], TEXT, dim=-1).T.reshape(1, 3, 10, 16)
+    torch.testing.assert_close(logits, F.interpolate(cosines, size=(20, 32), mode="bilinear")[0])
+
+
+def brute_force_windows(image, window, step, stride):
+    clip, H, W = ColourCLIP(), *image.shape[1:]
+    total, count = torch.zeros(3, H, W), torch.zeros(H, W)
+    for y in sorted({min(y, H - window) for y in range(0, H, step)}):
+        for x in sorted({min(x, W - window) for x in range(0, W, step)}):
+            crop = image[None, :, y : y + window, x : x + window] / 255 - 0.5
+            cosines = F.cosine_similarity(embed(clip.patch_features(crop, stride))[0, :, None], TEXT, dim=-1)
+            side = clip.grid(window, window, stride)[0]
+            for row in range(window):
+                for column in range(window):
+                    at = [min(max((p + 0.5 - P / 2) / stride, 0), side - 1) for p in (row, column)]
+                    low = [min(int(a), side - 2) for a in at]
+                    value = torch.zeros(3)
+                    for i in (0, 1):
+                        for j in (0, 1):
+                            share = (1 - abs(at[0] - low[0] - i)) * (1 - abs(at[1] - low[1] - j))
+                            value += share * cosines[(low[0] + i) * side + low[1] + j]
+                    total[:, y + row, x + column] += value
+                    count[y + row, x + column] += 1
+    return total / count
+
+
+@pytest.mark.parametrize("H, W, window, step, stride", [(14, 19, 8, 4, 4), (8, 11, 8, 8, 2)])
+def test_sliding_windows_match_a_brute_force_loop(H, W, window, step, stride):
+    image = picture(H, W)
+    protocol = Protocol(window=window, window_stride=step, token_stride=stride)
+    torch.testing.assert_close(
+        dense_logits(ColourCLIP(), embed, image, TEXT, protocol), brute_force_windows(image, window, step, stride)
+    )
+
+
+def test_windows_end_flush_with_the_edge():
+    assert window_starts(14, 8, 4) == [0, 4, 6]
+    assert window_starts(16, 8, 4) == [0, 4, 8]
+    assert window_starts(8, 8, 4) == window_starts(5, 8, 4) == [0]
+
+
+def test_one_window_as_large_as_the_image_is_the_whole_image():
+    image = picture(16, 16)
+    windowed = dense_logits(ColourCLIP(), embed, image, TEXT, Protocol(window=16, window_stride=8))
+    torch.testing.assert_close(windowed, dense_logits(ColourCLIP(), embed, image, TEXT, Protocol()))
+
+
+@pytest.mark.parametrize("protocol", [Protocol(window=16, window_stride=8, token_stride=2), Protocol()])
+def test_an_image_smaller_than_a_window_or_a_patch_is_padded(protocol):
+    logits = dense_logits(ColourCLIP(), embed, picture(3, 9), TEXT, protocol)
+    assert logits.shape == (3, 3, 9) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(short_side=24, window=16, window_stride=8, token_stride=2)])
+def test_batches_pictures_and_blocks_of_rows_agree(monkeypatch, protocol):
+    images = picture(20, 28, B=2)
+    logits = dense_logits(ColourCLIP(), embed, images, TEXT, protocol)
+    assert logits.shape == (2, 3, 20, 28)
+    for one, image in zip(logits, images, strict=True):
+        torch.testing.assert_close(dense_logits(ColourCLIP(), embed, image, TEXT, protocol), one)
+        pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+        torch.testing.assert_close(dense_logits(ColourCLIP(), embed, pil, TEXT, protocol), one)
+    monkeypatch.setattr(segment_module, "BLOCK_ELEMENTS", 1)
+    labels = segment(ColourCLIP(), embed, images, TEXT, protocol)
+    assert labels.dtype == torch.int64 and torch.equal(labels, predict(logits, protocol.logit_scale))
+    assert torch.equal(segment(ColourCLIP(), embed, images[0], TEXT, protocol), labels[0])
+
+
+def test_segment_follows_the_protocols_background():
+    protocol = Protocol(logit_scale=5.0, background_rule="entropy", background_threshold=1.0)
+    labels = segment(ColourCLIP(), embed, picture(20, 28), TEXT, protocol)
+    logits = dense_logits(ColourCLIP(), embed, picture(20, 28), TEXT, protocol)
+    assert torch.equal(labels, predict(logits, 5.0, "entropy", 1.0))
+    assert {0, 1} < set(labels.unique().tolist())
+
+
+def winner_by_five_hundredths():
+    logits = torch.full((20, 1, 1), 0.2, dtype=torch.double)
+    logits[7] += 0.05
+    return logits
+
+
+@pytest.mark.parametrize("logit_scale, nats", [(1.0, 2.995), (40.0, 2.713), (100.0, 0.688)])
+def test_entropy_rule_only_makes_sense_with_scaled_logits(logit_scale, nats):
+    """The paper's threshold of 1.5 nats calls a clear winner background at scales 1 and 40, and not at 100."""
+    winner = math.exp(0.05 * logit_scale) / (math.exp(0.05 * logit_scale) + 19)
+    other = (1 - winner) / 19
+    assert -winner * math.log(winner) - 19 * other * math.log(other) == pytest.approx(nats, abs=1e-3)
+    logits = winner_by_five_hundredths()
+    assert predict(logits, logit_scale, "entropy", nats + 0.002).item() == 8  # class 7, after background
+    assert predict(logits, logit_scale, "entropy", nats - 0.002).item() == 0
+    assert predict(logits, logit_scale, "entropy", 1.5).item() == (8 if logit_scale == 100 else 0)
+
+
+def test_probability_rule_and_a_background_among_the_classes():
+    logits = torch.tensor([0.1, 0.3, 0.2])[:, None, None]  # probabilities at scale 10: 0.09, 0.665, 0.245
+    assert predict(logits, 10.0).item() == 1
+    assert predict(logits, 10.0, "probability", 0.6).item() == 2
+    assert predict(logits, 10.0, "probability", 0.7).item() == 0
+    assert predict(logits, 10.0, "probability", 0.6, background_listed=True).item() == 1
+    assert predict(logits, 10.0, "probability", 0.7, background_listed=True).item() == 0
+
+
+def test_a_class_is_as_likely_as_its_best_phrase():
+    """The softmax is over phrases: a second phrase as good takes half of the probability away."""
+    logits = torch.tensor([0.1, 0.3, 0.3, 0.0])[:, None, None]
+    phrase_index = torch.tensor([0, 1, 1, 2])
+    assert predict(logits, 100.0, phrase_index=phrase_index).item() == 1
+    assert predict(logits, 100.0, "probability", 0.49, phrase_index=phrase_index).item() == 2
+    assert predict(logits, 100.0, "probability", 0.51, phrase_index=phrase_index).item() == 0
+    # entropy is of the distribution over classes, here all but certain
+    assert predict(logits, 100.0, "entropy", 0.01, phrase_index=phrase_index).item() == 2
+
+
+def test_patch_class_logits_take_the_best_phrase():
+    patches = torch.eye(3)[None]  # [1, N, D]
+    text = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
+    assert torch.equal(patch_class_logits(patches, text), torch.eye(3)[None])
+    merged = patch_class_logits(patches, text, torch.tensor([1, 0, 1]))
+    assert torch.equal(merged, torch.tensor([[[0.0, 1], [1, 0], [0, 1]]]))
+    with pytest.raises(ValueError, match="2 phrases, but there are scores of 3"):
+        patch_class_logits(patches, text, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(background_rule="threshold"), "background_rule must be one of none, entropy, probability"),
+        (dict(window=224), "given together"),
+        (dict(window=224, window_stride=300), "from 1 to the window's 224"),
+    ],
+)
+def test_protocols_name_what_is_wrong(options, message):
+    with pytest.raises(ValueError, match=message):
+        Protocol(**options)
+
+
+def test_images_of_another_type_are_named():
+    with pytest.raises(ValueError, match="uint8"):
+        dense_logits(ColourCLIP(), embed, torch.rand(3, 8, 8), TEXT, Protocol())
+    with pytest.raises(ValueError, match="background must be one of"):
+        predict(torch.rand(2, 1, 1), 1.0, "entropic")
+
+
+def test_a_real_clip_segments(monkeypatch):
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    monkeypatch.setitem(
+        open_clip.factory._MODEL_CONFIGS, "tiny", {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    )
+    clip = load_clip("tiny", "random", device="cpu")
+    features, phrase_index = class_text_features(clip, ["cat, kitten", "dog"], ["a {}"])
+    for protocol in (Protocol(token_stride=4), Protocol(short_side=40, window=32, window_stride=16)):
+        labels = segment(clip, clip.project, picture(50, 70), features, protocol, phrase_index=phrase_index)
+        assert labels.shape == (50, 70) and labels.max() <= 1
