@@ -1,11 +1,10 @@
 """CLIP, frozen, as PACL needs it: patch tokens at any size and stride, and text embeddings (paper, section 3)."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-import yaml
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
@@ -13,8 +12,8 @@ from torch.nn import functional as F
 
 from pacl.weights import open_clip_model
 
-TEMPLATES = Path(__file__).parents[1] / "data" / "templates.yaml"
 PROMPTS_AT_ONCE = 256
+FAST_PATH_PATCHES = 1024  # beyond it the fast path is slower, too
 
 
 class FrozenCLIP:
@@ -50,14 +49,14 @@ class FrozenCLIP:
         """
         P = self.patch_size
         stride = P if stride is None else stride
-        allowed = [s for s in range(1, P + 1) if P % s == 0] if not self.is_timm else [P]
+        allowed = [P] if self.is_timm else [s for s in range(1, P + 1) if not P % s]
         if stride not in allowed:
             raise ValueError(
                 f"stride {stride} does not suit this CLIP's patches of {P} pixels: use {_one_of(allowed)}."
             )
         if min(H, W) < P:
             raise ValueError(f"an image of {H} x {W} pixels is smaller than a patch of {P} pixels: enlarge or pad it.")
-        if self.is_timm and (H, W) != (self.image_size, self.image_size):
+        if self.is_timm and not H == W == self.image_size:
             raise ValueError(f"this CLIP takes {self.image_size} x {self.image_size} pixels only, not {H} x {W}.")
         return (H - P) // stride + 1, (W - P) // stride + 1
 
@@ -72,7 +71,7 @@ class FrozenCLIP:
         """
         images = self._on_device(images)
         h, w = self.grid(*images.shape[2:], stride)
-        with self._precision(), _flash_attention():
+        with self._precision(), _attention_for(h * w):
             if self.is_timm:
                 trunk = self.model.visual.trunk
                 return trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float()
@@ -99,7 +98,7 @@ class FrozenCLIP:
             raise ValueError(
                 f"images must be {self.image_size} x {self.image_size} pixels, not {list(images.shape[2:])}."
             )
-        with self._precision(), _flash_attention():
+        with self._precision():
             return F.normalize(self.model.encode_image(images).float(), dim=-1)
 
     @torch.no_grad()
@@ -109,7 +108,7 @@ class FrozenCLIP:
         if not prompts:
             return torch.zeros(0, self.dim, device=self.device)
         batches = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
-        with self._precision(), _flash_attention():
+        with self._precision():
             features = torch.cat([self.model.encode_text(self.tokenizer(b).to(self.device)).float() for b in batches])
         return F.normalize(features, dim=-1)
 
@@ -134,7 +133,7 @@ class FrozenCLIP:
 
 def load_clip(
     name: str,
-    pretrained: str,
+    pretrained: str | os.PathLike,
     *,
     tokens: str = "after_norm",
     device: str | torch.device | None = None,
@@ -170,14 +169,6 @@ def resize_position_embedding(embedding: Tensor, trained: tuple[int, int], grid:
     return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
 
 
-def load_templates(name: str, path: str | Path = TEMPLATES) -> list[str]:
-    """A list of prompt templates by its name in data/templates.yaml. Raises ValueError naming the lists there are."""
-    lists = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if name not in lists:
-        raise ValueError(f"{path} has no templates {name!r}, only {', '.join(lists)}.")
-    return lists[name]
-
-
 def class_text_features(clip: FrozenCLIP, class_names: list[str], templates: list[str]) -> tuple[Tensor, Tensor]:
     """One embedding a phrase, the mean over templates -> features [M, D], phrase_index [M], the class of each phrase.
 
@@ -211,10 +202,10 @@ def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
 
 
 @contextmanager
-def _flash_attention() -> Iterator[None]:
-    """Without torch's fast path for attention, which holds all N x N weights; memory then grows with N only."""
+def _attention_for(N: int) -> Iterator[None]:
+    """torch's fast path holds the weights of all N x N pairs, which would not fit for dense tokens."""
     enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mha.set_fastpath_enabled(enabled and N <= FAST_PATH_PATCHES)
     try:
         yield
     finally:

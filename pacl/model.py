@@ -155,13 +155,13 @@ def _images_per_block(patches: Tensor, text: Tensor) -> int:
 
 def _check_shapes(patch_embeddings: Tensor, text_embeddings: Tensor) -> None:
     if patch_embeddings.ndim != 3 or 0 in patch_embeddings.shape:
-        raise ValueError(f"patch embeddings must be [B, N, D], none 0, not {list(patch_embeddings.shape)}.")
+        raise ValueError(f"patch embeddings must be non-empty [B, N, D], not {list(patch_embeddings.shape)}.")
     if text_embeddings.ndim != 2 or 0 in text_embeddings.shape:
-        raise ValueError(f"text embeddings must be [K, D], none 0, not {list(text_embeddings.shape)}.")
+        raise ValueError(f"text embeddings must be non-empty [K, D], not {list(text_embeddings.shape)}.")
     if patch_embeddings.shape[2] != text_embeddings.shape[1]:
         raise ValueError(
-            f"patch embeddings, {patch_embeddings.shape[2]} wide, and text embeddings, {text_embeddings.shape[1]} wide, "
-            "must be of one width."
+            f"patch and text embeddings must be of one width, not {patch_embeddings.shape[2]} and "
+            f"{text_embeddings.shape[1]}."
         )
 
 
