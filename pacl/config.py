@@ -85,25 +85,23 @@ class Train(Section):
         return self
 
 
-class Background(Section):
-    rule: Literal["none", "entropy", "probability"]
-    threshold: NonNegative
-
-    @model_validator(mode="after")
-    def probabilities_end_at_one(self):
-        if self.rule == "probability" and self.threshold > 1:
-            raise ValueError(f"threshold ({self.threshold}) must be at most 1 with rule: probability")
-        return self
-
-
 class Protocol(Section):
-    short_side: PositiveInt | None
-    window: PositiveInt | None
-    window_stride: PositiveInt | None
-    token_stride: PositiveInt
-    templates: str
-    logit_scale: Positive
-    background: Background
+    """How an image is segmented; the defaults are the paper's, but for token_stride.
+
+    short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
+    sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
+    tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
+    background_threshold: see pacl.segment.predict; the rule applies where a benchmark has a background class.
+    """
+
+    short_side: PositiveInt | None = None
+    window: PositiveInt | None = None
+    window_stride: PositiveInt | None = None
+    token_stride: PositiveInt | None = None
+    templates: str = "seven"
+    logit_scale: Positive = 100.0
+    background_rule: Literal["none", "entropy", "probability"] = "none"
+    background_threshold: NonNegative = 0.0
 
     @model_validator(mode="after")
     def windows_cover_the_image(self):
@@ -111,6 +109,8 @@ class Protocol(Section):
             raise ValueError("window and window_stride must both be numbers or both null")
         if self.window is not None and self.window_stride > self.window:
             raise ValueError(f"window_stride ({self.window_stride}) must be at most window ({self.window})")
+        if self.background_rule == "probability" and self.background_threshold > 1:
+            raise ValueError(f"background_threshold ({self.background_threshold}) must be at most 1 with background_rule: probability")
         return self
 
 
@@ -118,6 +118,66 @@ class Protocols(Section):
     native: Protocol
     sclip: Protocol
     tcl: Protocol
+
+
+class PatchAlignment(Section):
+    benchmark: str
+    batch_size: PositiveInt
+    templates: str
+    pairs: PositiveInt
+    seed: Count
+
+
+class Segmentation(Section):
+    benchmarks: list[str]
+    protocols: list[Literal["native", "sclip", "tcl"]]
+    batch_size: PositiveInt
+    shown: PositiveInt
+
+
+class Classification(Section):
+    sets: list[str]
+    templates: str
+    batch_size: PositiveInt
+    weights: list[Fraction]
+
+
+class Ablations(Section):
+    """points: name -> the train parameters it changes."""
+
+    pairs: PositiveInt
+    epochs: PositiveInt
+    seeds: list[Count]
+    strides: list[PositiveInt]
+    stride_scenes: PositiveInt
+    points: dict[str, dict]
+
+
+class Pretrain(Section):
+    """The mini world's CLIP; sizes as open_clip names them."""
+
+    world_seed: Count
+    scenes: PositiveInt
+    image_size: PositiveInt
+    patch_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    head_width: PositiveInt
+    embed_dim: PositiveInt
+    context_length: PositiveInt
+    text_width: PositiveInt
+    text_layers: PositiveInt
+    batch_size: BatchSize
+    epochs: PositiveInt
+    learning_rate: Positive
+    weight_decay: NonNegative
+    seed: Count
+
+    @model_validator(mode="after")
+    def sizes_divide(self):
+        if self.image_size % self.patch_size or self.width % self.head_width or self.text_width % self.head_width:
+            raise ValueError("patch_size must divide image_size, and head_width must divide width and text_width")
+        return self
 
 
 class Profile(Section):
@@ -128,6 +188,13 @@ class Profile(Section):
     features: Features
     train: Train
     protocols: Protocols
+    patch_alignment: PatchAlignment
+    segmentation: Segmentation
+    classification: Classification
+    ablations: Ablations
+
+
+SECTIONS = {name: field.annotation for name, field in Profile.model_fields.items()} | {"pretrain": Pretrain}  # the last is `miniclip:`'s
 
 
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
@@ -173,11 +240,11 @@ def read_yaml(path: Path) -> dict:
 
 def read_section(profile: str, name: str, values: dict) -> Section:
     """One validated section. Raises ConfigError."""
-    if name not in Profile.model_fields:
-        raise ConfigError(f"{name!r} is no section of a profile; the sections are {', '.join(Profile.model_fields)}.")
+    if name not in SECTIONS:
+        raise ConfigError(f"{name!r} is no section of a profile; the sections are {', '.join(SECTIONS)}.")
     if name not in values:
         raise ConfigError(f"{profile}.{name} is missing.")
-    kind = Profile.model_fields[name].annotation
+    kind = SECTIONS[name]
     try:
         return kind.model_validate(values[name])
     except ValidationError as error:

@@ -14,7 +14,6 @@ SIDE = 128  # pixels of a rendered scene; masks have the same size
 VIEW = 64  # pixels of a training image: what the mini CLIP sees
 SPLITS = ("train", "validation", "test", "pretrain")  # each split draws from a seed of its own
 SETS = ("clean", "small", "large", "rotated", "occluded", "cluttered", "noisy", "blurred", "low_resolution", "greyscale", "outline", "textures")
-BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
 IGNORE = 255
 
 

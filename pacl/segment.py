@@ -1,7 +1,6 @@
 """From patch embeddings to label maps: dense tokens, windows, bilinear upscaling, background (paper, section 4)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,43 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip import FrozenCLIP
+from pacl.config import Protocol
 from pacl.model import similarity_map
 
 BACKGROUND_RULES = ("none", "entropy", "probability")
 BLOCK_ELEMENTS = 2**24  # of the logits of a block of pixel rows: 64 MB in float32
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How an image is segmented; the defaults are the paper's, but for token_stride.
-
-    short_side: pixels the image's short side is resized to; None: as it is.
-    window, window_stride: pixels of the sliding window, and from one to the next; None: the whole image at once.
-    token_stride: pixels between patch tokens; None: CLIP's patch size.
-    templates: the name of a list in data/templates.yaml.
-    logit_scale, background_rule, background_threshold: see `predict`.
-    """
-
-    short_side: int | None = None
-    window: int | None = None
-    window_stride: int | None = None
-    token_stride: int | None = None
-    templates: str = "seven"
-    logit_scale: float = 100.0
-    background_rule: str = "none"
-    background_threshold: float = 0.0
-
-    def __post_init__(self):
-        if self.background_rule not in BACKGROUND_RULES:
-            raise ValueError(
-                f"background_rule must be one of {', '.join(BACKGROUND_RULES)}, not {self.background_rule!r}."
-            )
-        if (self.window is None) != (self.window_stride is None):
-            raise ValueError("window and window_stride must be given together, or neither.")
-        if self.window is not None and not 0 < self.window_stride <= self.window:
-            raise ValueError(
-                f"window_stride must be from 1 to the window's {self.window} pixels, not {self.window_stride}."
-            )
 
 
 def segment(
@@ -63,7 +30,20 @@ def segment(
 
     Pixel rows are upscaled and labelled in blocks, so memory does not grow with the original image's size.
     """
-    logits, rows, columns = _coarse_logits(clip, embed, images, text, protocol)
+    logits, rows, columns = coarse_logits(clip, embed, images, text, protocol)
+    return label_maps(logits, rows, columns, protocol, phrase_index=phrase_index, background_listed=background_listed)
+
+
+def label_maps(
+    logits: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    protocol: Protocol,
+    *,
+    phrase_index: Tensor | None = None,
+    background_listed: bool = False,
+) -> Tensor:
+    """Label maps int64 [(B,) H, W] of what `coarse_logits` returns, or of some of its texts, upscaled block by block."""
     elements_a_row = logits.shape[:-2].numel() * len(columns)
     labels = [
         predict(
@@ -90,7 +70,7 @@ def dense_logits(
     the edge, their cosines are averaged, at the resized image's pixels; an image smaller than a window is padded with
     CLIP's mean colour. Raises ValueError for images of another type or shape.
     """
-    logits, rows, columns = _coarse_logits(clip, embed, images, text, protocol)
+    logits, rows, columns = coarse_logits(clip, embed, images, text, protocol)
     return rows @ logits @ columns.T
 
 
@@ -173,8 +153,10 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 
 @torch.no_grad()
-def _coarse_logits(clip, embed, images, text, protocol: Protocol) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits on a small grid, [(B,) M, h, w], and the matrices [H, h] and [W, w] that upscale them."""
+def coarse_logits(
+    clip: FrozenCLIP, embed: Callable[[Tensor], Tensor], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The logits of `dense_logits` before upscaling, on a small grid, [(B,) M, h, w], and the matrices [H, h] and [W, w] that upscale them."""
     images, single = _batch_of(images)
     H, W = images.shape[2:]
     images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))

@@ -17,7 +17,7 @@ TRAIN = {
     "learning_rate": 5e-4,
     "betas": [0.9, 0.98],
 }
-WINDOWS = {"window": 128, "window_stride": 64}
+WINDOWS = {"window": 128, "window_stride": 64, "background_rule": "probability"}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def write(tmp_path, monkeypatch):
     return write_changed
 
 
-@pytest.mark.parametrize("profile", [name for name in PARAMS if name != "profiles"])
+@pytest.mark.parametrize("profile", [name for name in PARAMS if name not in ("profiles", "miniclip")])
 def test_every_profile_is_valid_and_has_every_section(profile):
     params = load_params(profile, *Profile.model_fields)
     assert vars(params).keys() == PARAMS[profile].keys()
@@ -93,7 +93,7 @@ def test_no_file(tmp_path, monkeypatch):
         ("prepare.source", "flickr8k", "mini.prepare: raw must name the folder that holds flickr8k."),
         ("protocols.tcl.window", None, "window and window_stride must both be numbers or both null."),
         ("protocols.tcl.window_stride", 200, "window_stride (200) must be at most window (128)."),
-        ("protocols.tcl.background", {"rule": "probability", "threshold": 2.0}, "threshold (2.0) must be at most 1"),
+        ("protocols.tcl.background_threshold", 2.0, "background_threshold (2.0) must be at most 1"),
         ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
     ],
 )

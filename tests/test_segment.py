@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from pacl import segment as segment_module
 from pacl.clip import class_text_features, load_clip
+from pacl.config import Protocol
 from pacl.segment import (
-    Protocol,
     dense_logits,
     interpolation_matrix,
     patch_class_logits,
@@ -228,9 +228,9 @@ def test_patch_class_logits_take_the_best_phrase():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(background_rule="threshold"), "background_rule must be one of none, entropy, probability"),
-        (dict(window=224), "given together"),
-        (dict(window=224, window_stride=300), "from 1 to the window's 224"),
+        (dict(background_rule="threshold"), "background_rule"),
+        (dict(window=224), "both be numbers or both null"),
+        (dict(window=224, window_stride=300), "must be at most window"),
     ],
 )
 def test_protocols_name_what_is_wrong(options, message):
