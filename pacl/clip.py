@@ -138,6 +138,7 @@ def load_clip(
     tokens: str = "after_norm",
     device: str | torch.device | None = None,
     dtype: str = "float32",
+    untrained: bool = False,
 ) -> FrozenCLIP:
     """A frozen CLIP.
 
@@ -154,9 +155,9 @@ def load_clip(
             f"tokens must be after_norm or before_norm and dtype float32 or bfloat16, not {tokens!r} and {dtype!r}."
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model, tokenizer, config = open_clip_model(name, str(pretrained))
+    model, tokenizer, config = open_clip_model(name, str(pretrained), untrained=untrained)
     clip = FrozenCLIP(model, tokenizer, config["embed_dim"], tokens=tokens, device=device, dtype=dtype)
-    clip.random_weights = pretrained == "random"
+    clip.random_weights = untrained or pretrained == "random"
     return clip
 
 

@@ -50,6 +50,7 @@ class Model(Section):
     backbone: str
     pretrained: str
     tokens: Literal["after_norm", "before_norm"]
+    dtype: Literal["float32", "bfloat16"]
 
 
 class Features(Section):
@@ -143,10 +144,9 @@ class Classification(Section):
 
 
 class Ablations(Section):
-    """points: name -> the train parameters it changes."""
+    """base: the train parameters that all points change, to be quick; points: name -> those it changes beside."""
 
-    pairs: PositiveInt
-    epochs: PositiveInt
+    base: dict
     seeds: list[Count]
     strides: list[PositiveInt]
     stride_scenes: PositiveInt

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from itertools import groupby
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
+from sklearn.metrics import roc_curve
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -16,10 +18,10 @@ from pacl.clip import FrozenCLIP, class_text_features
 from pacl.config import Protocol
 from pacl.data import Images, Masks, target_of
 from pacl.features import batches
-from pacl.metrics import confusion_matrix, patch_labels
+from pacl.metrics import IGNORE_INDEX, coherence_roc, confusion_matrix, iou_per_class, patch_labels
 from pacl.model import compatibility
 from pacl.prompts import templates
-from pacl.segment import best_phrase, coarse_logits, label_maps, patch_class_logits
+from pacl.segment import best_phrase, coarse_logits, dense_logits, label_maps, patch_class_logits, segment
 
 Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
 
@@ -84,6 +86,40 @@ def chunks(items, size: int):
         yield batch
 
 
+def scores_by_class(confmats: dict, classes: dict[str, list[str]]) -> pd.DataFrame:
+    """IoU of every class, of confusion matrices by protocol, benchmark and method: columns benchmark, protocol, method, class, iou."""
+    rows = [
+        (benchmark, protocol, method, name.split(",")[0], iou)
+        for protocol, of_protocol in confmats.items()
+        for benchmark, of_benchmark in of_protocol.items()
+        for method, confmat in of_benchmark.items()
+        for name, iou in zip(classes[benchmark], iou_per_class(confmat).tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "class", "iou"])
+
+
+def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
+    """The first `count` scenes with at least `labels` different labels in them: shown as they come, not picked."""
+    rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= labels)
+    return [i for _, i in zip(range(count), rich, strict=False)]
+
+
+def prompt_maps(clip: FrozenCLIP, methods: dict[str, Embed], images: Images, masks: Masks, benchmark: dict, shown: list[int], protocol: Protocol):
+    """For each shown scene the name of its largest class, and each method's cosine of every pixel with it: names, method -> maps [H, W]."""
+    largest = [np.bincount(target_of(masks[i], benchmark["table"]).ravel(), minlength=256)[:IGNORE_INDEX].argmax() for i in shown]
+    names = [benchmark["classes"][k].split(",")[0] for k in largest]
+    texts = class_text_features(clip, names, templates(protocol.templates))[0]
+    maps = {m: [dense_logits(clip, embed, images[i], text[None], protocol)[0].cpu() for i, text in zip(shown, texts, strict=True)] for m, embed in methods.items()}
+    return names, maps
+
+
+def label_examples(clip: FrozenCLIP, methods: dict[str, Embed], images: Images, benchmark: dict, shown: list[int], protocol: Protocol) -> dict:
+    """Each method's label maps of the shown scenes: method -> [int64 [H, W], ...]."""
+    protocol = on_benchmark(protocol, benchmark)
+    text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
+    return {m: [segment(clip, embed, images[i], text, protocol, phrase_index=phrase_index).cpu() for i in shown] for m, embed in methods.items()}
+
+
 def scene_patches(clip: FrozenCLIP, images: Images, masks: Masks, table: list[int], *, batch_size: int) -> tuple[Tensor, Tensor]:
     """Patch tokens [M, N, D_v] of images as CLIP crops them, and the majority label of each patch [M, N]."""
     labels = [patch_labels(torch.from_numpy(view_of(target_of(masks[i], table), clip.image_size))[None], clip.patch_size) for i in range(len(masks))]
@@ -100,6 +136,28 @@ def patch_predictions(embed: Embed, patches: Tensor, text: Tensor, phrase_index:
     """The class of highest text similarity for each patch: [M, N, D_v] -> [M, N]."""
     with torch.no_grad():
         return torch.cat([patch_class_logits(embed(part), text, phrase_index).argmax(-1) for part in patches.split(batch_size)])
+
+
+def patch_accuracy(preds: Tensor, labels: Tensor) -> float:
+    """Share of labelled patches whose class is right (paper: patch classification)."""
+    labelled = labels != IGNORE_INDEX
+    return (preds[labelled] == labels[labelled]).double().mean().item()
+
+
+def patch_accuracy_by_class(preds: Tensor, labels: Tensor, classes: list[str]) -> pd.DataFrame:
+    """Columns class, accuracy, patches; classes without a patch are left out."""
+    here = [(k, name) for k, name in enumerate(classes) if (labels == k).any()]
+    rows = [(name.split(",")[0], patch_accuracy(preds[labels == k], labels[labels == k]), int((labels == k).sum())) for k, name in here]
+    return pd.DataFrame(rows, columns=["class", "accuracy", "patches"])
+
+
+def coherence(features: Tensor, labels: Tensor, *, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """The ROC of "one class" against cosine, for patches of different images: [M, N, D], [M, N] -> false and true positive rates, area."""
+    images = torch.arange(len(labels))[:, None].expand_as(labels)
+    scores, same_class, area = coherence_roc(features.flatten(0, 1), labels.flatten(), images.flatten(), pairs=pairs, seed=seed)
+    false_positives, true_positives, _ = roc_curve(same_class, scores)
+    thinned = np.linspace(0, len(false_positives) - 1, min(400, len(false_positives))).astype(int)
+    return false_positives[thinned], true_positives[thinned], area
 
 
 def class_scores(
@@ -126,3 +184,14 @@ def both(clip_scores: Tensor, pacl_scores: Tensor, weight: float, clip_scale: fl
 
 def accuracy(scores: Tensor, labels: np.ndarray) -> float:
     return (scores.argmax(-1) == torch.from_numpy(labels)).float().mean().item()
+
+
+def score_accuracies(clip_scores: Tensor, pacl_scores: Tensor, labels: np.ndarray, weight: float, scales: tuple[float, float]) -> dict:
+    """Accuracy of CLIP alone, PACL alone and both; scales: the logit scales of CLIP and of PACL."""
+    together = both(clip_scores, pacl_scores, weight, *scales)
+    return {"clip": accuracy(clip_scores, labels), "pacl": accuracy(pacl_scores, labels), "ensemble": accuracy(together, labels)}
+
+
+def choose_weight(sets: dict[str, tuple], weights: list[float], scales: tuple[float, float]) -> float:
+    """PACL's weight with the highest mean accuracy over (validation) sets, name -> (CLIP's scores, PACL's, labels); of equals the smallest."""
+    return max(sorted(weights), key=lambda w: np.mean([accuracy(both(c, p, w, *scales), y) for c, p, y in sets.values()]))

@@ -1,6 +1,6 @@
 """The mini world: procedural scenes with exact masks and web-like captions, standing in for the paper's datasets on one CPU."""
 
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import lru_cache, partial
 
 import numpy as np
@@ -14,6 +14,7 @@ SIDE = 128  # pixels of a rendered scene; masks have the same size
 VIEW = 64  # pixels of a training image: what the mini CLIP sees
 SPLITS = ("train", "validation", "test", "pretrain")  # each split draws from a seed of its own
 SETS = ("clean", "small", "large", "rotated", "occluded", "cluttered", "noisy", "blurred", "low_resolution", "greyscale", "outline", "textures")
+BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
 IGNORE = 255
 
 
@@ -152,17 +153,10 @@ def labelled_scene(index: int, *, seed: int, split: str) -> tuple[np.ndarray, np
     return made["image"], made["mask"]
 
 
-def render(function, count: int, *, workers: int = 2, **settings) -> tuple:
-    """Calls function(index, **settings) for index < count on `workers` processes; returns the results transposed: a list for each item of the tuple."""
-    with ProcessPoolExecutor(workers) as pool:
-        results = pool.map(partial(function, **settings), range(count), chunksize=64)
-        return tuple(map(list, zip(*results, strict=True)))
-
-
-def pairs(count: int, *, seed: int, split: str) -> tuple[np.ndarray, list[str]]:
-    """`count` pairs: images uint8 [count, VIEW, VIEW, 3] and their captions."""
-    images, captions = render(pair, count, seed=seed, split=split)
-    return np.stack(images), captions
+def render(pool: Executor, function, count: int, **settings) -> tuple:
+    """function(index, **settings) for index < count on the pool's processes: for each item it returns, the stack [count, ...] or list of all."""
+    results = zip(*pool.map(partial(function, **settings), range(count), chunksize=50), strict=True)
+    return tuple(np.stack(items) if isinstance(items[0], np.ndarray) else list(items) for items in results)
 
 
 def set_classes(set_name: str) -> list[str]:

@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import ListedColormap
 
 COLOURS = {"CLIP": "#6c7a96", "PACL": "#d1495b", "CLIP + PACL": "#2a9d8f", "random encoder": "#b8b8b8"}  # one a method, everywhere
 NAMES = {"clip": "CLIP", "pacl": "PACL", "ensemble": "CLIP + PACL", "random": "random encoder"}
+ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
 IGNORED = (1.0, 1.0, 1.0)
 
 
@@ -159,5 +159,31 @@ def ablation(table: pd.DataFrame, title: str, reference: str, metrics: dict[str,
     return figure
 
 
-def label_colours(count: int) -> ListedColormap:
-    return ListedColormap(palette(count))
+def scene_pairs(images: list, labels: list, classes: list[str]):
+    """Images above their label maps."""
+    colours = np.vstack([palette(len(classes)), IGNORED])
+    figure, axes = plt.subplots(2, len(images), figsize=(2.0 * len(images), 4.05), squeeze=False)
+    for column, (image, truth) in enumerate(zip(images, labels, strict=True)):
+        axes[0, column].imshow(image, interpolation="lanczos")
+        show_labels(axes[1, column], truth, colours, classes)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.subplots_adjust(wspace=0.05, hspace=0.03)
+    return figure
+
+
+def protocol_bars(table: pd.DataFrame, title: str):
+    """One panel a protocol: mean IoU by benchmark and method; table columns: benchmark, protocol, method, value in [0, 1]."""
+    protocols = table.protocol.unique()
+    figure, axes = plt.subplots(1, len(protocols), figsize=(3.9 * len(protocols) + 0.6, 3.2), sharey=True, squeeze=False)
+    for axis, protocol in zip(axes[0], protocols, strict=True):
+        rows = table[table.protocol == protocol].assign(percent=100 * table.value)
+        sns.barplot(rows, x="benchmark", y="percent", hue="method", palette=COLOURS, errorbar=None, ax=axis, legend=axis is axes[0, -1])
+        for bars in axis.containers:
+            axis.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=1)
+        axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")
+        axis.tick_params(axis="x", labelsize=8)
+    sns.move_legend(axes[0, -1], "upper right", frameon=False, title=None)
+    figure.suptitle(title, fontweight="bold")
+    figure.tight_layout()
+    return figure

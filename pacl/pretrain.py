@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer, default_bpe, get_pairs
+from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 

@@ -26,7 +26,7 @@ VOCABULARY = "bpe.txt.gz"
 NETWORK_SECONDS = 5
 
 
-def open_clip_model(name: str, pretrained: str) -> tuple[torch.nn.Module, object, dict]:
+def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> tuple[torch.nn.Module, object, dict]:
     """An open_clip model with weights, its tokenizer and its configuration. Errors: `pacl.clip.load_clip`."""
     folder = Path(pretrained) if pretrained != "random" and Path(pretrained).is_dir() else None
     source = f"local-dir:{folder}" if folder else name.replace("/", "-")
@@ -35,7 +35,7 @@ def open_clip_model(name: str, pretrained: str) -> tuple[torch.nn.Module, object
         raise ValueError(
             f"{name} reads text with a Hugging Face model or tokenizer, which is not supported: use another CLIP."
         )
-    if pretrained == "random":
+    if untrained or pretrained == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = _build(source, quick_gelu=False)
