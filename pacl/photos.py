@@ -5,31 +5,25 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.config import Protocol
 from pacl.data import open_image
-from pacl.plots import palette
+from pacl.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 from pacl.segment import segment
 from pacl.train import load_embedder
 
+Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
 TYPES = (".jpg", ".jpeg", ".png", ".webp")
 WRITTEN = {"masks", "overlays", "areas.csv"}
 MOST_PROMPTS = 255  # a mask holds one byte a pixel, 0 being background
-OVERLAY_SIDE = 1600  # pixels of an overlay's longer side, at most; masks keep the photo's size
-THUMBNAIL_SIDE = 480
-FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-RED = (190, 30, 45)
 
 
 def find_photos(images: str | Path) -> list[Path]:
@@ -56,10 +50,11 @@ def split_prompts(prompts: str | list | None) -> list[str]:
     return found
 
 
-def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Callable[[Tensor], Tensor], str]:
+def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Embed, str]:
     """What brings patch tokens to the text's space, and a sentence saying what it is.
 
-    checkpoint: an embedder's path without suffix; None for CLIP's own projection. Raises ValueError for an embedder of another CLIP.
+    checkpoint: an embedder's path without suffix; None for CLIP's own projection.
+    Raises FileNotFoundError where there is no checkpoint, ValueError for a torn one and for one of another CLIP.
     """
     weights = "random weights, nothing learned" if clip.random_weights else f"weights {pretrained}"
     if checkpoint is None:
@@ -67,15 +62,15 @@ def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Pa
     embedder, _ = load_embedder(Path(checkpoint))
     if (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
         raise ValueError(
-            f"{checkpoint} embeds tokens {embedder.in_dim} wide to {embedder.out_dim}, but those of {name} are {clip.width} and {clip.dim}: "
-            "give the CLIP it was trained on."
+            f"{checkpoint} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of {name} "
+            f"are {clip.width} and {clip.dim} wide: give the backbone it was trained on."
         )
     return embedder.to(clip.device), f"PACL embedder {checkpoint}; {name}, {weights}"
 
 
 def segment_photos(
     clip: FrozenCLIP,
-    embed: Callable[[Tensor], Tensor],
+    embed: Embed,
     photos: list[Path],
     prompts: list[str],
     output: str | Path,
@@ -97,13 +92,11 @@ def segment_photos(
     output = Path(output)
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
-    text = class_text_features(clip, [prompt.replace(",", " ") for prompt in prompts], templates)[0]
+    text = class_text_features(clip, prompts, templates)[0]
     protocol = photo_protocol(clip, token_stride, background)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     areas, skipped, small = [], {}, {}
     try:
-        for folder in ("masks", "overlays"):
-            (unfinished / folder).mkdir(parents=True)
         for photo in tqdm(photos, desc="photos", mininterval=5):
             try:
                 image = open_image(photo)
@@ -112,10 +105,11 @@ def segment_photos(
                 continue
             mask = label(clip, embed, image, text, protocol, short_side)
             areas += shares(photo.name, mask, prompts, model, background is not None)
-            write_mask(unfinished / "masks" / f"{photo.name}.png", mask, len(prompts))
-            drawn = overlay(image, mask, prompts, model, warn=clip.random_weights)
-            drawn.save(unfinished / "overlays" / f"{photo.name}.png")
             small[photo.name] = blend(image, mask, len(prompts), THUMBNAIL_SIDE)
+            save_png(unfinished / "masks", photo.name, with_palette(mask, len(prompts)))
+            save_png(
+                unfinished / "overlays", photo.name, overlay(image, mask, prompts, model, warn=clip.random_weights)
+            )
         if not small:
             raise ValueError(f"None of the {len(photos)} photos can be read: {', '.join(skipped)}.")
         write_areas(unfinished / "areas.csv", areas)
@@ -161,51 +155,14 @@ def write_areas(path: Path, rows: list[dict]) -> None:
         table.writerows(rows)
 
 
-def colours_of(prompts: int) -> np.ndarray:
-    """uint8 [1 + prompts, 3], background black."""
-    return np.vstack([np.zeros((1, 3)), 255 * palette(prompts)]).round().astype(np.uint8)
-
-
-def write_mask(path: Path, mask: np.ndarray, prompts: int) -> None:
-    """A PNG whose values are the labels and whose palette has their colours."""
+def with_palette(mask: np.ndarray, prompts: int) -> Image.Image:
+    """An indexed image: its values are the labels, its palette has their colours."""
     image = Image.fromarray(mask)
     image.putpalette(colours_of(prompts).ravel().tolist())
-    image.save(path, optimize=True)
+    return image
 
 
-def blend(image: Image.Image, mask: np.ndarray, prompts: int, side: int) -> Image.Image:
-    """The photo, `side` pixels long at most, with its labels' colours over it; background keeps the photo's own."""
-    image = image.copy()
-    image.thumbnail((side, side))
-    small = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
-    pixels = np.asarray(image).astype(float)
-    mixed = np.where(small[..., None] > 0, 0.45 * pixels + 0.55 * colours_of(prompts)[small], pixels)
-    return Image.fromarray(mixed.round().astype(np.uint8))
-
-
-def overlay(image: Image.Image, mask: np.ndarray, prompts: list[str], model: str, *, warn: bool) -> Image.Image:
-    """The blended photo over a legend of the prompts in it, largest first, and the model's sentence, red for `warn`."""
-    picture = blend(image, mask, len(prompts), OVERLAY_SIDE)
-    size = max(11, round(max(picture.size) / 50))
-    width = max(picture.width, 26 * size)
-    font = ImageFont.truetype(str(FONT), size)
-    share = np.bincount(mask.ravel(), minlength=len(prompts) + 1)[1:] / mask.size
-    entries = [(f"{legible(prompts[k], f'prompt {k + 1}')} {share[k]:.0%}", k + 1) for k in np.argsort(-share, kind="stable") if share[k] > 0]
-    lines = [*flow(entries, font, width, size), *((text, None) for text in wrap(legible(model, "model"), font, width - size))]
-    canvas = Image.new("RGB", (width, picture.height + legend_height(lines, size)), "white")
-    canvas.paste(picture, (0, 0))
-    draw, colours = ImageDraw.Draw(canvas), colours_of(len(prompts))
-    y = picture.height + size // 2
-    for line, _ in lines if False else ():
-        pass
-    return canvas if draw is None else draw_legend(canvas, draw, lines, colours, font, size, y, warn)
-
-
-@cache
-def glyphs() -> frozenset[int]:
-    return frozenset(FT2Font(str(FONT)).get_charmap())
-
-
-def legible(text: str, otherwise: str) -> str:
-    """The text, or `otherwise` where the figures' font lacks one of its letters."""
-    return text if all(ord(letter) in glyphs() for letter in text) else otherwise
+def save_png(folder: Path, photo: str, image: Image.Image) -> None:
+    """folder/PHOTO.png, the photo's own suffix kept: a.jpg and a.png don't meet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / f"{photo}.png")
