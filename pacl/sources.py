@@ -45,21 +45,21 @@ def flickr8k(folder: str | Path) -> tuple[list[Path], list[list[str]]]:
     """
     paths = parts_of(folder, FLICKR8K)
     captions: dict[str, list[str]] = {}
-    rows = token_rows(paths["captions"]) if paths["captions"].name.endswith(".token.txt") else csv_rows(paths["captions"])
-    for name, caption in rows:
+    read = token_rows if paths["captions"].name.endswith(".token.txt") else csv_rows
+    for name, caption in read(paths["captions"]):
         captions.setdefault(name, []).append(caption.strip())
     present = {path.name for path in paths["photos"].iterdir()} & captions.keys()
     if not present:
-        raise FileNotFoundError(f"{paths['photos']} has none of the images that {paths['captions']} names: unpack both again.")
+        raise FileNotFoundError(f"{paths['photos']} has no image that {paths['captions']} names: unpack both again.")
     odd = next((name for name in present if len(captions[name]) != CAPTIONS_AN_IMAGE or not all(captions[name])), None)
     if odd:
-        raise ValueError(f"{paths['captions']} should have five captions of {odd}, but has {sum(map(bool, captions[odd]))}: download it again.")
+        raise ValueError(f"{paths['captions']} hasn't five captions of {odd}, as it should: download it again.")
     names = [name for name in captions if name in present]
     return [paths["photos"] / name for name in names], [captions[name] for name in names]
 
 
 def csv_rows(path: Path):
-    """(image, caption) of Kaggle's file. A caption with commas is quoted; one that isn't keeps its commas all the same."""
+    """(image, caption) of Kaggle's file, which quotes a caption with commas; one unquoted keeps its commas, too."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         if [name.strip() for name in next(rows, [])] != ["image", "caption"]:
@@ -122,7 +122,8 @@ def check_present(wanted: list[tuple[str | Path, dict, str]]) -> None:
 
 def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str] | None:
     """A row of that table, None if nothing is missing."""
-    absent = [globs[0].format(split=split) for globs in dataset["parts"].values() if not any(places(folder, globs, split))]
+    parts = dataset["parts"].values()
+    absent = [globs[0].format(split=split) for globs in parts if not any(places(folder, globs, split))]
     if not absent:
         return None
     return dataset["name"], f"{folder}: {', '.join(absent)}", dataset["get"].format(folder=folder), dataset["terms"]
@@ -135,13 +136,14 @@ def class_list(name: str) -> list[str]:
 
 
 def value_table(classes: dict[int, int]) -> list[int]:
-    """256 entries: a mask's value -> its class; 255 is void in every benchmark, values not in `classes` are no labels."""
+    """256 entries, a mask's value -> its class; 255 is void everywhere, and values not in `classes` are no labels."""
     return [classes.get(value, IGNORE if value == 255 else NO_LABEL) for value in range(256)]
 
 
 def voc20() -> dict:
     """PASCAL VOC's twenty classes; background pixels are ignored."""
-    return {"classes": class_list("voc20"), "table": value_table({0: IGNORE} | {value: value - 1 for value in range(1, 21)})}
+    table = value_table({0: IGNORE} | {value: value - 1 for value in range(1, 21)})
+    return {"classes": class_list("voc20"), "table": table}
 
 
 def voc21() -> dict:
