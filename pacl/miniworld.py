@@ -166,7 +166,7 @@ def set_classes(set_name: str) -> list[str]:
 
 def classification_image(index: int, *, seed: int, split: str, set_name: str) -> tuple[np.ndarray, int]:
     """Image number `index` of a classification set: (uint8 [SIDE, SIDE, 3], class index). All sets show one main thing, each with one difficulty."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), 1 + SETS.index(set_name), index])
+    rng = np.random.default_rng([seed, SPLITS.index(split), index, 1 + SETS.index(set_name)])  # the set last: zeros at the end of a seed count for nothing
     if set_name == "textures":
         name = textures.NAMES[rng.integers(len(textures.NAMES))]
         return textures.texture(name, rng, SIDE), textures.NAMES.index(name)
