@@ -1,4 +1,4 @@
-"""Decides which of the paper's claims a run reproduces, by the rules in data/claims.yaml (paper, abstract and section 4)."""
+"""Decides which of the paper's claims a run reproduces, by the rules in data/claims.yaml (abstract and section 4)."""
 
 import re
 import textwrap
@@ -9,7 +9,11 @@ import yaml
 from pacl.config import project_root
 from pacl.data import read_json, write_json
 
-WORLDS = {"miniworld": "mini world, not Pascal VOC", "flickr8k": "trained on Flickr8k", "webdataset": "trained on web pairs"}
+WORLDS = {
+    "miniworld": "mini world, not Pascal VOC",
+    "flickr8k": "trained on Flickr8k",
+    "webdataset": "trained on web pairs",
+}
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
 
 
@@ -19,15 +23,22 @@ def load_ledger(path: Path | None = None) -> list[dict]:
 
 
 def write_claims(folder: Path, params) -> list[dict]:
-    """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare and model. Raises FileNotFoundError."""
-    setting = {"source": params.prepare.source, "backbone": params.model.backbone, "pretrained": params.model.pretrained}
+    """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare and model.
+
+    Raises FileNotFoundError without metrics.json.
+    """
+    setting = {
+        "source": params.prepare.source,
+        "backbone": params.model.backbone,
+        "pretrained": params.model.pretrained,
+    }
     claims = judge(load_ledger(), read_json(folder / "metrics.json"), setting)
     write_json(folder / "claims.json", claims)
     return claims
 
 
 def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
-    """One row a claim: id, claim, paper, measured, verdict, and why nothing was tested ("reason", else empty), place, kind and rule in words.
+    """One row a claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, else ""), place, kind, rule.
 
     metrics: as metrics.json holds them, fractions in [0, 1]. setting: source, backbone and pretrained of the run.
     """
@@ -44,7 +55,13 @@ def judge_one(claim: dict, metrics: dict, setting: dict) -> dict:
         measured = f"{shown(claim, metrics, quantities)} ({WORLDS[setting['source']]})"
     holds = [satisfied(value, condition) for value, condition in zip(quantities, claim["rule"], strict=True)]
     verdict = NOT_TESTED if reason else REPRODUCED if all(holds) else NOT_REPRODUCED
-    row = {"id": claim["id"], "claim": claim["claim"], "paper": claim["paper"], "measured": measured, "verdict": verdict}
+    row = {
+        "id": claim["id"],
+        "claim": claim["claim"],
+        "paper": claim["paper"],
+        "measured": measured,
+        "verdict": verdict,
+    }
     return row | {"reason": reason, "place": claim["place"], "kind": claim["kind"], "rule": claim["words"].strip()}
 
 
@@ -52,12 +69,16 @@ def untestable(claim: dict, setting: dict) -> str:
     """Why this run can't decide the claim whatever it measures, "" if it can."""
     if setting["pretrained"] == "random":
         return "the weights are random"
-    other = [f"{key} {wanted} (here {setting[key]})" for key, wanted in claim.get("setting", {}).items() if setting[key] != wanted]
+    other = [
+        f"{key} {wanted} (here {setting[key]})"
+        for key, wanted in claim.get("setting", {}).items()
+        if setting[key] != wanted
+    ]
     return f"needs the paper's setting: {', '.join(other)}" if other else ""
 
 
 def comparable(claim: dict, setting: dict) -> bool:
-    """Whether the measured value may stand beside the paper's: a number of the mini world, or of random weights, may not."""
+    """Whether the measured value may stand beside the paper's: the mini world's may not, nor random weights'."""
     return setting["pretrained"] != "random" and (claim["kind"] != "number" or setting["source"] != "miniworld")
 
 
@@ -76,13 +97,16 @@ def quantity(metrics: dict, condition: dict) -> float | None:
     differences = [difference(entry, condition) for entry in entries.values()]
     if len(differences) < condition["sets"] or None in differences:
         return None
-    return {"mean": sum(differences) / len(differences), "not_worse": sum(d >= 0 for d in differences)}[condition["take"]]
+    return {"mean": sum(differences) / len(differences), "not_worse": sum(d >= 0 for d in differences)}[
+        condition["take"]
+    ]
 
 
 def difference(tree: dict, condition: dict) -> float | None:
     """The value, less that at `minus`, to six decimals: a tie in metrics.json is then a tie."""
     parts = [value_at(tree, condition[key]) for key in ("value", "minus") if key in condition]
-    return None if None in parts else round(parts[0] - sum(parts[1:]), 6)
+    known = all(isinstance(part, (int, float)) and part == part for part in parts)  # NaN is no measurement
+    return round(parts[0] - sum(parts[1:]), 6) if known else None
 
 
 def needed(condition: dict) -> str:
@@ -93,12 +117,18 @@ def needed(condition: dict) -> str:
 
 def satisfied(value: float | None, condition: dict) -> bool:
     bounds = {"at_least": lambda a, b: a >= b, "above": lambda a, b: a > b, "at_most": lambda a, b: a <= b}
-    return value is not None and all(holds(value, condition[name]) for name, holds in bounds.items() if name in condition)
+    return value is not None and all(
+        holds(value, condition[name]) for name, holds in bounds.items() if name in condition
+    )
 
 
 def shown(claim: dict, metrics: dict, quantities: list) -> str:
     """The claim's `measured` with its {path or name:format} filled in."""
-    named = {condition["name"]: value for condition, value in zip(claim["rule"], quantities, strict=True) if "name" in condition}
+    named = {
+        condition["name"]: value
+        for condition, value in zip(claim["rule"], quantities, strict=True)
+        if "name" in condition
+    }
 
     def filled(match: re.Match) -> str:
         path, form = match.groups()

@@ -1,0 +1,126 @@
+"""Joins what the stages wrote into metrics.json, report.md and report.html, and compares two runs (paper, section 4).
+
+python -m pacl.report [PROFILE]                                    where the report is, and the claims table
+python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exit status 1 where two metrics.json differ by more
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from pacl.claims import as_text
+from pacl.config import ConfigError, find_file, project_root, read_yaml
+from pacl.data import read_json, write_json
+
+PARTS = ("patch_alignment", "segmentation", "classification")  # stages that measure, keys of metrics.json
+
+
+def report_folder(profile: str) -> Path:
+    return project_root() / "reports" / profile
+
+
+def write_metrics(folder: Path) -> dict:
+    """Joins folder's patch_alignment.json, segmentation.json and classification.json into metrics.json.
+
+    Raises FileNotFoundError naming the stage that writes a missing one.
+    """
+    for part in PARTS:
+        if not (folder / f"{part}.json").is_file():
+            raise FileNotFoundError(f"{folder / part}.json is missing: run the stage {part} (`dvc repro {part}`).")
+    metrics = {part: read_json(folder / f"{part}.json") for part in PARTS}
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def write_report(profile: str, params, folder: Path | None = None) -> Path:
+    """Writes report.md and report.html from the files in `folder` (reports/<profile>), and returns the latter's path.
+
+    params: all sections of the profile, as load_params gives them. A stage that hasn't run is named in its place.
+    Raises FileNotFoundError without claims.json.
+    """
+    from pacl.chapters import chapters  # the command line needs neither templates nor Markdown
+    from pacl.page import write_html, write_markdown
+
+    folder = folder or report_folder(profile)
+    content = chapters(profile, params, folder)
+    write_markdown(content, folder / "report.md")
+    write_html(content, folder / "report.html")
+    return folder / "report.html"
+
+
+def leaves(tree, path: str = "") -> dict:
+    """Every value of nested tables and lists by its dotted path."""
+    if not isinstance(tree, (dict, list)):
+        return {path: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {
+        name: leaf
+        for key, value in items
+        for name, leaf in leaves(value, f"{path}.{key}" if path else str(key)).items()
+    }
+
+
+def gap(old, new) -> float:
+    """How far two values are apart: 0 for equal ones (also NaN), infinite for unequal ones that aren't both numbers."""
+    if old == new or (old != old and new != new):
+        return 0.0
+    numbers = all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in (old, new)
+    )
+    return abs(new - old) if numbers else math.inf
+
+
+def compare(old: dict, new: dict, tolerance: float) -> tuple[list[str], bool]:
+    """Lines that say how two metrics.json differ, and whether every value is in both and within the tolerance."""
+    before, after = leaves(old), leaves(new)
+    gaps = {path: gap(before[path], after[path]) for path in before if path in after}
+    lines = [f"{path} is only in the old file." for path in before if path not in after]
+    lines += [f"{path} is only in the new file." for path in after if path not in before]
+    too_far = sorted((path for path in gaps if gaps[path] > tolerance + 1e-9), key=gaps.get, reverse=True)
+    lines += [f"{path}: {before[path]} -> {after[path]}, more than {tolerance} apart." for path in too_far]
+    within = not lines
+    if gaps:
+        path = max(gaps, key=gaps.get)
+        lines.append(
+            f"Largest difference of {len(gaps)} values: {gaps[path]:.6f}, {path} ({before[path]} -> {after[path]})."
+        )
+    return lines, within
+
+
+def compare_files(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pacl.report compare", description="Compares two metrics.json.")
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument(
+        "--tolerance", type=float, default=0.02, help="largest difference that passes (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    lines, within = compare(read_json(options.old), read_json(options.new), options.tolerance)
+    print("\n".join(lines) or "Neither file holds a value.")
+    return 0 if within else 1
+
+
+def show(profiles: list[str]) -> int:
+    """Prints for each profile where its report is and what became of the claims."""
+    for profile in profiles:
+        page, claims = report_folder(profile) / "report.html", report_folder(profile) / "claims.json"
+        if not page.is_file() or not claims.is_file():
+            print(f"There is no report of {profile} yet ({page}): run `make reproduce`.", file=sys.stderr)
+            return 1
+        print(f"{as_text(read_json(claims))}\n\nReport of {profile}: {page}")
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        if arguments[:1] == ["compare"]:
+            return compare_files(arguments[1:])
+        return show(arguments or read_yaml(find_file("params.yaml")).get("profiles", []))
+    except (ConfigError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
