@@ -62,8 +62,8 @@ def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Pa
     embedder, _ = load_embedder(Path(checkpoint))
     if (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
         raise ValueError(
-            f"{checkpoint} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of {name} "
-            f"are {clip.width} and {clip.dim} wide: give the backbone it was trained on."
+            f"{checkpoint} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of "
+            f"{name} are {clip.width} and {clip.dim} wide: give the backbone it was trained on."
         )
     return embedder.to(clip.device), f"PACL embedder {checkpoint}; {name}, {weights}"
 
