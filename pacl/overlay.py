@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 
-from pacl.plots import image_grid, palette
+from pacl.plots import palette
 
 OVERLAY_SIDE = 1600  # pixels of an overlay's longer side, at most
 THUMBNAIL_SIDE = 480
@@ -54,11 +55,12 @@ def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: i
     for text, colour in entries:
         text = textwrap.shorten(text, 36, placeholder="…")
         needed = round(1.5 * size + font.getlength(text))
-        if x > size and x + needed > width:
+        if x > size and x + needed > width - size:
             x, y = size, y + line
         places.append((x, y, text, tuple(map(int, colour))))
         x += needed + size
-    notes = textwrap.wrap(note, max(12, round((width - 2 * size) / (0.62 * size))))
+    letters_a_line = int(0.95 * len(note) * (width - 2 * size) / font.getlength(note))
+    notes = textwrap.wrap(note, max(12, letters_a_line))
     top = y + (line if entries else 0)
     strip = Image.new("RGB", (width, top + line * len(notes) + size // 2), "white")
     draw = ImageDraw.Draw(strip)
@@ -73,15 +75,24 @@ def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: i
 def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, warn: bool, columns: int = 4):
     """Small overlays in rows with the photos' names, the legend below and the model's sentence above."""
     columns = min(columns, len(overlays))
-    names = [legible(name, f"photo {i}") for i, name in enumerate(overlays, 1)]
-    figure = image_grid(list(overlays.values()), names, columns=columns, side=10 / max(columns, 3))
+    rows, side = -(-len(overlays) // columns), 10 / max(columns, 2)
+    tallest = max(image.height / image.width for image in overlays.values())
+    in_a_row = min(len(prompts), 2 + columns)  # of the legend
+    height = rows * (side * min(tallest, 1.2) + 0.3) + 0.25 * (2 + len(prompts) / in_a_row)
+    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, height), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, (name, image)) in enumerate(zip(axes.flat, overlays.items(), strict=False), 1):
+        axis.imshow(image, interpolation="lanczos")
+        axis.set_title(
+            textwrap.shorten(legible(name, f"photo {i}"), 40, placeholder="…"), fontsize=8, fontweight="normal"
+        )
     colours = colours_of(len(prompts))[1:] / 255
     labels = [legible(prompt, f"prompt {k}") for k, prompt in enumerate(prompts, 1)]
     handles = [Patch(color=colour, label=label) for colour, label in zip(colours, labels, strict=True)]
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.04), "ncols": min(len(handles), 6)}
-    figure.legend(handles=handles, frameon=False, fontsize=8, **place)
-    sentence = textwrap.fill(legible(model, "model"), 30 * max(columns, 2))
-    figure.suptitle(sentence, fontsize=9, color=np.divide(RED if warn else GREY, 255), y=1.0)
+    figure.legend(handles=handles, loc="outside lower center", ncols=in_a_row, frameon=False, fontsize=8)
+    sentence = textwrap.fill(legible(model, "model"), 40 * columns)
+    figure.suptitle(sentence, fontsize=9, fontweight="normal", color=np.divide(RED if warn else GREY, 255))
     return figure
 
 

@@ -39,6 +39,12 @@ def find_photos(images: str | Path) -> list[Path]:
     return photos
 
 
+def output_beside(images: str | Path) -> Path:
+    """Where to write if nothing else is said: the folder's (or photo's) name with _segmented."""
+    path = Path(images).absolute()
+    return path.with_name(f"{path.stem if path.is_file() else path.name}_segmented")
+
+
 def split_prompts(prompts: str | list | None) -> list[str]:
     """The prompts of a text (separated by commas) or a list, once each. Raises ValueError for none and for too many."""
     parts = prompts if isinstance(prompts, (list, tuple)) else str("" if prompts is None else prompts).split(",")
