@@ -105,8 +105,7 @@ def read_scenes(folder: Path, split: str) -> tuple[Images, Masks, dict]:
 
 def target_of(mask: np.ndarray, table: list[int]) -> np.ndarray:
     """A mask's values as one benchmark's class indices, uint8 [H, W]; IGNORE where it has no class. Raises ValueError for a value the table lacks."""
-    table = np.asarray(table)
-    target = table[mask]
+    target = np.asarray([*table, -1]).take(mask, mode="clip")  # a value beyond the table gets the -1
     if (target < 0).any():
         raise ValueError(f"a mask holds the value {int(mask[target < 0][0])}, which is no class of its benchmark: check that mask and class list belong together.")
     return target.astype(np.uint8)

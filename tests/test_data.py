@@ -1,0 +1,202 @@
+"""Prepared data: what is written is read back, files from cameras and strangers, masks, the mini world."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pacl import miniworld
+from pacl.data import (
+    IGNORE,
+    Images,
+    Masks,
+    open_image,
+    read_json,
+    read_labelled,
+    read_pairs,
+    read_scenes,
+    rounded,
+    target_of,
+    write_json,
+    write_labelled,
+    write_pairs,
+    write_scenes,
+)
+from pacl.prepare import prepare_miniworld
+
+RNG = np.random.default_rng(0)
+PICTURES = RNG.integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
+LABELS = RNG.integers(0, 4, (3, 5, 7), dtype=np.uint8)
+CAPTIONS = [["a cat", "one cat"], ["ein Hund, größer"], ["犬"]]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The same pictures and label maps as files, PNG loses nothing: (image paths, mask paths)."""
+    folder = tmp_path / "raw files"
+    folder.mkdir()
+    for i, (picture, labels) in enumerate(zip(PICTURES, LABELS, strict=True)):
+        Image.fromarray(picture).save(folder / f"{i} é.png")
+        Image.fromarray(labels).save(folder / f"{i}_mask.png")
+    return [folder / f"{i} é.png" for i in range(3)], [folder / f"{i}_mask.png" for i in range(3)]
+
+
+# --- round trips ---
+
+
+@pytest.mark.parametrize("as_files", [False, True])
+def test_pairs_come_back(as_files, files, tmp_path):
+    write_pairs(tmp_path / "prepared", "train", files[0] if as_files else PICTURES, CAPTIONS)
+    images, captions = read_pairs(tmp_path / "prepared", "train")
+    assert captions == CAPTIONS and len(images) == 3
+    assert all(np.array_equal(images[i], PICTURES[i]) and images[i].mode == "RGB" for i in range(3))
+
+
+@pytest.mark.parametrize("as_files", [False, True])
+def test_scenes_come_back(as_files, files, tmp_path):
+    benchmarks = {"voc20": {"classes": ["cat, kitten", "dog"], "table": [0, 1, 255, 255] + [-1] * 252}}
+    sources = files if as_files else (PICTURES, LABELS)
+    write_scenes(tmp_path / "prepared", "test", *sources, benchmarks)
+    images, masks, described = read_scenes(tmp_path / "prepared", "test")
+    assert described == benchmarks and len(images) == len(masks) == 3
+    for i in range(3):
+        assert np.array_equal(images[i], PICTURES[i]) and np.array_equal(masks[i], LABELS[i])
+        assert isinstance(masks[i], np.ndarray) and masks[i].dtype == np.uint8
+
+
+def test_labelled_images_come_back(tmp_path):
+    write_labelled(tmp_path, "test", "clean", PICTURES, [2, 0, 1], ["a", "b", "c"])
+    images, labels, classes = read_labelled(tmp_path, "test", "clean")
+    assert labels.tolist() == [2, 0, 1] and classes == ["a", "b", "c"]
+    assert np.array_equal(np.stack([np.asarray(images[i]) for i in range(3)]), PICTURES)
+
+
+def test_splits_and_sets_lie_beside_each_other(tmp_path):
+    write_pairs(tmp_path, "train", PICTURES[:1], CAPTIONS[:1])
+    write_pairs(tmp_path, "test", PICTURES[1:], CAPTIONS[1:])
+    write_scenes(tmp_path, "test", PICTURES[::-1], LABELS, {})
+    write_labelled(tmp_path, "test", "clean", PICTURES[2:], [0], ["a"])
+    assert [len(read_pairs(tmp_path, split)[0]) for split in ("train", "test")] == [1, 2]
+    assert np.array_equal(read_scenes(tmp_path, "test")[0][0], PICTURES[2])
+    assert np.array_equal(read_labelled(tmp_path, "test", "clean")[0][0], PICTURES[2])
+
+
+def test_arrays_are_read_from_disk_only_where_they_are_used(tmp_path):
+    write_pairs(tmp_path, "train", PICTURES, CAPTIONS)
+    assert isinstance(read_pairs(tmp_path, "train")[0].source, np.memmap)
+
+
+# --- image files ---
+
+
+def test_photos_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "the camera was turned: rotate 90 degrees clockwise to view"
+    Image.fromarray(PICTURES[0]).save(tmp_path / "turned.png", exif=exif)
+    image = open_image(tmp_path / "turned.png")
+    assert image.size == (5, 7) and np.array_equal(image, np.rot90(PICTURES[0], -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])
+def test_images_of_any_mode_are_rgb(mode, tmp_path):
+    half = np.zeros((8, 8, 3), np.uint8)
+    half[:, 4:] = 255
+    path = tmp_path / f"image.{'jpg' if mode in ('L', 'CMYK') else 'png'}"
+    Image.fromarray(half).convert(mode).save(path)
+    with Image.open(path) as stored:
+        assert stored.mode == mode
+    image = open_image(path)
+    assert image.mode == "RGB" and np.abs(np.asarray(image, int) - half).max() <= 3
+
+
+def test_a_palette_mask_gives_its_indices(tmp_path):
+    image = Image.fromarray(LABELS[0]).convert("P")
+    image.putdata(LABELS[0].ravel().tolist())
+    image.putpalette([200, 10, 10, 0, 0, 0, 10, 200, 10, 7, 7, 7])
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(Masks([tmp_path / "mask.png"])[0], LABELS[0])
+    assert np.asarray(open_image(tmp_path / "mask.png")).max() == 200  # as a picture it has the palette's colours
+
+
+def one_sentence(error):
+    text = str(error.value)
+    return text.endswith(".") and "\n" not in text
+
+
+def test_missing_torn_and_foreign_files_are_named(files, tmp_path):
+    data = files[0][0].read_bytes()
+    (tmp_path / "torn.png").write_bytes(data[: len(data) // 2])
+    Image.fromarray(PICTURES[0]).resize((200, 200)).save(tmp_path / "whole.jpg")
+    (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-300])
+    (tmp_path / "text.png").write_text("this is no image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("torn.png", "torn.jpg", "text.png", "empty.png"):
+        for read in (Images([str(tmp_path / name)]).__getitem__, Masks([str(tmp_path / name)]).__getitem__):
+            with pytest.raises(ValueError, match=f"{name} can't be read as an image.*replace or remove it") as error:
+                read(0)
+            assert one_sentence(error)
+    with pytest.raises(FileNotFoundError, match="gone.png is missing: check the path") as error:
+        Images([tmp_path / "gone.png"])[0]
+    assert one_sentence(error)
+    with pytest.raises(FileNotFoundError, match="train.json is missing: run `dvc repro`") as error:
+        read_pairs(tmp_path, "train")
+    assert one_sentence(error)
+
+
+# --- masks ---
+
+
+def test_targets_by_hand():
+    table = [3, IGNORE, 0] + [-1] * 252 + [IGNORE]
+    target = target_of(np.array([[0, 1], [2, 255]], np.uint8), table)
+    assert target.tolist() == [[3, 255], [0, 255]] and target.dtype == np.uint8
+
+
+@pytest.mark.parametrize("value, kind", [(3, np.uint8), (254, np.uint8), (256, np.int32), (4000, np.uint16)])
+def test_a_value_that_is_no_label_is_named(value, kind):
+    table = [0, 1, 2] + [-1] * 252 + [IGNORE]
+    mask = np.zeros((4, 4), kind)
+    mask[2, 1] = value
+    with pytest.raises(ValueError, match=f"holds the value {value}, which is no class") as error:
+        target_of(mask, table)
+    assert one_sentence(error)
+
+
+# --- JSON ---
+
+
+def test_numbers_are_rounded_and_equal_contents_are_equal_bytes(tmp_path):
+    content = {"a": [0.1 + 0.2, 1 / 3, (2.00000049,)], "b": {"c": np.float64(1e-9), "d": True, "e": 7}, "é": None}
+    assert rounded(content) == {"a": [0.3, 0.333333, [2.0]], "b": {"c": 0.0, "d": True, "e": 7}, "é": None}
+    write_json(tmp_path / "new/one.json", content)
+    write_json(tmp_path / "two.json", {"a": [0.3, 1 / 3 + 1e-9, [2.0]], **{k: content[k] for k in ("b", "é")}})
+    assert (tmp_path / "new/one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert read_json(tmp_path / "two.json") == rounded(content)
+    assert "é" in (tmp_path / "two.json").read_text(encoding="utf-8")
+
+
+# --- the mini world ---
+
+
+def test_the_mini_world_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(miniworld, "SETS", ("clean", "textures"))
+    params = SimpleNamespace(seed=5, train_pairs=4, validation_scenes=3, test_scenes=2, classification_images=2)
+    prepare_miniworld(tmp_path, params)
+    for split, count in (("train", 4), ("validation", 3)):
+        images, captions = read_pairs(tmp_path, split)
+        assert len(images) == len(captions) == count
+        image, caption = miniworld.pair(2, seed=5, split=split)
+        assert np.array_equal(images[2], image) and captions[2] == [caption]
+    for split, count in (("validation", 3), ("test", 2)):
+        images, masks, benchmarks = read_scenes(tmp_path, split)
+        image, mask = miniworld.labelled_scene(1, seed=5, split=split)
+        assert len(images) == count and np.array_equal(images[1], image) and np.array_equal(masks[1], mask)
+        for name in miniworld.BENCHMARKS:
+            assert benchmarks[name]["classes"] == miniworld.benchmark_classes(name)
+            assert benchmarks[name]["table"] == miniworld.benchmark_map(name).tolist()
+        for name in miniworld.SETS:
+            images, labels, classes = read_labelled(tmp_path, split, name)
+            image, label = miniworld.classification_image(1, seed=5, split=split, set_name=name)
+            assert np.array_equal(images[1], image) and labels[1] == label and len(labels) == 2
+            assert classes == miniworld.set_classes(name)
