@@ -1,0 +1,109 @@
+"""The hand-written gradient of phi against numerical differentiation and against autograd through the definition."""
+
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pacl import pairs
+from pacl.model import attention, compatibility
+
+OPTIONS = [
+    dict(scoring=scoring, activation=activation, scale=2.0)
+    for scoring, activation in itertools.product(("cosine", "dot"), ("softmax", "sigmoid"))
+]
+FEW_PATCHES, MANY_PATCHES = (3, 3, 5, 8), (3, 7, 4, 3)  # B, N, K, D
+
+
+def by_definition(patches, text, **options):
+    pooled = torch.einsum("bnk,bnd->bkd", attention(patches, text, **options), patches)
+    return F.cosine_similarity(pooled, text, dim=-1)
+
+
+def random_pair(B, N, K, D, dtype=torch.double):
+    rng = torch.Generator().manual_seed(N)
+    patches = torch.randn(B, N, D, generator=rng, dtype=torch.double) + 0.5
+    text = torch.randn(K, D, generator=rng, dtype=torch.double)
+    return patches.to(dtype).requires_grad_(), text.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
+@pytest.mark.parametrize("sizes", [FEW_PATCHES, MANY_PATCHES], ids=["few patches", "many"])
+def test_gradient_is_the_numerical_one(monkeypatch, sizes, options):
+    B, N, K, D = sizes
+    assert pairs.gram_is_cheaper(N, D, K) == (sizes == FEW_PATCHES)
+    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * N * K)  # a block of two, then one of one
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    patches, text = random_pair(*sizes)
+    torch.testing.assert_close(compatibility(patches, text, **options), by_definition(patches, text, **options))
+    assert torch.autograd.gradcheck(lambda p, t: compatibility(p, t, **options), (patches, text))
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("N", [49, 196], ids=["few patches", "many"])
+def test_float32_is_exact_to_1e_5_at_real_sizes(N, scale):
+    patches, text = random_pair(2, N, 40, 128)
+    g = torch.randn(2, 40, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    expected = by_definition(patches, text, scale=scale)
+    expected_gradient = torch.autograd.grad(expected, patches, g)[0]
+    single = patches.detach().float().requires_grad_()
+    phi = compatibility(single, text.detach().float(), scale=scale)
+    gradient = torch.autograd.grad(phi, single, g.float())[0]
+    torch.testing.assert_close(phi.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5 * expected_gradient.abs().max(), rtol=0)
+
+
+@pytest.mark.parametrize("wanted", [0, 1], ids=["patches", "text"])
+def test_each_input_alone_gets_the_gradient_it_gets_with_the_other(wanted):
+    both = random_pair(*FEW_PATCHES)
+    expected = torch.autograd.grad(compatibility(*both).square().sum(), both)[wanted]
+    inputs = [t.detach() for t in both]
+    inputs[wanted].requires_grad_()
+    (got,) = torch.autograd.grad(compatibility(*inputs).square().sum(), [inputs[wanted]])
+    torch.testing.assert_close(got, expected)
+
+
+def test_nothing_of_the_size_of_all_pairs_is_kept_for_the_way_back():
+    B, N, K, D = 6, 5, 7, 9
+    patches, text = random_pair(B, N, K, D)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        compatibility(patches, text)
+    assert sum(kept) <= B * N * D + K * D + 2 * B * K
+
+
+def test_half_precision_gradients_come_back_in_half_precision_and_autocast_does_not_reach_them():
+    patches, text = (t.detach().bfloat16() for t in random_pair(*FEW_PATCHES))
+    whole, half = patches.float().requires_grad_(), patches.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(compatibility(whole, text).sum(), whole)
+    with torch.autocast("cpu", torch.bfloat16):
+        (got,) = torch.autograd.grad(compatibility(half, text).sum(), half)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected.bfloat16())
+
+
+def test_strided_inputs_are_as_good_as_contiguous_ones():
+    patches, text = (t.detach() for t in random_pair(*FEW_PATCHES))
+    strided = patches.mT.contiguous().mT.requires_grad_()
+    whole = patches.clone().requires_grad_()
+    for scoring in ("cosine", "dot"):
+        got, expected = (
+            torch.autograd.grad(compatibility(p, text, scoring=scoring).sum(), p)[0] for p in (strided, whole)
+        )
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_second_derivative_is_refused():
+    patches, text = random_pair(*FEW_PATCHES)
+    (gradient,) = torch.autograd.grad(compatibility(patches, text).square().sum(), patches, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("scoring", ["cosine", "dot"])
+def test_patches_that_cancel_out_give_finite_gradients(scoring):
+    patches = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], requires_grad=True)
+    text = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    compatibility(patches, text, scoring=scoring).sum().backward()
+    assert torch.isfinite(patches.grad).all() and torch.isfinite(text.grad).all()
