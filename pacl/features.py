@@ -64,7 +64,7 @@ def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: st
     forms = templates(template_list)
     prompts = [form.format(noun) for noun in table["nouns"] for form in forms]
     np.save(folder / "caption_features.npy", clip.text_features(table["captions"]).half().cpu().numpy())
-    np.save(folder / "noun_features.npy", clip.text_features(prompts).half().cpu().numpy().reshape(len(table["nouns"]), len(forms), -1))
+    np.save(folder / "noun_features.npy", clip.text_features(prompts).half().cpu().numpy().reshape(len(table["nouns"]), len(forms), clip.dim))
     write_json(folder / "texts.json", table)
 
 

@@ -1,0 +1,130 @@
+"""Cached features against CLIP's own, the table of texts by hand, and what is drawn from it."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from pacl.clip import load_clip
+from pacl.data import Images, read_json
+from pacl.features import Texts, patch_tokens, text_features, text_table
+from pacl.pretrain import save_clip
+from pacl.prompts import templates
+
+CONFIG = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+CAPTIONS = {
+    "train": [["a dog and a cat", "one dog"], ["untitled"], ["a brick wall", "a dog and a cat"], ["a dog"]],
+    "validation": [["one dog"], ["a duck on a brick wall"]],
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    save_clip(folder, open_clip.CLIP(**CONFIG), CONFIG)
+    return load_clip("tiny", folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(clip, tmp_path_factory):
+    path = tmp_path_factory.mktemp("features")
+    text_features(clip, text_table(CAPTIONS), path, "seven")
+    return path
+
+
+def test_the_file_holds_clips_patch_features_in_order(clip, tmp_path):
+    rng = np.random.default_rng(0)
+    for i, size in enumerate([(32, 32), (50, 40), (33, 64), (32, 32), (90, 30)]):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    images = Images([str(tmp_path / f"{i}.png") for i in range(5)])
+    patch_tokens(clip, images, tmp_path / "new/train.npy", batch_size=2)
+    tokens = np.load(tmp_path / "new/train.npy")
+    assert tokens.shape == (5, 16, 32) and tokens.dtype == np.float16
+    for i in range(5):
+        alone = clip.patch_features(clip.preprocess(images[i])[None])[0].numpy()
+        np.testing.assert_allclose(tokens[i], alone, atol=2e-3, rtol=2e-3)
+        assert np.abs(tokens[i] - tokens[(i + 1) % 5]).max() > 0.1
+
+
+def test_the_text_table_by_hand():
+    table = text_table(CAPTIONS)
+    assert table["captions"] == (
+        ["a dog and a cat", "one dog", "untitled", "a brick wall", "a dog", "a duck on a brick wall"]
+    )
+    assert table["nouns"] == ["dog", "cat", "brick wall", "duck"]
+    assert table["train"] == {"captions": [[0, 1], [2], [3, 0], [4]], "nouns": [[0, 1], [], [2, 0, 1], [0]]}
+    assert table["validation"] == {"captions": [[1], [5]], "nouns": [[0], [3, 2]]}
+
+
+def test_text_files_hold_clips_text_features(clip, folder):
+    table = read_json(folder / "texts.json")
+    assert table == text_table(CAPTIONS)
+    captions, nouns = (np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun"))
+    assert captions.shape == (6, 16) and nouns.shape == (4, 7, 16) and captions.dtype == nouns.dtype == np.float16
+    for number, caption in enumerate(table["captions"]):
+        np.testing.assert_allclose(captions[number], clip.text_features([caption])[0].numpy(), atol=1e-3)
+    for number, noun in enumerate(table["nouns"]):
+        for form, template in enumerate(templates("seven")):
+            alone = clip.text_features([template.replace("{}", noun)])[0].numpy()
+            np.testing.assert_allclose(nouns[number, form], alone, atol=1e-3)
+
+
+def drawn(folder, images, noun_share, seed=0, split="train"):
+    features, keys = Texts(folder, split).draw(np.random.default_rng(seed), np.array(images), noun_share)
+    assert features.shape == (len(images), 16) and features.dtype == torch.float32
+    return features.numpy(), keys.tolist()
+
+
+def test_only_captions_are_drawn_where_the_share_of_nouns_is_0(folder):
+    features, keys = drawn(folder, [0, 1, 2, 3] * 50, 0.0)
+    assert [set(keys[image::4]) for image in range(4)] == [{0, 1}, {2}, {3, 0}, {4}]
+    assert np.array_equal(features, np.load(folder / "caption_features.npy")[keys].astype(np.float32))
+    assert keys[::4].count(0) == pytest.approx(25, abs=12)  # its captions are equally likely
+
+
+def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):
+    features, keys = drawn(folder, [0, 1, 2, 3] * 100, 1.0)
+    assert set(keys[1::4]) == {2}  # "untitled" has no noun
+    noun_features = np.load(folder / "noun_features.npy").astype(np.float32)
+    for image, nouns in ((0, {0, 1}), (2, {0, 1, 2}), (3, {0})):
+        assert {-1 - key for key in keys[image::4]} == nouns
+    used = set()
+    for feature, key in zip(features, keys, strict=True):
+        if key < 0:
+            used.add(int(np.flatnonzero((noun_features[-1 - key] == feature).all(1))[0]))
+    assert used == set(range(7))  # every template
+
+
+def test_the_share_of_nouns_is_the_one_asked_for(folder):
+    keys = np.array(drawn(folder, [0] * 2000, 0.3)[1])
+    assert (keys < 0).mean() == pytest.approx(0.3, abs=0.04)
+    assert {-1, -2, 0, 1} == set(keys.tolist())
+
+
+def test_keys_are_equal_exactly_where_texts_are_the_same(folder):
+    table = read_json(folder / "texts.json")
+    keys = drawn(folder, [0, 1, 2, 3] * 50, 0.5)[1] + drawn(folder, [0, 1] * 50, 0.5, split="validation")[1]
+    texts = [f"noun {table['nouns'][-1 - key]}" if key < 0 else f"caption {table['captions'][key]}" for key in keys]
+    assert len(set(zip(keys, texts, strict=True))) == len(set(keys)) == len(set(texts)) > 8
+    owners = [0, 1, 2, 3] * 50
+    for image, text in zip(owners, texts, strict=False):
+        word = text.removeprefix("noun ").removeprefix("caption ")
+        assert any(word in caption for caption in CAPTIONS["train"][image])
+
+
+def test_equal_generators_draw_equal_texts(folder):
+    first, again, other = (drawn(folder, [0, 2, 3] * 20, 0.5, seed) for seed in (1, 1, 2))
+    assert first[1] == again[1] != other[1] and np.array_equal(first[0], again[0])
+
+
+def test_captions_without_any_noun_still_make_a_table(clip, tmp_path):
+    text_features(clip, text_table({"train": [["untitled"], ["1 2 3"]]}), tmp_path, "one")
+    assert np.load(tmp_path / "noun_features.npy").shape == (0, 1, 16)
+    assert Texts(tmp_path, "train").draw(np.random.default_rng(0), np.array([1, 0]), 1.0)[1].tolist() == [1, 0]
+    assert len(Texts(tmp_path, "train")) == 2
