@@ -82,7 +82,8 @@ def validate(embedder, logit_scale: Tensor, patches, texts: Texts, params) -> di
     """Loss on held-out pairs, whole captions only and the same ones each time, and how often an image finds its caption in its batch."""
     rng, losses, hits = np.random.default_rng(0), [], []
     captions_only = params.model_copy(update={"noun_share": 0.0})
-    for batch in np.arange(len(patches) // params.batch_size * params.batch_size).reshape(-1, params.batch_size):
+    size = min(params.batch_size, len(patches))
+    for batch in np.arange(len(patches) // size * size).reshape(-1, size):
         loss, phi = batch_loss(embedder, logit_scale, patches, texts, batch, rng, captions_only)
         losses.append(loss.item())
         hits.append((phi.argmax(1).cpu() == torch.arange(len(batch))).float().mean().item())
@@ -114,5 +115,5 @@ def load_embedder(path: Path) -> tuple[VisionEmbedder, dict]:
         embedder = VisionEmbedder(**about["embedder"])
         embedder.load_state_dict(load_file(f"{path}.safetensors"))
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path}.safetensors and its json are no complete checkpoint ({error}): train again.") from None
+        raise ValueError(f"{path}.safetensors and its json are no complete checkpoint ({' '.join(str(error).split())}): train again.") from None
     return embedder.eval(), about

@@ -1,0 +1,321 @@
+"""Training the embedder: steps against AdamW written out, learning, and checkpoints."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pacl.config import Train
+from pacl.features import Texts
+from pacl.loss import LogitScale
+from pacl.model import VisionEmbedder, compatibility
+from pacl.train import learning_rate_factor, load_embedder, parameter_groups, save_embedder, train, validate
+
+B, N, D_v, D = 32, 4, 12, 8
+SETTINGS = dict(
+    embedder="residual", scoring="cosine", scale=10.0, pooling="all_pairs", pairs=B, noun_share=0.0,
+    mask_same_text=True, batch_size=B, epochs=2, learning_rate=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2,
+    warmup_steps=0, max_logit_scale=100.0, seed=0,
+)  # fmt: skip
+
+
+def params(**changes):
+    return Train(**SETTINGS | changes)
+
+
+def texts_of(features, numbers, folder, nouns=None):
+    """A Texts whose image i has the caption numbers[i], made of the files that pacl.features writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "caption_features.npy", features.astype(np.float16))
+    np.save(folder / "noun_features.npy", np.zeros((0, 1, D), np.float16) if nouns is None else nouns)
+    found = [[0]] * len(numbers) if nouns is not None else [[]] * len(numbers)
+    table = {"train": {"captions": [[number] for number in numbers], "nouns": found}}
+    (folder / "texts.json").write_text(json.dumps(table))
+    return Texts(folder, "train")
+
+
+def random_pairs(folder, count=B, seed=0):
+    rng = np.random.default_rng(seed)
+    patches = rng.normal(size=(count, N, D_v)).astype(np.float16)
+    text = rng.normal(size=(count, D))
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    return patches, texts_of(text, range(count), folder)
+
+
+def separable_pairs(folder):
+    """Each image has one token that is its caption, seen through a fixed matrix, among tokens of noise."""
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(B, D))
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    patches = 0.3 * rng.normal(size=(B, N, D_v))
+    patches[np.arange(B), rng.integers(N, size=B)] = 3 * text @ rng.normal(size=(D, D_v))
+    return patches.astype(np.float16), texts_of(text, range(B), folder)
+
+
+# --- the learning rate ---
+
+
+def test_learning_rate_by_hand():
+    factors = [learning_rate_factor(step, 14, 4) for step in range(15)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[9] == pytest.approx(0.5)  # half way of the ten steps after the warm-up
+    assert factors[14] == pytest.approx(0.0, abs=1e-12)
+    assert factors[6] == pytest.approx((1 + math.cos(0.2 * math.pi)) / 2)
+    assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
+
+
+def test_no_warm_up_starts_at_the_full_rate():
+    assert [learning_rate_factor(step, 2, 0) for step in (0, 1)] == [1.0, pytest.approx(0.5)]
+
+
+# --- steps ---
+
+
+def plain_loss(weights, log_scale, patches, text, keys, scale):
+    """The paper's loss pair by pair, without pacl's model and loss."""
+    main0, bias0, main2, bias2, skip, bias = weights
+    rows = []
+    for tokens in patches:
+        embedded = (tokens @ main0.T + bias0).relu() @ main2.T + bias2 + tokens @ skip.T + bias  # [N, D]
+        row = []
+        for caption in text:
+            attention = (scale * F.cosine_similarity(embedded, caption[None], dim=-1)).softmax(0)
+            row.append(F.cosine_similarity(attention @ embedded, caption, dim=0))
+        rows.append(torch.stack(row))
+    logits = log_scale.exp() * torch.stack(rows)
+    total = 0
+    for i in range(len(keys)):
+        others = [j for j in range(len(keys)) if j == i or keys[j] != keys[i]]
+        total += logits[i, others].logsumexp(0) + logits[others, i].logsumexp(0) - 2 * logits[i, i]
+    return total / (2 * len(keys))
+
+
+def adamw_by_hand(weights, log_scale, loss_of, settings, steps):
+    """AdamW as in Loshchilov and Hutter; only matrices decay."""
+    parameters = [*weights, log_scale]
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    beta1, beta2 = settings.betas
+    losses = []
+    for step in range(steps):
+        rate = settings.learning_rate * learning_rate_factor(step, steps, settings.warmup_steps)
+        loss = loss_of(weights, log_scale)
+        losses.append(loss.item())
+        gradients = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
+                m.mul_(beta1).add_((1 - beta1) * g)
+                v.mul_(beta2).add_((1 - beta2) * g * g)
+                if p.ndim > 1:
+                    p.mul_(1 - rate * settings.weight_decay)
+                step_size = (m / (1 - beta1 ** (step + 1))) / ((v / (1 - beta2 ** (step + 1))).sqrt() + settings.eps)
+                p.sub_(rate * step_size)
+    return losses
+
+
+def test_steps_are_those_of_adamw_written_out(tmp_path):
+    """Six pairs, two of which share a caption; one batch an epoch, so that the third step's rate is a cosine's."""
+    settings = params(pairs=6, batch_size=6, epochs=3, warmup_steps=1, eps=1e-3, scale=5.0, seed=3)
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(6, N, D_v)).astype(np.float16)
+    captions, keys = rng.normal(size=(5, D)).astype(np.float16), [0, 1, 2, 1, 3, 4]
+    embedder, history = train(patches, texts_of(captions, keys, tmp_path), settings)
+
+    torch.manual_seed(3)
+    start = VisionEmbedder(D_v, D)
+    names = ["main.0.weight", "main.0.bias", "main.2.weight", "main.2.bias", "skip.weight", "skip.bias"]
+    weights = [start.get_parameter(name).detach().double().requires_grad_() for name in names]
+    log_scale = torch.tensor(math.log(1 / 0.07), dtype=torch.float64, requires_grad=True)
+    tokens, text = torch.from_numpy(patches).double(), torch.from_numpy(captions[keys]).double()
+    losses = adamw_by_hand(
+        weights, log_scale, lambda w, s: plain_loss(w, s, tokens, text, keys, 5.0), settings, steps=3
+    )
+    assert [row["loss"] for row in history] == pytest.approx(losses, rel=1e-4)
+    for name, expected in zip(names, weights, strict=True):
+        moved = (expected.float() - start.get_parameter(name)).abs().max()
+        found = embedder.get_parameter(name)
+        assert moved > 1e-3, name
+        torch.testing.assert_close(found, expected.detach().float(), atol=2e-5, rtol=1e-4)
+    assert history[-1]["logit_scale"] == pytest.approx(log_scale.exp().item(), rel=1e-4)
+    assert [row["step"] for row in history] == [1, 2, 3] and [row["epoch"] for row in history] == [1, 2, 3]
+
+
+def test_same_texts_are_negatives_only_if_they_are_not_masked(tmp_path):
+    patches, _ = random_pairs(tmp_path / "unused", 4)
+    texts = texts_of(np.random.default_rng(0).normal(size=(1, D)), [0] * 4, tmp_path)  # one caption for all
+    masked, unmasked = (
+        train(patches, texts, params(pairs=4, batch_size=4, mask_same_text=masked))[1][0]["loss"]
+        for masked in (True, False)
+    )
+    assert masked == 0 and unmasked > 0.5
+
+
+def test_weight_decay_is_for_matrices_only():
+    embedder = VisionEmbedder(D_v, D)
+    decayed, others = parameter_groups(embedder, LogitScale(), 0.2)
+    assert decayed["weight_decay"] == 0.2 and others["weight_decay"] == 0.0
+    assert [tuple(p.shape) for p in decayed["params"]] == [(D, D_v), (D, D), (D, D_v)]
+    assert [tuple(p.shape) for p in others["params"]] == [(D,), (D,), (D,), ()]
+
+
+def test_only_the_first_pairs_are_trained_on(tmp_path):
+    patches, texts = random_pairs(tmp_path)
+    settings = params(pairs=16, batch_size=8)
+    spoiled = patches.copy()
+    spoiled[16:] = np.nan
+    first, second = train(patches, texts, settings)[0], train(spoiled, texts, settings)[0]
+    assert torch.equal(first.skip.weight, second.skip.weight)
+
+
+# --- learning ---
+
+
+def test_separable_pairs_are_learned_until_every_image_finds_its_caption(tmp_path):
+    pairs = separable_pairs(tmp_path)
+    embedder, history = train(*pairs, params(epochs=150), validation=pairs)
+    assert history[0]["validation_retrieval"] < 0.5 and history[-1]["validation_retrieval"] == 1.0
+    assert history[-1]["loss"] < 0.1 < history[0]["loss"]
+    tokens, text = torch.from_numpy(pairs[0]).float(), torch.from_numpy(pairs[1].caption_features).float()
+    assert torch.equal(compatibility(embedder(tokens), text).argmax(1), torch.arange(B))
+    assert not embedder.training
+
+
+def test_noun_prompts_are_trained_on(tmp_path):
+    """With one noun for all images there is nothing to tell them apart by."""
+    patches, _ = random_pairs(tmp_path / "unused")
+    rng = np.random.default_rng(0)
+    texts = texts_of(rng.normal(size=(B, D)), range(B), tmp_path, nouns=rng.normal(size=(1, 1, D)).astype(np.float16))
+    history = {share: train(patches, texts, params(epochs=1, noun_share=share))[1] for share in (0.0, 1.0)}
+    assert history[1.0][0]["loss"] == 0 < history[0.0][0]["loss"]
+
+
+def test_equal_seeds_give_equal_weights(tmp_path):
+    patches, texts = random_pairs(tmp_path)
+    weights = []
+    for seed in (0, 0, 1):
+        torch.rand(1)  # whatever was drawn before
+        weights.append(train(patches, texts, params(seed=seed, batch_size=8))[0].state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["skip.weight"], weights[2]["skip.weight"])
+
+
+def test_the_logit_scale_stays_below_its_maximum(tmp_path):
+    pairs = separable_pairs(tmp_path)
+    scales, free = (
+        [
+            row["logit_scale"]
+            for row in train(*pairs, params(epochs=300, pairs=8, batch_size=8, max_logit_scale=most))[1]
+        ]
+        for most in (15.0, 100.0)
+    )
+    assert max(scales) == scales[-1] == pytest.approx(15.0) and free[-1] > 16
+
+
+# --- validation ---
+
+
+def test_validation_by_hand(tmp_path):
+    patches, texts = random_pairs(tmp_path, 10)
+    torch.manual_seed(0)
+    embedder = VisionEmbedder(D_v, D)
+    found = validate(embedder, torch.tensor(10.0), patches, texts, params(batch_size=4, pairs=4, noun_share=1.0))
+    tokens, text = torch.from_numpy(patches).float(), torch.from_numpy(texts.caption_features).float()
+    losses, hits = [], []
+    for start in (0, 4):  # two whole batches
+        phi = compatibility(embedder(tokens[start : start + 4]), text[start : start + 4]).detach()
+        labels = torch.arange(4)
+        losses.append((F.cross_entropy(10 * phi, labels) + F.cross_entropy(10 * phi.T, labels)).item() / 2)
+        hits.append((phi.argmax(1) == labels).float().mean().item())
+    assert found["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert found["validation_retrieval"] == pytest.approx(np.mean(hits))
+
+
+def test_fewer_validation_pairs_than_a_batch_are_one_batch(tmp_path):
+    patches, texts = random_pairs(tmp_path, 5)
+    embedder = VisionEmbedder(D_v, D)
+    few = validate(embedder, torch.tensor(10.0), patches, texts, params(batch_size=16, pairs=16))
+    assert few == validate(embedder, torch.tensor(10.0), patches, texts, params(batch_size=5, pairs=5))
+    assert math.isfinite(few["validation_loss"])
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("image", [1, 6])
+def test_bad_features_stop_training_and_name_the_step(image, tmp_path):
+    patches, texts = random_pairs(tmp_path, 8)
+    patches[image] = np.nan
+    step = int(np.flatnonzero(np.random.default_rng(0).permutation(8) == image)[0]) // 2  # of the first epoch's four
+    with pytest.raises(FloatingPointError, match=f"the loss is nan at step {step}: lower train.learning_rate"):
+        train(patches, texts, params(pairs=8, batch_size=2))
+
+
+def test_too_few_pairs_are_an_error(tmp_path):
+    patches, texts = random_pairs(tmp_path, 8)
+    with pytest.raises(ValueError, match="there are 8 training pairs, but train.pairs asks for 32: prepare more"):
+        train(patches, texts, params())
+
+
+# --- checkpoints ---
+
+
+def test_an_embedder_comes_back_as_it_was(tmp_path):
+    for kind in ("residual", "mlp", "linear"):
+        embedder = VisionEmbedder(D_v, D, kind)
+        save_embedder(tmp_path / "new/one", embedder, {"train": {"scale": 10.0}})
+        loaded, about = load_embedder(tmp_path / "new/one")
+        tokens = torch.randn(2, N, D_v)
+        assert torch.equal(loaded(tokens), embedder(tokens)) and not loaded.training
+        assert about == {"embedder": {"in_dim": D_v, "out_dim": D, "kind": kind}, "train": {"scale": 10.0}}
+
+
+def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
+    """The validation pairs have nothing in common with the training pairs: learning makes them worse in the end."""
+    patches, texts = random_pairs(tmp_path / "train")
+    held_out = random_pairs(tmp_path / "held out", seed=1)
+    settings = params(epochs=30, learning_rate=3e-2, batch_size=16, warmup_steps=8)
+    embedder, history = train(patches, texts, settings, validation=held_out, folder=tmp_path / "mini")
+    lowest = int(np.argmin([row["validation_loss"] for row in history]))
+    assert 0 < lowest < len(history) - 1
+    (best, about_best), (last, about_last) = (load_embedder(tmp_path / "mini" / name) for name in ("best", "last"))
+    assert about_best["history"] == history[: lowest + 1] and about_last["history"] == history
+    assert about_last["train"] == settings.model_dump(mode="json")
+    again = validate(best, torch.tensor(history[lowest]["logit_scale"]), *held_out, settings)
+    assert again["validation_loss"] == pytest.approx(history[lowest]["validation_loss"], rel=1e-5)
+    assert torch.equal(last.skip.weight, embedder.skip.weight)
+    assert not torch.equal(best.skip.weight, embedder.skip.weight)
+
+
+def test_without_validation_the_last_epoch_is_the_best(tmp_path):
+    train(*random_pairs(tmp_path / "train"), params(epochs=3), folder=tmp_path / "mini")
+    (best, about), (last, _) = (load_embedder(tmp_path / "mini" / name) for name in ("best", "last"))
+    assert torch.equal(best.skip.weight, last.skip.weight) and len(about["history"]) == 3
+
+
+def test_missing_and_torn_checkpoints_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="best.json is missing: train first"):
+        load_embedder(tmp_path / "best")
+    save_embedder(tmp_path / "best", VisionEmbedder(D_v, D), {})
+    (tmp_path / "best.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="best.safetensors is missing: train first"):
+        load_embedder(tmp_path / "best")
+    whole, about = (tmp_path / "elsewhere").read_bytes(), (tmp_path / "best.json").read_text()
+    other = json.dumps({"embedder": {"in_dim": D_v + 1, "out_dim": D, "kind": "residual"}})
+    for weights, description in (
+        (whole[:-50], about),
+        (b"", about),
+        (whole, about[:20]),
+        (whole, "{}"),
+        (whole, other),
+    ):
+        (tmp_path / "best.safetensors").write_bytes(weights)
+        (tmp_path / "best.json").write_text(description)
+        with pytest.raises(
+            ValueError, match="best.safetensors and its json are no complete checkpoint .*: train again"
+        ):
+            load_embedder(tmp_path / "best")
+    (tmp_path / "best.safetensors").write_bytes(whole)
+    (tmp_path / "best.json").write_text(about)
+    load_embedder(tmp_path / "best")
