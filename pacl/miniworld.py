@@ -16,6 +16,7 @@ SPLITS = ("train", "validation", "test", "pretrain")  # each split draws from a 
 SETS = ("clean", "small", "large", "rotated", "occluded", "cluttered", "noisy", "blurred", "low_resolution", "greyscale", "outline", "textures")
 BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
 IGNORE = 255
+SHADE = [round(0.4 * alpha) for alpha in range(256)]  # a shadow's opacity under a sprite's
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +123,7 @@ def paste(image: Image.Image, mask: np.ndarray, sheet: Image.Image, box, degrees
     sheet = sheet.resize((side, side), Image.BILINEAR, reducing_gap=2.0).rotate(degrees, Image.BILINEAR, expand=True)
     left, top = round(box[0] - sheet.width / 2), round(box[1] - sheet.height / 2)
     alpha = sheet.getchannel("A")
-    image.paste((20, 16, 30), (left + 2, top + 4), alpha.filter(ImageFilter.BoxBlur(2)).point(lambda a: a * 0.4))
+    image.paste((20, 16, 30), (left + 2, top + 4), alpha.filter(ImageFilter.BoxBlur(2)).point(SHADE))
     image.paste(sheet, (left, top), alpha)
     stencil = Image.new("L", (SIDE, SIDE))
     stencil.paste(alpha, (left, top))
@@ -165,11 +166,11 @@ def set_classes(set_name: str) -> list[str]:
 
 
 def classification_image(index: int, *, seed: int, split: str, set_name: str) -> tuple[np.ndarray, int]:
-    """Image number `index` of a classification set: (uint8 [SIDE, SIDE, 3], class index). All sets show one main thing, each with one difficulty."""
+    """Image number `index` of a classification set: (uint8 [VIEW, VIEW, 3], class index). All sets show one main thing, each with one difficulty."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index, 1 + SETS.index(set_name)])  # the set last: zeros at the end of a seed count for nothing
     if set_name == "textures":
         name = textures.NAMES[rng.integers(len(textures.NAMES))]
-        return textures.texture(name, rng, SIDE), textures.NAMES.index(name)
+        return small_view(textures.texture(name, rng, SIDE)), textures.NAMES.index(name)
     image, mask, _ = backdrop(rng)
     name, kind = draw_kind(rng, odd=0.15)
     low, high = {"small": (0.2, 0.3), "large": (0.9, 1.25), "cluttered": (0.42, 0.52)}.get(set_name, (0.45, 0.75))
@@ -184,7 +185,7 @@ def classification_image(index: int, *, seed: int, split: str, set_name: str) ->
     degrees = rng.uniform(60, 300) if set_name == "rotated" else rng.uniform(-15, 15)
     sheet = sheet_of(rng, name, kind)
     paste(image, mask, line_drawing(sheet) if set_name == "outline" else sheet, placed[0], degrees, label_of(name, kind))
-    return spoiled(rng, image, set_name, placed[0]), list(things()).index(name)
+    return small_view(spoiled(rng, image, set_name, placed[0])), list(things()).index(name)
 
 
 def sheet_of(rng, name: str, kind: str) -> Image.Image:

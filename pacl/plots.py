@@ -1,5 +1,6 @@
 """The figures of the notebooks and the report: one style, one colour a method, each function draws one figure."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,14 +35,12 @@ def image_grid(images: list, titles: list[str] | None = None, *, columns: int = 
         if i < len(images):
             axis.imshow(images[i], interpolation="lanczos")
             if titles:
-                axis.set_title(wrapped(titles[i]), fontsize=6.5, y=-0.02, va="top", fontweight="normal")
-    figure.subplots_adjust(wspace=0.06, hspace=0.34 if titles else 0.06)
+                axis.text(0.5, -0.04, wrapped(titles[i]), fontsize=6.5, ha="center", va="top", transform=axis.transAxes)
+    figure.subplots_adjust(wspace=0.12, hspace=0.3 if titles else 0.06)
     return figure
 
 
-def wrapped(text: str, width: int = 26, lines: int = 3) -> str:
-    import textwrap
-
+def wrapped(text: str, width: int = 25, lines: int = 3) -> str:
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
@@ -80,7 +79,7 @@ def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
 def palette(count: int) -> np.ndarray:
     """`count` well-spread colours [count, 3] in [0, 1], the same for equal counts."""
     golden = (np.arange(count) * 0.61803398875) % 1
-    return np.array([sns.husl_palette(1, h=h, s=(0.95, 0.65)[i % 2], l=(0.55, 0.75, 0.4)[i % 3])[0] for i, h in enumerate(golden)])
+    return np.array([sns.husl_palette(1, h=h, s=(0.75, 0.5)[i % 2], l=(0.6, 0.78, 0.47)[i % 3])[0] for i, h in enumerate(golden)])
 
 
 def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]):
