@@ -40,7 +40,8 @@ def overlay(image: Image.Image, mask: np.ndarray, prompts: list[str], model: str
     picture = blend(image, mask, len(prompts), OVERLAY_SIDE)
     share = np.bincount(mask.ravel(), minlength=len(prompts) + 1) / mask.size
     found = sorted((k for k in range(1, len(prompts) + 1) if share[k]), key=lambda k: -share[k])
-    entries = [(f"{legible(prompts[k - 1], f'prompt {k}')} {share[k]:.1%}", colours_of(len(prompts))[k]) for k in found]
+    names = {k: cut(legible(prompts[k - 1], f"prompt {k}"), 30) for k in found}
+    entries = [(f"{names[k]} {share[k]:.1%}", colours_of(len(prompts))[k]) for k in found]
     size = max(12, round(max(picture.size) / 55))
     below = legend(entries, legible(model, "model"), max(picture.width, 24 * size), size, RED if warn else GREY)
     canvas = Image.new("RGB", (below.width, picture.height + below.height), "white")
@@ -53,7 +54,6 @@ def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: i
     """Squares of colour with their texts in rows, then the note; size: of the letters, in pixels."""
     font, line, x, y, places = ImageFont.truetype(str(FONT), size), round(1.7 * size), size, round(0.6 * size), []
     for text, colour in entries:
-        text = textwrap.shorten(text, 36, placeholder="…")
         needed = round(1.5 * size + font.getlength(text))
         if x > size and x + needed > width - size:
             x, y = size, y + line
@@ -84,11 +84,9 @@ def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, wa
         axis.axis("off")
     for i, (axis, (name, image)) in enumerate(zip(axes.flat, overlays.items(), strict=False), 1):
         axis.imshow(image, interpolation="lanczos")
-        axis.set_title(
-            textwrap.shorten(legible(name, f"photo {i}"), 40, placeholder="…"), fontsize=8, fontweight="normal"
-        )
+        axis.set_title(cut(legible(name, f"photo {i}"), 36), fontsize=8, fontweight="normal", parse_math=False)
     colours = colours_of(len(prompts))[1:] / 255
-    labels = [legible(prompt, f"prompt {k}") for k, prompt in enumerate(prompts, 1)]
+    labels = [cut(legible(prompt, f"prompt {k}"), 36).replace("$", r"\$") for k, prompt in enumerate(prompts, 1)]
     handles = [Patch(color=colour, label=label) for colour, label in zip(colours, labels, strict=True)]
     figure.legend(handles=handles, loc="outside lower center", ncols=in_a_row, frameon=False, fontsize=8)
     sentence = textwrap.fill(legible(model, "model"), 40 * columns)
@@ -104,3 +102,7 @@ def letters() -> frozenset[int]:
 def legible(text: str, otherwise: str) -> str:
     """The text, or `otherwise` where the figures' font lacks one of its letters."""
     return text if all(ord(letter) in letters() for letter in text) else otherwise
+
+
+def cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

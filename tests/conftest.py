@@ -1,0 +1,51 @@
+"""What several test modules share: real photos, and models that are slow to build."""
+
+import json
+import os
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real subsets in official layouts: flickr8k/, VOCdevkit/."""
+    if not os.environ.get("PACL_REAL_DATA"):
+        pytest.skip("PACL_REAL_DATA doesn't name a folder that holds flickr8k/ and VOCdevkit/")
+    return Path(os.environ["PACL_REAL_DATA"]).absolute()
+
+
+@pytest.fixture(scope="session")
+def random_vit():
+    """ViT-B-16 as OpenAI's, but for its weights."""
+    from pacl.clip import load_clip
+
+    return load_clip("ViT-B-16", "random", dtype="bfloat16")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A folder that load_clip reads: a CLIP of 32 pixels, patches of 8, with random weights."""
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**TINY)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tiny_clip(tiny_folder):
+    from pacl.clip import load_clip
+
+    return load_clip("tiny", tiny_folder)
