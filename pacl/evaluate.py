@@ -186,6 +186,14 @@ def accuracy(scores: Tensor, labels: np.ndarray) -> float:
     return (scores.argmax(-1) == torch.from_numpy(labels)).float().mean().item()
 
 
+@torch.no_grad()
+def zero_shot_accuracy(clip: FrozenCLIP, images: np.ndarray, labels: list[int], classes: list[str], template_list: list[str]) -> float:
+    """CLIP's zero-shot accuracy on uint8 images [M, H, W, 3]."""
+    text, phrase_index = class_text_features(clip, classes, template_list)
+    features = torch.cat([clip.image_features(batch) for batch in batches(clip, Images(images), 256, "images")])
+    return accuracy(best_phrase(features @ text.T, phrase_index, -1).cpu(), np.array(labels))
+
+
 def score_accuracies(clip_scores: Tensor, pacl_scores: Tensor, labels: np.ndarray, weight: float, scales: tuple[float, float]) -> dict:
     """Accuracy of CLIP alone, PACL alone and both; scales: the logit scales of CLIP and of PACL."""
     together = both(clip_scores, pacl_scores, weight, *scales)

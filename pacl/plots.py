@@ -57,6 +57,14 @@ def training_curves(history: pd.DataFrame):
     return figure
 
 
+def pretraining_curve(history: pd.DataFrame):
+    """The mini CLIP's contrastive loss and learning rate over steps."""
+    figure, axis = plt.subplots(figsize=(7, 3.2))
+    axis.plot(history["step"], history["loss"], color=COLOURS["CLIP"])
+    axis.set(title="Pre-training the mini CLIP", xlabel="step", ylabel="InfoNCE, nats (batches of 256)")
+    return figure
+
+
 def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
     """For each image one prompt: the image, then each method's similarity over it (each map scaled from its own lowest to its highest value)."""
     figure, axes = plt.subplots(len(maps) + 1, len(images), figsize=(1.75 * len(images), 1.85 * (len(maps) + 1)), squeeze=False)

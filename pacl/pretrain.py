@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -65,30 +66,48 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def pretrain(images: np.ndarray, captions: list[str], config: dict, tokenizer, params) -> tuple[open_clip.CLIP, list[dict]]:
+def pretrain(images: np.ndarray, captions: list[str], config: dict, tokenizer, params, *, checkpoint: Path) -> tuple[open_clip.CLIP, list[dict]]:
     """Trains an open_clip.CLIP; returns it with its history, a dict {"step", "loss", "learning_rate", "logit_scale"} every 50 steps.
 
     images: uint8 [M, H, W, 3], mirrored at random; captions: M texts. AdamW, one cycle, bf16 autocast, gradient norm clipped at 1.
+    checkpoint: a file written after each epoch; a run that was cut goes on from it to the weights of an unbroken one.
     """
     torch.manual_seed(params.seed)
-    rng = np.random.default_rng(params.seed)
     model = open_clip.CLIP(**config)
     tokens = tokenizer(captions)  # [M, context length]
     steps = len(images) // params.batch_size
     optimizer = torch.optim.AdamW(parameter_groups(model, params.weight_decay), lr=params.learning_rate, betas=(0.9, 0.98), eps=1e-6)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=steps * params.epochs, pct_start=0.1)
-    history, losses = [], []
-    for step in tqdm(range(steps * params.epochs), desc="pre-training", mininterval=10):
-        if step % steps == 0:
-            order = rng.permutation(len(images))
-        batch = np.sort(order[step % steps * params.batch_size :][: params.batch_size])
-        losses.append(train_step(model, optimizer, mirrored(rng, images[batch]), tokens[batch]))
-        schedule.step()
-        if (step + 1) % 50 == 0:
-            scale = model.logit_scale.exp().item()
-            history.append({"step": step + 1, "loss": float(np.mean(losses)), "learning_rate": schedule.get_last_lr()[0], "logit_scale": scale})
-            losses = []
+    learned, epochs_done, losses, history = (model, optimizer, schedule), 0, [], []
+    if checkpoint.exists():
+        epochs_done, losses, history = load_progress(checkpoint, learned)
+    for epoch in range(epochs_done, params.epochs):
+        rng = np.random.default_rng([params.seed, epoch])
+        batches = rng.permutation(len(images))[: steps * params.batch_size].reshape(steps, -1)
+        for i, batch in enumerate(tqdm(batches, desc=f"epoch {epoch + 1} of {params.epochs}", mininterval=10)):
+            losses.append(train_step(model, optimizer, mirrored(rng, images[batch]), tokens[batch]))
+            schedule.step()
+            if len(losses) == 50:
+                row = {"step": epoch * steps + i + 1, "loss": float(np.mean(losses)), "learning_rate": schedule.get_last_lr()[0]}
+                history.append(row | {"logit_scale": model.logit_scale.exp().item()})
+                losses = []
+        save_progress(checkpoint, learned, epoch + 1, losses, history)
     return model.eval(), history
+
+
+def save_progress(path: Path, learned: tuple, epochs_done: int, losses: list, history: list) -> None:
+    """Writes all that the next epoch needs to a temporary name, then renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    states = [part.state_dict() for part in learned]
+    torch.save({"states": states, "epochs_done": epochs_done, "losses": losses, "history": history}, f"{path}.part")
+    os.replace(f"{path}.part", path)
+
+
+def load_progress(path: Path, learned: tuple) -> tuple[int, list, list]:
+    saved = torch.load(path, weights_only=True)
+    for part, state in zip(learned, saved["states"], strict=True):
+        part.load_state_dict(state)
+    return saved["epochs_done"], saved["losses"], saved["history"]
 
 
 def parameter_groups(model, weight_decay: float) -> list[dict]:

@@ -12,6 +12,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch.nn import functional as F
 
+from pacl import pretrain as pretrain_module
 from pacl import textures
 from pacl.captions import caption
 from pacl.clip import load_clip
@@ -52,8 +53,9 @@ def tokenizer(world, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(world, tokenizer):
-    return pretrain(*world, model_config(PARAMS, tokenizer.vocab_size), tokenizer, PARAMS)
+def trained(world, tokenizer, tmp_path_factory):
+    checkpoint = tmp_path_factory.mktemp("trained") / "progress.pt"
+    return pretrain(*world, model_config(PARAMS, tokenizer.vocab_size), tokenizer, PARAMS, checkpoint=checkpoint)
 
 
 # --- tokenizer ---
@@ -110,16 +112,38 @@ def test_a_tiny_model_learns(trained):
     assert not model.training
 
 
-def test_equal_seeds_give_equal_weights(world, tokenizer):
+def test_equal_seeds_give_equal_weights(world, tokenizer, tmp_path):
     images, captions = world[0][:32], world[1][:32]
     config = model_config(PARAMS, tokenizer.vocab_size)
     weights = []
-    for seed in (0, 0, 1):
+    for run, seed in enumerate((0, 0, 1)):
         torch.rand(1)  # whatever was drawn before
         params = SimpleNamespace(**{**vars(PARAMS), "epochs": 2, "seed": seed})
-        weights.append(pretrain(images, captions, config, tokenizer, params)[0].state_dict())
+        model, _ = pretrain(images, captions, config, tokenizer, params, checkpoint=tmp_path / f"{run}.pt")
+        weights.append(model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["visual.proj"], weights[2]["visual.proj"])
+
+
+def test_a_run_that_was_cut_goes_on_to_the_same_weights(world, tokenizer, tmp_path, monkeypatch):
+    config = model_config(PARAMS, tokenizer.vocab_size)
+    params = SimpleNamespace(**{**vars(PARAMS), "epochs": 3})
+    whole, history = pretrain(*world, config, tokenizer, params, checkpoint=tmp_path / "whole.pt")
+    steps, one_step = [], pretrain_module.train_step
+
+    def cut_in_the_second_epoch(*args):
+        steps.append(one_step(*args))
+        if len(steps) == 6:  # 4 steps an epoch
+            raise KeyboardInterrupt
+        return steps[-1]
+
+    monkeypatch.setattr(pretrain_module, "train_step", cut_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(*world, config, tokenizer, params, checkpoint=tmp_path / "cut.pt")
+    monkeypatch.setattr(pretrain_module, "train_step", one_step)
+    resumed, resumed_history = pretrain(*world, config, tokenizer, params, checkpoint=tmp_path / "cut.pt")
+    assert resumed_history == history
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_plain_attention_is_torchs():
