@@ -204,7 +204,7 @@ def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") 
     elsewhere doesn't stop this stage. Raises ConfigError (a ValueError), one sentence per error.
     """
     table = read_yaml(find_file(path))
-    profiles = [name for name in table if name != "profiles"]
+    profiles = [name for name, value in table.items() if isinstance(value, dict)]
     if profile not in profiles:
         raise ConfigError(f"{profile!r} is no profile of {Path(path).name}; it has {', '.join(map(str, profiles))}.")
     values = table[profile] if isinstance(table[profile], dict) else {}

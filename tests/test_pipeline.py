@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+PROFILES = [name for name, value in PARAMS.items() if isinstance(value, dict) and name != "miniclip"]
 DVC = ROOT / "dvc.yaml"
 STAGES = yaml.safe_load(DVC.read_text())["stages"] if DVC.exists() else {}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,15 +51,20 @@ def code_of(stage: dict) -> set[str]:
 
 
 def sections_of(paths: set[str]) -> set[str]:
-    """What load_params(profile, "train") calls read, as dvc.yaml writes it: ${item.profile}.train."""
+    """What load_params(profile, "train") calls read: PROFILE.train, where dvc.yaml writes ${item.profile}.train."""
     found = set()
     for node in (node for path in paths for node in ast.walk(parse(path))):
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "load_params":
             profile, *sections = node.args
             assert all(isinstance(name, ast.Constant) for name in sections), f"{ast.unparse(node)}: name the sections"
-            prefix = profile.value if isinstance(profile, ast.Constant) else "${item.profile}"
+            prefix = profile.value if isinstance(profile, ast.Constant) else "PROFILE"
             found |= {f"{prefix}.{name.value}" for name in sections}
     return found
+
+
+def params_of(params: list[str]) -> list[str]:
+    """Parameter names with the matrix's own dots out of the way."""
+    return [name.replace("${item.profile}", "PROFILE").replace("${item.point}", "POINT") for name in params]
 
 
 def test_the_pipeline_is_there():
@@ -72,7 +78,8 @@ def test_stage_names_its_code_and_its_parameters(name):
     code = code_of(STAGES[name])
     data = [path for path in deps if not path.startswith("pacl/") and not path.endswith(".ipynb")]
     right = {"deps": [*sorted(code), *data], "params": sorted(sections_of(code))}
-    same = set(right["deps"]) == set(deps) and set(right["params"]) == set(params)
+    sections = {".".join(name.split(".")[:2]) for name in params_of(params)}  # a stage may name a part of a section
+    same = set(right["deps"]) == set(deps) and set(right["params"]) == sections
     assert same, f"in dvc.yaml, stage {name} should say:\n{yaml.safe_dump(right, sort_keys=False)}"
 
 
@@ -85,6 +92,12 @@ def test_notebook_is_stripped_and_has_one_parameters_cell(path):
     assert len(tagged) == 1, f"{path.name} has {len(tagged)} cells tagged `parameters`, but must have one"
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_ablation_point_runs(profile):
+    points = PARAMS[profile]["ablations"]["points"]
+    assert PARAMS["ablation_points"] == list(points), "params.yaml: ablation_points must list every profile's points"
+
+
 def keys(section: dict, prefix: str = "") -> set[str]:
     return {f"{prefix}{key}" for key in section}.union(
         *(keys(value, f"{prefix}{key}.") for key, value in section.items() if isinstance(value, dict))
@@ -92,7 +105,7 @@ def keys(section: dict, prefix: str = "") -> set[str]:
 
 
 def test_profiles_have_equal_keys():
-    first, *others = [name for name in PARAMS if name not in ("profiles", "miniclip")]
+    first, *others = PROFILES
     for other in others:
         odd = sorted(keys(PARAMS[first]) ^ keys(PARAMS[other]))
         assert not odd, f"params.yaml: only one of {first} and {other} has {', '.join(odd)}"
