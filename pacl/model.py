@@ -3,9 +3,8 @@ through (paper, section 3)."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pacl.pairs import AllPairs, length
+from pacl.pairs import all_pairs, directions, matched_only
 
 SCORINGS = ("cosine", "dot")
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -72,10 +71,8 @@ def compatibility(
             f'pooling="matched_only" needs a text an image, not {len(text_embeddings)} for {len(patch_embeddings)}.'
         )
     with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches want float32
-        if pooling == "all_pairs":
-            return AllPairs.apply(patch_embeddings, text_embeddings, scoring, scale, activation)
-        patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
-        return _matched_only(patches, text, scoring, scale, activation)
+        pool = all_pairs if pooling == "all_pairs" else matched_only
+        return pool(patch_embeddings, text_embeddings, scoring, scale, activation)
 
 
 def attention(
@@ -97,7 +94,8 @@ def attention(
     _check_choice("scoring", scoring, SCORINGS)
     _check_choice("activation", activation, ACTIVATIONS)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
-    return _attend(patches, text, patches @ text.T, scoring, scale, activation)
+    scores = scale * (directions(patches) @ directions(text).T if scoring == "cosine" else patches @ text.T)
+    return scores.softmax(dim=1) if activation == "softmax" else scores.sigmoid()
 
 
 def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
@@ -107,21 +105,7 @@ def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     """
     _check_shapes(patch_embeddings, text_embeddings)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
-    return F.normalize(patches, dim=-1) @ F.normalize(text, dim=-1).T
-
-
-def _matched_only(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
-    own_text = text[:, None]  # [B, 1, D]
-    dots = patches @ own_text.mT  # [B, N, 1]
-    weights = _attend(patches, own_text, dots, scoring, scale, activation)
-    pooled = (weights.mT @ patches).squeeze(1)  # [B, D]
-    return F.normalize(pooled, dim=-1) @ F.normalize(text, dim=-1).T  # [B, K]
-
-
-def _attend(patches: Tensor, text: Tensor, dots: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
-    if scoring == "cosine":
-        dots = dots / (length(patches)[..., None] * length(text)[..., None, :])
-    return (scale * dots).softmax(dim=1) if activation == "softmax" else (scale * dots).sigmoid()
+    return directions(patches) @ directions(text).T
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

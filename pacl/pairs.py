@@ -1,62 +1,53 @@
 """phi of all pairs (paper, section 3) with a hand-written gradient, a few images at a time, so that what grows with
 images x patches x texts never leaves the processor's cache.
 
-In directions and lengths, with p a patch, t a text and y = t / |t|:
+In directions x and lengths r, with p a patch and t a text:
 
-    x, r = p / |p|, |p|  (scoring "cosine")      or p, 1         ("dot")
-    c    = scale                                 or scale |t|
-    s    = x . y                                                             [B, N, K]
-    w    = r softmax(c s) over the patches, or r sigmoid(c s)                [B, N, K]
-    v    = sum_n w x                                                         [B, K, D], rarely made
-    phi  = v . y / |v|                                                       [B, K]
+    x, r, y = p / |p|, |p|, t / |t|  (scoring "cosine")     or p, 1, t  ("dot")
+    s       = x . y                                                          [B, N, K]
+    w       = r softmax(scale s) over the patches, or r sigmoid(scale s)     [B, N, K]
+    v       = sum_n w x                                                      [B, K, D], rarely made
+    psi     = v . y / |v|                                                    [B, K], phi is psi / |y|
 
 v . y is sum_n w s. |v|^2 is sum_n w u with u = (x x^T) w, which for few patches costs less than v does.
-Backwards, for g = dL/dphi, alpha = g / |v| and beta = -g phi / |v|^2 are dL/d(v . y) and 2 dL/d(|v|^2). Then
+Backwards, for g = dL/dpsi, alpha = g / |v| is dL/d(v . y) and beta = -g psi / |v|^2 is 2 dL/d(|v|^2). Then
 dL/dw = alpha s + beta u, and what a patch's weight as a whole gets is e = w dL/dw. Over the patches of a pair e adds up
-to 0, as phi does not change when all of v's weights grow alike, so softmax's gradient is e itself and needs no sum.
+to 0, as psi does not change when all of its weights grow alike, so softmax's gradient is e itself and needs no sum (nor
+has softmax to divide by one).
 """
+
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_BLOCK_ELEMENTS = 2**17  # of one [b, N, K] buffer: three of 512 KB in float32, about an L2 cache
+CPU_BLOCK_ELEMENTS = 2**18  # of the largest buffer, 1 MB in float32: an L2 cache, or a part of the L3
 BLOCK_ELEMENTS = 2**24  # on other devices, where starting an operation costs more than memory traffic
 TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_similarity
 
 
-class AllPairs(torch.autograd.Function):
-    """phi [B, K] of patches [B, N, D] and text [K, D]. Keeps the inputs and [B, K] numbers for the way back."""
+def all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
+    """phi of every image with every text: [B, N, D], [K, D] -> [B, K]."""
+    text = text.to(_precision(patches, text))
+    if scoring == "cosine":
+        return _AllPairs.apply(patches, directions(text), True, scale, activation)
+    return _AllPairs.apply(patches, text, False, scale, activation) / length(text)
 
-    @staticmethod
-    def forward(ctx, patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
-        y, lengths, c = _text(text, _precision(patches, text), scoring, scale)
-        phi = y.new_empty(len(patches), len(text))
-        inverse = torch.empty_like(phi)  # 1 / |v|
-        use_gram = gram_is_cheaper(*patches.shape[1:], len(text))
-        for images, buffers in _blocks(patches, y):
-            s, w, u = buffers
-            x, r = _patches(patches[images], y.dtype, scoring)
-            _weigh(x, r, y, c, activation, s, w, u)
-            squared = (
-                torch.bmm(x @ x.mT, w, out=u).mul_(w).sum(1) if use_gram else (w.mT @ x).square_().sum(-1)
-            )  # [b, K]
-            inverse[images] = squared.clamp_min_(TINY**2).rsqrt_()
-            torch.sum(s.mul_(w), dim=1, out=phi[images]).mul_(inverse[images])
-        ctx.save_for_backward(patches, text, phi, inverse)
-        ctx.options, ctx.use_gram = (scoring, scale, activation), use_gram
-        return phi
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        with torch.autocast(g.device.type, enabled=False):
-            return (
-                *_gradients(g, *ctx.saved_tensors, *ctx.options, ctx.use_gram, ctx.needs_input_grad),
-                None,
-                None,
-                None,
-            )
+def matched_only(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
+    """The cosine of every text with every image's patches averaged for the image's own: [B, N, D], [B, D] -> [B, B]."""
+    text = text.to(_precision(patches, text))
+    own = directions(text) if scoring == "cosine" else text
+    return directions(_MatchedAverage.apply(patches, own, scoring == "cosine", scale, activation)) @ directions(text).T
+
+
+def length(vectors: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1, dtype=dtype).clamp_min(TINY)
+
+
+def directions(vectors: Tensor) -> Tensor:
+    return vectors / length(vectors)[..., None]
 
 
 def gram_is_cheaper(N: int, D: int, K: int) -> bool:
@@ -64,92 +55,159 @@ def gram_is_cheaper(N: int, D: int, K: int) -> bool:
     return 3 * N * (D + K) < 4 * D * K
 
 
-def length(vectors: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vectors, dim=-1).clamp_min(TINY)
+class _AllPairs(torch.autograd.Function):
+    """psi [B, K] of patches [B, N, D] and y [K, D]. Keeps the inputs and [B, K] numbers for the way back."""
+
+    @staticmethod
+    def forward(ctx, patches: Tensor, y: Tensor, cosine: bool, scale: float, activation: str) -> Tensor:
+        psi = y.new_empty(len(patches), len(y))
+        inverse = torch.empty_like(psi)  # 1 / |v|
+        use_gram = gram_is_cheaper(*patches.shape[1:], len(y))
+        for images, s, w, u, x, gram in _blocks(patches, len(y), y.dtype):
+            _weigh(patches[images], y, cosine, scale, activation, s, w, u, x)
+            if use_gram:
+                torch.bmm(torch.bmm(x, x.mT, out=gram), w, out=u)
+            squared = u.mul_(w).sum(dim=1) if use_gram else (w.mT @ x).square_().sum(dim=-1)  # [b, K]
+            inverse[images] = squared.clamp_min_(TINY**2).rsqrt_()
+            torch.sum(s.mul_(w), dim=1, out=psi[images]).mul_(inverse[images])
+        ctx.save_for_backward(patches, y, psi, inverse)
+        ctx.options = cosine, scale, activation, use_gram
+        return psi
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor):
+        with torch.autocast(g.device.type, enabled=False):
+            gradients = _gradients(g, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad)
+        return *gradients, None, None, None
 
 
-def _gradients(g, patches, text, phi, inverse, scoring, scale, activation, use_gram, needed) -> tuple:
-    y, lengths, c = _text(text, phi.dtype, scoring, scale)
-    alpha = g * inverse
-    beta = (-g * phi * inverse.square()).masked_fill_(inverse > 0.99 / TINY, 0)  # a |v| that counts as zero is constant
-    d_patches = torch.empty_like(patches) if needed[0] else None
+def _gradients(g, patches, y, psi, inverse, cosine, scale, activation, use_gram, needed) -> tuple:
+    alpha = (g * inverse)[:, None]  # [B, 1, K]
+    beta = (-g * psi * inverse.square()).masked_fill_(inverse > 0.99 / TINY, 0)[:, None]  # a |v| of zero is constant
+    d_patches = _empty_like(patches) if needed[0] else None
     d_y = torch.zeros_like(y) if needed[1] else None
-    for images, (s, w, u) in _blocks(patches, y):
-        x, r = _patches(patches[images], y.dtype, scoring)
-        a_block, b_block = alpha[images, None], beta[images, None]  # [b, 1, K]
-        slope = _weigh(x, r, y, c, activation, s, w, u)
-        s.mul_(a_block)
+    for images, s, w, u, x, gram in _blocks(patches, len(y), y.dtype):
+        r, slope = _weigh(patches[images], y, cosine, scale, activation, s, w, u, x)
+        s.mul_(alpha[images])
         if use_gram:
-            s.addcmul_(torch.bmm(x @ x.mT, w, out=u), b_block)
+            s.addcmul_(torch.bmm(torch.bmm(x, x.mT, out=gram), w, out=u), beta[images])
         else:
-            beta_v = (w.mT @ x).mul_(b_block.mT)  # [b, K, D]
+            beta_v = (w.mT @ x).mul_(beta[images].mT)  # [b, K, D]
             s.baddbmm_(x, beta_v.mT)
         e = s.mul_(w)
-        total = e.sum(dim=-1, keepdim=True) if scoring == "cosine" else None  # [b, N, 1]
+        total = e.sum(dim=-1, keepdim=True) if cosine else None  # [b, N, 1]
         if slope is not None:
             e.mul_(slope)
-        ds = e.mul_(c).addcmul_(w, a_block).flatten(0, 1)
+        ds = e.mul_(scale).addcmul_(w, alpha[images]).view(-1, len(y))
         if needed[0]:
-            dx = (ds @ y).view_as(x)
-            if use_gram:
-                dx.baddbmm_(torch.mul(w, b_block, out=u) @ w.mT, x)
-            else:
-                dx.baddbmm_(w, beta_v)
-            d_patches[images] = dx if total is None else _through_length(dx, x, r, total)
+            with _written_to(d_patches[images], y.dtype) as dx:
+                torch.mm(ds, y, out=dx.view(-1, len(y.T)))
+                if use_gram:
+                    dx.baddbmm_(torch.bmm(torch.mul(w, beta[images], out=u), w.mT, out=gram), x)
+                else:
+                    dx.baddbmm_(w, beta_v)
+                if cosine:  # dL/dx becomes dL/dp: x = p / |p| moves across p only, r along it, and total is r dL/dr
+                    dx.addcmul_(x, total - torch.linalg.vecdot(dx, x)[..., None]).div_(r)
         if needed[1]:
-            d_y.addmm_(ds.T, x.flatten(0, 1))
-    return d_patches, None if d_y is None else _text_gradient(d_y, y, lengths, g * phi, scoring).to(text.dtype)
+            d_y.addmm_(ds.T, x.view(-1, len(y.T)))
+    return d_patches, d_y
 
 
-def _through_length(dx: Tensor, x: Tensor, r: Tensor, total: Tensor) -> Tensor:
-    """dL/dp from dL/dx and r dL/dr: x = p / |p| moves across p only, r = |p| along it."""
-    along = torch.linalg.vecdot(dx, x)[..., None]
-    return dx.addcmul_(x, total - along).div_(r)
-
-
-def _text_gradient(d_y: Tensor, y: Tensor, lengths: Tensor, g_phi: Tensor, scoring: str) -> Tensor:
-    """dL/dt from dL/dy. Along t phi changes through c = scale |t| only: with "cosine" not at all, with "dot" by what is
-    left of dL/dy along y when sum_b g phi, which comes from the y in v . y, is taken away."""
-    along = torch.linalg.vecdot(d_y, y) if scoring == "cosine" else g_phi.sum(dim=0)
-    return (d_y - y * along[:, None]) / lengths
-
-
-def _weigh(x, r, y, c, activation: str, s: Tensor, w: Tensor, scratch: Tensor) -> Tensor | None:
-    """Fills s and w. Returns what sigmoid's gradient needs besides them."""
-    torch.mm(x.flatten(0, 1), y.T, out=s.view(-1, s.shape[-1]))
-    torch.mul(s, c, out=scratch)
+def _weigh(patches, y, cosine: bool, scale: float, activation: str, s: Tensor, w: Tensor, scratch: Tensor, x: Tensor):
+    """Fills s, w and x. Returns r [b, N, 1] or None for 1, and what sigmoid's gradient needs [b, N, K] or None."""
+    r = length(patches, x.dtype)[..., None] if cosine else None
+    if cosine:
+        torch.div(patches, r, out=x)
+    else:
+        x.copy_(patches)
+    torch.mm(x.view(-1, x.shape[-1]), y.T, out=s.view(-1, len(y)))
+    torch.mul(s, scale, out=scratch)
     if activation == "softmax":
-        torch.softmax(scratch, dim=1, out=w)
+        torch.exp(scratch.sub_(scratch.amax(dim=1, keepdim=True)), out=w)
     else:
         torch.sigmoid(scratch, out=w)
     slope = 1 - w if activation == "sigmoid" else None
-    if r is not None:
+    if cosine:
         w.mul_(r)
-    return slope
+    return r, slope
 
 
-def _blocks(patches: Tensor, y: Tensor):
-    """Slices of images, each with three buffers [b, N, K] that are used again for the next."""
-    B, N, K = *patches.shape[:2], len(y)
+class _MatchedAverage(torch.autograd.Function):
+    """v [B, D] of patches [B, N, D] and y [B, D], a text an image."""
+
+    @staticmethod
+    def forward(ctx, patches: Tensor, y: Tensor, cosine: bool, scale: float, activation: str) -> Tensor:
+        v = torch.empty_like(y)
+        for images in _slices(patches):
+            p = patches[images].to(y.dtype)
+            s = (p @ y[images, :, None]).squeeze(-1)  # [b, N]
+            a = _activate(scale * s / length(p) if cosine else scale * s, activation)
+            v[images] = (a[:, None] @ p).squeeze(1)
+        ctx.save_for_backward(patches, y)
+        ctx.options = cosine, scale, activation
+        return v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor):
+        with torch.autocast(g.device.type, enabled=False):
+            gradients = _matched_gradients(g, *ctx.saved_tensors, *ctx.options)
+        return *gradients, None, None, None
+
+
+def _matched_gradients(g, patches, y, cosine, scale, activation) -> tuple:
+    d_patches, d_y = _empty_like(patches), torch.empty_like(y)
+    for images in _slices(patches):
+        p = patches[images].to(y.dtype)
+        r = length(p) if cosine else 1.0
+        both = torch.stack([y[images], g[images]], dim=1)  # [b, 2, D]
+        s, da = (p @ both.mT).unbind(dim=-1)  # [b, N], [b, N]
+        logits = scale * s / r
+        a = _activate(logits, activation)
+        d_logits = a * (da - (a * da).sum(1, keepdim=True) if activation == "softmax" else da * (1 - a))
+        ds = scale * d_logits / r
+        with _written_to(d_patches[images], y.dtype) as dp:
+            torch.bmm(torch.stack([ds, a], dim=2), both, out=dp)
+            if cosine:
+                dp.addcmul_(p, (-d_logits * logits / r**2)[..., None])
+        d_y[images] = (ds[:, None] @ p).squeeze(1)
+    return d_patches, d_y
+
+
+@contextmanager
+def _written_to(target: Tensor, dtype: torch.dtype):
+    """A tensor of this type to fill in target's place: target itself if it can be."""
+    tensor = target if target.dtype == dtype else target.new_empty(target.shape, dtype=dtype)
+    yield tensor
+    if tensor is not target:
+        target.copy_(tensor)
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _activate(logits: Tensor, activation: str) -> Tensor:
+    return logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
+
+
+def _blocks(patches: Tensor, K: int, dtype: torch.dtype):
+    """Slices of images, each with the same buffers: s, w, u [b, N, K], x [b, N, D] and its Gram matrices [b, N, N]."""
+    _, N, D = patches.shape
+    slices = _slices(patches, max(N, D, K))
+    size = slices[0].stop
+    buffers = [torch.empty(size, N, width, dtype=dtype, device=patches.device) for width in (K, K, K, D, N)]
+    for images in slices:
+        yield images, *(buffer[: images.stop - images.start] for buffer in buffers)
+
+
+def _slices(patches: Tensor, width: int = 0) -> list[slice]:
+    """Images in blocks of which the largest tensor, [b, N, width], stays small."""
+    B, N, D = patches.shape
     elements = CPU_BLOCK_ELEMENTS * torch.get_num_threads() if patches.device.type == "cpu" else BLOCK_ELEMENTS
-    size = min(B, max(1, elements // (N * K)))
-    buffers = y.new_empty(3, size, N, K)
-    for start in range(0, B, size):
-        yield slice(start, start + size), buffers[:, : B - start].unbind()
-
-
-def _patches(patches: Tensor, dtype: torch.dtype, scoring: str) -> tuple[Tensor, Tensor | None]:
-    patches = patches.to(dtype)
-    if scoring == "dot":
-        return patches.contiguous(), None
-    r = length(patches)[..., None]  # [b, N, 1]
-    return patches / r, r
-
-
-def _text(text: Tensor, dtype: torch.dtype, scoring: str, scale: float) -> tuple[Tensor, Tensor, Tensor | float]:
-    text = text.to(dtype)
-    lengths = length(text)[:, None]  # [K, 1]
-    return text / lengths, lengths, scale if scoring == "cosine" else scale * lengths.T
+    size = max(1, elements // (N * (width or D)))
+    return [slice(start, min(start + size, B)) for start in range(0, B, size)]
 
 
 def _precision(*tensors: Tensor) -> torch.dtype:

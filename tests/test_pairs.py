@@ -33,11 +33,19 @@ def random_pair(B, N, K, D, dtype=torch.double):
 def test_gradient_is_the_numerical_one(monkeypatch, sizes, options):
     B, N, K, D = sizes
     assert pairs.gram_is_cheaper(N, D, K) == (sizes == FEW_PATCHES)
-    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * N * K)  # a block of two, then one of one
+    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * N * max(N, D, K))  # a block of two, then one of one
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     patches, text = random_pair(*sizes)
     torch.testing.assert_close(compatibility(patches, text, **options), by_definition(patches, text, **options))
     assert torch.autograd.gradcheck(lambda p, t: compatibility(p, t, **options), (patches, text))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
+def test_matched_gradient_is_the_numerical_one(monkeypatch, options):
+    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * 4 * 5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    pair = random_pair(3, 4, 3, 5)
+    assert torch.autograd.gradcheck(lambda p, t: compatibility(p, t, pooling="matched_only", **options), pair)
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
@@ -69,16 +77,18 @@ def test_nothing_of_the_size_of_all_pairs_is_kept_for_the_way_back():
     patches, text = random_pair(B, N, K, D)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        compatibility(patches, text)
+        compatibility(patches, text.detach())
     assert sum(kept) <= B * N * D + K * D + 2 * B * K
 
 
-def test_half_precision_gradients_come_back_in_half_precision_and_autocast_does_not_reach_them():
-    patches, text = (t.detach().bfloat16() for t in random_pair(*FEW_PATCHES))
+@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
+def test_half_precision_gradients_come_back_in_half_precision_from_float32_sums(pooling):
+    patches, text = (t.detach().bfloat16() for t in random_pair(3, 3, 3, 8))
     whole, half = patches.float().requires_grad_(), patches.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(compatibility(whole, text).sum(), whole)
+    (expected,) = torch.autograd.grad(compatibility(whole, text, pooling=pooling).sum(), whole)
     with torch.autocast("cpu", torch.bfloat16):
-        (got,) = torch.autograd.grad(compatibility(half, text).sum(), half)
+        phi = compatibility(half, text, pooling=pooling)
+    (got,) = torch.autograd.grad(phi.sum(), half)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got, expected.bfloat16())
 
