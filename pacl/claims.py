@@ -9,11 +9,6 @@ import yaml
 from pacl.config import project_root
 from pacl.data import read_json, write_json
 
-WORLDS = {
-    "miniworld": "mini world, not Pascal VOC",
-    "flickr8k": "trained on Flickr8k",
-    "webdataset": "trained on web pairs",
-}
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
 
 
@@ -25,9 +20,10 @@ def load_ledger(path: Path | None = None) -> list[dict]:
 def write_claims(folder: Path, params) -> list[dict]:
     """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare and model.
 
-    Raises FileNotFoundError without metrics.json.
+    Raises FileNotFoundError without metrics.json, or prepare.json, which says what the run's data are called.
     """
     setting = {
+        "label": read_json(folder / "prepare.json")["label"],
         "source": params.prepare.source,
         "backbone": params.model.backbone,
         "pretrained": params.model.pretrained,
@@ -40,7 +36,8 @@ def write_claims(folder: Path, params) -> list[dict]:
 def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
     """One row a claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, else ""), place, kind, rule.
 
-    metrics: as metrics.json holds them, fractions in [0, 1]. setting: source, backbone and pretrained of the run.
+    metrics: as metrics.json holds them, fractions in [0, 1].
+    setting: the run's label (what its data are called), source, backbone and pretrained.
     """
     return [judge_one(claim, metrics, setting) for claim in ledger]
 
@@ -52,7 +49,7 @@ def judge_one(claim: dict, metrics: dict, setting: dict) -> dict:
         lacking = claim["rule"][quantities.index(None)]
         reason = f"metrics.json lacks {needed(lacking)}"
     elif None not in quantities and comparable(claim, setting):
-        measured = f"{shown(claim, metrics, quantities)} ({WORLDS[setting['source']]})"
+        measured = f"{shown(claim, metrics, quantities)} ({setting['label']})"
     holds = [satisfied(value, condition) for value, condition in zip(quantities, claim["rule"], strict=True)]
     verdict = NOT_TESTED if reason else REPRODUCED if all(holds) else NOT_REPRODUCED
     row = {
@@ -69,12 +66,9 @@ def untestable(claim: dict, setting: dict) -> str:
     """Why this run can't decide the claim whatever it measures, "" if it can."""
     if setting["pretrained"] == "random":
         return "the weights are random"
-    other = [
-        f"{key} {wanted} (here {setting[key]})"
-        for key, wanted in claim.get("setting", {}).items()
-        if setting[key] != wanted
-    ]
-    return f"needs the paper's setting: {', '.join(other)}" if other else ""
+    wanted = claim.get("setting", {})
+    other = [f"{key} {value}" for key, value in wanted.items() if setting[key] != value]
+    return f"needs the paper's setting ({', '.join(other)})" if other else ""
 
 
 def comparable(claim: dict, setting: dict) -> bool:
@@ -133,7 +127,7 @@ def shown(claim: dict, metrics: dict, quantities: list) -> str:
     def filled(match: re.Match) -> str:
         path, form = match.groups()
         value = named[path] if path in named else value_at(metrics, path)
-        return f"{100 * value:+.1f} points" if form == "points" else format(value, form)
+        return (f"{100 * value:+.1f} points" if form == "points" else format(value, form)).replace("-", "−")
 
     return re.sub(r"\{([\w.]+):([^}]+)\}", filled, claim["measured"])
 

@@ -1,0 +1,88 @@
+"use strict";
+
+// Theme: the system's, until the reader chooses; the choice is kept where the browser allows it.
+const theme = document.getElementById("theme");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const remembered = { read() { try { return localStorage.getItem("theme"); } catch { return null; } },
+                     write(name) { try { localStorage.setItem("theme", name); } catch { /* kept for this visit only */ } } };
+function paint(name) {
+  document.documentElement.dataset.theme = name;
+  theme.textContent = name === "dark" ? "Light" : "Dark";
+  theme.setAttribute("aria-label", `Switch to the ${theme.textContent.toLowerCase()} theme`);
+}
+paint(remembered.read() || (dark.matches ? "dark" : "light"));
+dark.addEventListener("change", () => { if (!remembered.read()) paint(dark.matches ? "dark" : "light"); });
+theme.hidden = false;
+theme.addEventListener("click", () => {
+  const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  remembered.write(name);
+  paint(name);
+});
+
+// Contents: folded on a narrow screen, and the chapter in view is marked.
+const contents = document.querySelector("nav details");
+if (matchMedia("(max-width: 62rem)").matches) contents.open = false;
+const links = new Map([...contents.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
+const watch = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    links.forEach((link) => link.removeAttribute("aria-current"));
+    links.get(entry.target.id)?.setAttribute("aria-current", "true");
+  }
+}, { rootMargin: "-10% 0px -80% 0px" });
+document.querySelectorAll("main > section").forEach((section) => watch.observe(section));
+
+// Tables: a click on a column's name sorts by it, a second click the other way; "–" stays last.
+function valueOf(row, column) {
+  const text = row.cells[column].textContent.trim();
+  const number = parseFloat(text.replace(/,/g, "").replace("−", "-"));
+  return Number.isNaN(number) ? text : number;
+}
+function sort(table, column, down) {
+  const last = table.closest(".outside") ? [] : [...table.tBodies[0].querySelectorAll(".strong")]; // a mean stays below
+  const rows = [...table.tBodies[0].rows].filter((row) => !last.includes(row));
+  const numeric = table.tHead.rows[0].cells[column].classList.contains("number");
+  rows.sort((one, other) => {
+    const [a, b] = [valueOf(one, column), valueOf(other, column)];
+    if (numeric && (a === "–" || b === "–")) return (a === "–") - (b === "–");
+    const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    return down ? -order : order;
+  });
+  table.tBodies[0].append(...rows, ...last);
+}
+document.querySelectorAll("table.sortable").forEach((table) => {
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    button.title = "Sort by this column";
+    head.append(button);
+    button.addEventListener("click", () => {
+      const before = head.getAttribute("aria-sort");
+      const down = before ? before === "ascending" : head.classList.contains("number");
+      [...table.tHead.rows[0].cells].forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      sort(table, column, down);
+    });
+  });
+});
+
+// Pictures: a click opens one over the page, a click on it shows it pixel by pixel.
+const viewer = document.getElementById("viewer");
+const [large, caption] = [viewer.querySelector("img"), viewer.querySelector("p")];
+document.querySelectorAll(".enlarge").forEach((button) => button.addEventListener("click", () => {
+  const picture = button.querySelector("img");
+  large.src = picture.src;
+  large.alt = caption.textContent = picture.alt;
+  viewer.classList.remove("whole");
+  viewer.showModal();
+}));
+large.addEventListener("click", () => viewer.classList.toggle("whole"));
+viewer.querySelector(".close").addEventListener("click", () => viewer.close());
+viewer.addEventListener("click", (event) => { if (event.target !== large) viewer.close(); });
+
+// Paper shows everything that is folded on the screen.
+const folded = () => document.querySelectorAll("details:not([open])");
+let opened = [];
+addEventListener("beforeprint", () => { opened = [...folded()]; opened.forEach((fold) => { fold.open = true; }); });
+addEventListener("afterprint", () => opened.forEach((fold) => { fold.open = false; }));

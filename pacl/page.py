@@ -1,0 +1,69 @@
+"""Renders a report's chapters: as one self-contained HTML file, and as Markdown (templates: data/report/)."""
+
+import base64
+import re
+from pathlib import Path
+
+import markdown
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pacl.config import project_root
+
+MARKS = {
+    "reproduced": "✓",
+    "not reproduced": "✗",
+    "not tested": "–",
+}  # a verdict is told by sign and words, not colour alone
+
+
+def write_html(content: dict, path: Path) -> None:
+    """Writes the page with its style, script and pictures inside."""
+    sources = project_root() / "data/report"
+    style, script = ((sources / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    page = environment(autoescape=True).get_template("page.html")
+    path.write_text(page.render(**content, style=Markup(style), script=Markup(script)) + "\n", encoding="utf-8")
+
+
+def write_markdown(content: dict, path: Path) -> None:
+    """Writes the same content as Markdown; pictures are linked relative to it."""
+    page = environment(autoescape=False).get_template("page.md").render(**content)
+    path.write_text(re.sub(r"\n{3,}", "\n\n", page).strip() + "\n", encoding="utf-8")
+
+
+def environment(*, autoescape: bool) -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(project_root() / "data/report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"prose": prose, "data_uri": data_uri, "size": size, "cell": cell, "slug": slug}
+    made.globals["marks"] = MARKS
+    return made
+
+
+def prose(text: str) -> Markup:
+    """Markdown as HTML."""
+    return Markup(markdown.markdown(text))
+
+
+def data_uri(path: Path) -> str:
+    """A PNG as text, every byte of it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def size(path: Path) -> tuple[int, int]:
+    """A PNG's width and height in pixels, from its header."""
+    header = path.read_bytes()[16:24]
+    return int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
+
+
+def cell(value: str) -> str:
+    """A text as a Markdown table's cell."""
+    return " ".join(value.split()).replace("|", "\\|")
+
+
+def slug(words: str) -> str:
+    return re.sub(r"\W+", "-", words.lower()).strip("-")
