@@ -121,7 +121,7 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
     """Bars by class and method, best PACL class first; table columns: class, method, and the value in [0, 1]."""
     order = table[table.method == "PACL"].sort_values(value, ascending=False)["class"].tolist()
     figure, axis = plt.subplots(figsize=(max(6, 0.34 * len(order) + 1.5), 3.4))
-    sns.barplot(table.assign(percent=100 * table[value]), x="class", y="percent", hue="method", order=order, palette=COLOURS, ax=axis, errorbar=None)
+    sns.barplot(table.assign(percent=100 * table[value]), x="class", y="percent", hue="method", order=order, palette=COLOURS, ax=axis, errorbar=None, saturation=1)
     axis.set(title=title, xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=60)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor", fontsize=8)
@@ -132,7 +132,7 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
 def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
     """Bars of `value` (in [0, 1], shown in %) for each x and method."""
     figure, axis = plt.subplots(figsize=(max(6, 0.85 * table[x].nunique() + 1.5), 3.2))
-    sns.barplot(table.assign(percent=100 * table["value"]), x=x, y="percent", hue="method", palette=COLOURS, ax=axis, errorbar=None)
+    sns.barplot(table.assign(percent=100 * table["value"]), x=x, y="percent", hue="method", palette=COLOURS, ax=axis, errorbar=None, saturation=1)
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axis.set(title=title, xlabel="", ylabel=axis_title)
@@ -158,7 +158,7 @@ def ablation(table: pd.DataFrame, title: str, reference: str, metrics: dict[str,
     colours = {setting: COLOURS["PACL"] if setting == reference else "#e7a6ae" for setting in table.setting.unique()}
     for axis, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         rows = table.assign(percent=100 * table[metric])
-        sns.barplot(rows, y="setting", x="percent", hue="setting", palette=colours, errorbar=None, legend=False, ax=axis)
+        sns.barplot(rows, y="setting", x="percent", hue="setting", palette=colours, errorbar=None, saturation=1, legend=False, ax=axis)
         sns.stripplot(rows, y="setting", x="percent", color="#333333", size=3.5, jitter=False, ax=axis)
         axis.set(xlabel=label, ylabel="")
     figure.suptitle(title, fontweight="bold", y=1.0)
@@ -185,7 +185,7 @@ def protocol_bars(table: pd.DataFrame, title: str):
     figure, axes = plt.subplots(1, len(protocols), figsize=(3.9 * len(protocols) + 0.6, 3.2), sharey=True, squeeze=False)
     for axis, protocol in zip(axes[0], protocols, strict=True):
         rows = table[table.protocol == protocol].assign(percent=100 * table.value)
-        sns.barplot(rows, x="benchmark", y="percent", hue="method", palette=COLOURS, errorbar=None, ax=axis, legend=axis is axes[0, -1])
+        sns.barplot(rows, x="benchmark", y="percent", hue="method", palette=COLOURS, errorbar=None, saturation=1, ax=axis, legend=axis is axes[0, -1])
         for bars in axis.containers:
             axis.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=1)
         axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")
