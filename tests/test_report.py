@@ -1,21 +1,85 @@
 """The report says what the files say, all of it, and the same bytes each time."""
 
 import copy
+import csv
 import json
 import math
+import re
+from html import unescape
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from pacl.report import compare, main, write_metrics
+from pacl.blocks import FILES, STAGE_OF, table
+from pacl.claims import write_claims
+from pacl.config import load_params
+from pacl.report import compare, main, write_metrics, write_report
 
 OLD = {"patch_alignment": {"pacl": {"accuracy": 0.85, "auc": 0.9}}, "classification": {"clean": {"clip": 0.84}}}
+SECTIONS = ("prepare", "model", "features", "train", "protocols")
+MEASURED = ("patch_alignment", "segmentation", "classification", "ablations")
+ABLATIONS = """group,point,setting,seed,patch_accuracy,voc20
+pooling,default,all pairs,0,0.80,0.40
+pooling,default,all pairs,1,0.82,0.42
+pooling,matched_only,matched only,0,0.60,0.30
+pooling,matched_only,matched only,1,0.62,0.32
+stride,stride_8,8 pixels,0,,0.41
+"""
+TRAINING = """epoch,step,loss,logit_scale,validation_loss,validation_retrieval
+1,78,4.0,15.0,3.9,0.125
+2,156,3.0,16.5,3.25,0.375
+"""
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params("mini", *SECTIONS, *MEASURED)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small run's reports folder; every number in it is its own."""
+    patches = {"clip": {"accuracy": 0.4012, "auc": 0.8671}, "pacl": {"accuracy": 0.8523, "auc": 0.9512}}
+    methods = {"clip": {"miou": 0.1711, "pixel_accuracy": 0.3622}, "pacl": {"miou": 0.5133, "pixel_accuracy": 0.6644}}
+    written = {
+        "prepare": {"label": "mini world, not Pascal VOC", "source": "miniworld", "training pairs": 12345},
+        "patch_alignment": patches,
+        "segmentation": {"voc20": {"native": methods}},
+        "classification": {"clean": {"clip": 0.6551, "pacl": 0.5552, "ensemble": 0.7553}},
+        "findings": {"pooling": "all pairs: 5 < 6 & so on."},
+    }
+    for name, content in written.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "training.csv").write_text(TRAINING)
+    (tmp_path / "ablations.csv").write_text(ABLATIONS)
+    rows = [("cat", "CLIP", 0.1234), ("cat", "PACL", 0.2345), ("dog", "CLIP", ""), ("dog", "PACL", 0.3456)]
+    with open(tmp_path / "iou_by_class.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("benchmark", "protocol", "method", "class", "iou")])
+        csv.writer(file).writerows(("voc20", "native", method, name, iou) for name, method, iou in rows)
+    (tmp_path / "patch_accuracy.csv").write_text("class,method,accuracy,patches\ncat,CLIP,0.5,77\ncat,PACL,0.9,77\n")
+    for name in [name for name in STAGE_OF if name.endswith(".png")] + ["ablation_pooling.png"]:
+        Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def pages(folder, params):
+    """The HTML and the Markdown made from it."""
+    return written(folder, params)
+
+
+def written(folder, params) -> tuple[str, str]:
+    write_metrics(folder)
+    write_claims(folder, params)
+    page = write_report("mini", params, folder)
+    return page.read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_equal_metrics_are_within_any_tolerance():
     lines, within = compare(OLD, copy.deepcopy(OLD), 0.0)
-    assert within and lines == [
-        "Largest difference of 3 values: 0.000000, patch_alignment.pacl.accuracy (0.85 -> 0.85)."
-    ]
+    first = "Largest difference of 3 values: 0.000000, patch_alignment.pacl.accuracy (0.85 -> 0.85)."
+    assert within and lines == [first]
 
 
 def test_compare_counts_the_tolerance_itself_as_within():
@@ -30,22 +94,24 @@ def test_compare_counts_the_tolerance_itself_as_within():
 
 
 def test_compare_names_what_is_missing_on_either_side():
-    new = {
-        "patch_alignment": {"pacl": {"accuracy": 0.85}},
-        "classification": {"clean": {"clip": 0.84}, "small": {"clip": 0.2}},
-    }
+    new = {"patch_alignment": {"pacl": {"accuracy": 0.85}}, "classification": {"clean": {"clip": 0.84}, "small": 0.2}}
     lines, within = compare(OLD, new, 0.02)
     assert not within
-    assert lines[:2] == [
-        "patch_alignment.pacl.auc is only in the old file.",
-        "classification.small.clip is only in the new file.",
-    ]
+    assert lines[0] == "patch_alignment.pacl.auc is only in the old file."
+    assert lines[1] == "classification.small is only in the new file."
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [(math.nan, math.nan, True), (math.nan, 0.5, False), ("a", "b", False), (1, True, True), (None, 0.0, False)],
-)
+NO_NUMBERS = [
+    (math.nan, math.nan, True),
+    (math.nan, 0.5, False),
+    ("a", "b", False),
+    ("a", "a", True),
+    (None, 0.0, False),
+    (False, 0.5, False),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "same"), NO_NUMBERS)
 def test_compare_of_what_is_no_number(old, new, same):
     assert compare({"x": old}, {"x": new}, 1e9)[1] == same
 
@@ -70,3 +136,119 @@ def test_metrics_are_the_three_parts_and_a_missing_part_names_its_stage(tmp_path
     (tmp_path / "segmentation.json").write_text("{}")
     assert write_metrics(tmp_path) == json.loads((tmp_path / "metrics.json").read_text())
     assert list(write_metrics(tmp_path)) == ["patch_alignment", "segmentation", "classification"]
+
+
+def test_page_needs_nothing_beside_itself(pages):
+    html, _ = pages
+    loaded = re.findall(r"""(?:src|srcset|poster|data)="([^"]*)"|url\(([^)]*)\)|@import\s+([^;]*)""", html)
+    sources = [part for parts in loaded for part in parts if part]
+    assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert re.findall(r"<link[^>]*>", html) == ['<link rel="icon" href="data:,">']
+    assert not re.search(r"\b(fetch|XMLHttpRequest|importScripts)\b|<iframe|<script[^>]+src", html)
+
+
+def test_both_pages_have_every_claim_with_its_verdict(folder, params):
+    html, text = written(folder, params)
+    rows = re.findall(r'<tr id="claim-([^"]+)">(.*?)</tr>', html, re.S)
+    claims = json.loads((folder / "claims.json").read_text())
+    assert [name for name, _ in rows] == [claim["id"] for claim in claims]
+    for (_, row), claim in zip(rows, claims, strict=True):
+        row = unescape(row)
+        assert claim["claim"] in row and claim["paper"] in row and claim["rule"] in row and claim["reason"] in row
+        assert re.search(rf'class="chip {claim["verdict"].replace(" ", "-")}".*{claim["verdict"]}</span>', row)
+        assert any(claim["claim"] in line and f"**{claim['verdict']}**" in line for line in text.splitlines())
+
+
+def test_pages_have_the_numbers_of_the_files(pages):
+    html, text = pages
+    numbers = [
+        "12,345",
+        "40.1",
+        "85.2",
+        "0.867",
+        "0.951",
+        "17.1",
+        "51.3",
+        "+34.2",
+        "36.2",
+        "66.4",
+        "65.5",
+        "55.5",
+        "75.5",
+        "12.3",
+        "23.4",
+        "34.6",
+        "77",
+    ]
+    for number in (*numbers, "81.0 ± 1.4", "61.0 ± 1.4"):
+        assert f">{number}<" in html, number
+        assert f"| {number} |" in text or f"**{number}**" in text, number
+    for sentence in ("+20.0 points of patch accuracy and +10.0 points of voc20 mIoU", "from 3.90 to 3.25", "37.5 %"):
+        assert sentence in html and sentence in text
+    assert "All pairs: 5 &lt; 6 &amp; so on." in html and "All pairs: 5 < 6 & so on." in text
+
+
+def test_a_world_that_isnt_the_papers_is_named_at_the_top(pages, folder, params):
+    for page in pages:
+        assert "Mini world, not Pascal VOC" in page[: page.index("What the paper claims")]
+        assert "Random weights" not in page
+    random = copy.copy(params)
+    random.model = params.model.model_copy(update={"pretrained": "random"})
+    for page in written(folder, random):
+        assert "Random weights" in page[: page.index("What the paper claims")]
+        assert not re.search(r"\b[1-9]\d* (not )?reproduced", page) and "16 not tested" in page
+
+
+def test_numbers_of_the_literature_are_set_apart(pages):
+    html, _ = pages
+    outside = "".join(re.findall(r'<figure class="table outside">.*?</figure>', html, re.S))
+    assert html.count(">96.51<") == outside.count(">96.51<") == 1
+    assert "72.3?" in outside and "from the literature" in outside and ">51.3<" not in outside
+
+
+def test_equal_files_give_equal_bytes(folder, params):
+    assert written(folder, params) == written(folder, params)
+
+
+def test_what_isnt_there_is_named_with_its_stage(folder, params):
+    written(folder, params)
+    for stage, names in FILES.items():
+        for name in names:
+            content = (folder / name).read_bytes()
+            (folder / name).unlink()
+            write_report("mini", params, folder)
+            html, text = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+            said = name == "findings.json" or (
+                name in text and f"`dvc repro {stage}`" in text and f"dvc repro {stage}" in html
+            )
+            assert said, name
+            (folder / name).write_bytes(content)
+
+
+def test_pictures_are_embedded_whole_and_linked_in_markdown(pages, folder):
+    html, text = pages
+    assert html.count('<img src="data:image/png;base64,') == text.count("![") == 11
+    assert 'width="6" height="4"' in html, "drawn at twice the size they are shown at"
+    assert "![Test scenes and their true label maps: what it is judged by.](scenes.png)" in text
+    links = [link for link in re.findall(r'href="([^"#]+)"', html) if not link.startswith("data:")]
+    assert {"01_prepare.ipynb", "03_train.ipynb", "08_report.ipynb", "metrics.json"} <= set(links)
+    assert all("/" not in link for link in links)
+
+
+def test_columns_of_numbers_are_told_from_columns_of_words():
+    rows = [
+        ["cat", "1,024", "−3.1", "83.4 ± 0.4", "41.8–49.4", "72.3?", "–"],
+        ["dog 2", "7", "+0.2", "1.0", "2", "–", "–"],
+    ]
+    assert table(list("abcdefg"), rows)["numeric"] == [False] + [True] * 6
+    assert table(["a"], [])["numeric"] == [False]
+
+
+def test_command_line_shows_report_and_claims(folder, params, monkeypatch, capsys):
+    written(folder, params)
+    monkeypatch.setattr("pacl.report.report_folder", lambda profile: folder / profile)
+    assert main(["mini"]) == 1 and "make reproduce" in capsys.readouterr().err
+    monkeypatch.setattr("pacl.report.report_folder", lambda profile: folder)
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert str(folder / "report.html") in shown and shown.count("not tested") >= 6
