@@ -1,0 +1,291 @@
+"""Any folder of photos: every kind of file is read, masks have the photos' size and labels, mistakes are named."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from pacl import overlay as overlay_module
+from pacl import photos as photos_module
+from pacl.model import VisionEmbedder
+from pacl.photos import embedding, find_photos, output_beside, segment_photos, split_prompts
+from pacl.train import save_embedder
+
+ROOT = Path(__file__).parents[1]
+P = 8
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class ColourCLIP:
+    """A stand-in for FrozenCLIP that knows the words for three colours: a patch token is the patch's mean colour."""
+
+    patch_size, image_size, logit_scale, dim = P, 32, 100.0, 3
+    device, is_timm, random_weights = torch.device("cpu"), False, False
+    seen = ()
+
+    def normalize(self, images):
+        return images
+
+    def grid(self, H, W, stride=None):
+        if stride not in (None, 1, 2, 4, 8):
+            raise ValueError(f"stride {stride} does not suit")
+        return (H - P) // (stride or P) + 1, (W - P) // (stride or P) + 1
+
+    def patch_features(self, images, stride=None):
+        self.seen = (*self.seen, tuple(images.shape[2:]))
+        return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
+
+    def text_features(self, prompts):
+        words = [next((word for word in COLOURS if word in prompt), None) for prompt in prompts]
+        return F.normalize(torch.tensor([COLOURS.get(word, (1, 1, 1)) for word in words]).float(), dim=-1)
+
+
+def two_colours(left="red", right="blue", size=(64, 32)):
+    image = Image.new("RGB", size, COLOURS[left])
+    image.paste(COLOURS[right], (size[0] // 2, 0, *size))
+    return image
+
+
+def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **settings):
+    clip = clip or ColourCLIP()
+    settings = {"templates": ["a {}"], "model": "a stand-in"} | settings
+    return segment_photos(clip, lambda x: x, find_photos(folder), list(prompts), output or folder / "out", **settings)
+
+
+def read_areas(folder):
+    with (folder / "areas.csv").open(encoding="utf-8", newline="") as file:
+        return {(row["image"], row["prompt"]): row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    return tmp_path / "my photos"
+
+
+def test_masks_have_the_photos_size_and_the_prompts_numbers(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    areas, skipped, small = run(folder, output=tmp_path / "out")
+    mask = Image.open(tmp_path / "out/masks/a.png.png")
+    labels = np.asarray(mask)
+    assert mask.mode == "P" and mask.size == (64, 32)
+    assert (labels[:, :28] == 1).all() and (labels[:, 36:] == 3).all()  # but where patches are mixed in between
+    palette = np.array(mask.getpalette()).reshape(-1, 3)
+    assert (palette[:4] == overlay_module.colours_of(3)).all() and len({tuple(c) for c in palette[:4]}) == 4
+    assert not skipped and list(small) == ["a.png"]
+    for (_, prompt), row in read_areas(tmp_path / "out").items():
+        k = ["red", "green", "blue"].index(prompt) + 1
+        assert float(row["share"]) == pytest.approx((labels == k).mean(), abs=1e-6) and row["model"] == "a stand-in"
+    assert sum(row["share"] for row in areas) == pytest.approx(1)
+
+
+def test_every_kind_of_file(folder, tmp_path):
+    picture = two_colours()
+    picture.save(folder / "plain.jpg", quality=95)
+    picture.save(folder / "web.webp", lossless=True)
+    picture.convert("RGBA").save(folder / "alpha.png")
+    picture.convert("P").save(folder / "palette.PNG")
+    picture.convert("CMYK").save(folder / "print.jpeg", quality=95)
+    two_colours("blue", "red").save(folder / "größe 写真.JPG", quality=95)
+    picture.convert("L").save(folder / "grey.jpg")
+    sideways = picture.transpose(Image.Transpose.ROTATE_90)  # stored so, with the tag that turns it upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways.save(folder / "turned.jpg", exif=exif, quality=95)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "._plain.jpg").write_text("what macOS leaves")
+    _, skipped, small = run(folder, output=tmp_path / "out")
+    assert not skipped and len(small) == 8
+    for name in small:
+        mask = np.asarray(Image.open(tmp_path / "out/masks" / f"{name}.png"))
+        left, right = {"größe 写真.JPG": (3, 1), "grey.jpg": (None, None)}.get(name, (1, 3))
+        assert mask.shape == (32, 64), name
+        assert left is None or (mask[:, :24] == left).all() and (mask[:, 40:] == right).all(), name
+        assert (tmp_path / "out/overlays" / f"{name}.png").is_file()
+
+
+def test_photos_of_one_name_and_two_suffixes_do_not_meet(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    two_colours("blue", "red").save(folder / "a.webp", lossless=True)
+    run(folder, output=tmp_path / "out")
+    first, second = (np.asarray(Image.open(tmp_path / f"out/masks/a.{end}.png")) for end in ("png", "webp"))
+    assert first[0, 0] == second[0, -1] == 1
+
+
+def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(folder, tmp_path):
+    two_colours(size=(1200, 800)).save(folder / "large.png")
+    two_colours(size=(20, 12)).save(folder / "small.png")
+    two_colours(size=(5, 3)).save(folder / "tiny.png")
+    clip = ColourCLIP()
+    run(folder, clip=clip, output=tmp_path / "out", short_side=64, token_stride=4)
+    assert clip.seen == ((64, 96), (12, 20), (8, 8))
+    sizes = [Image.open(tmp_path / f"out/masks/{name}.png.png").size for name in ("large", "small", "tiny")]
+    assert sizes == [(1200, 800), (20, 12), (5, 3)]
+
+
+def test_improbable_pixels_are_background_where_asked_for(folder, tmp_path):
+    image = two_colours()
+    image.paste((255, 255, 255), (32, 0, 64, 32))  # as near to red as to green and blue
+    image.save(folder / "a.png")
+    run(folder, output=tmp_path / "out", background=0.5)
+    mask = np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))
+    assert (mask[:, :24] == 1).all() and (mask[:, 44:] == 0).all()
+    rows = read_areas(tmp_path / "out")
+    assert float(rows["a.png", "background"]["share"]) == pytest.approx((mask == 0).mean(), abs=1e-6)
+
+
+def test_a_clip_of_one_size_gets_windows(folder, tmp_path):
+    class OneSize(ColourCLIP):
+        is_timm = True
+
+    two_colours(size=(100, 40)).save(folder / "a.png")
+    clip = OneSize()
+    run(folder, clip=clip, output=tmp_path / "out")
+    assert set(clip.seen) == {(32, 32)}
+    assert Image.open(tmp_path / "out/masks/a.png.png").size == (100, 40)
+
+
+def test_torn_photos_are_skipped_and_named(folder, tmp_path):
+    for name in ("good.png", "torn.png"):
+        two_colours().save(folder / name)
+    (folder / "torn.png").write_bytes((folder / "torn.png").read_bytes()[:50])
+    _, skipped, small = run(folder, output=tmp_path / "out")
+    assert list(small) == ["good.png"] and list(skipped) == ["torn.png"]
+    assert "torn.png can't be read as an image" in skipped["torn.png"]
+    (folder / "good.png").unlink()
+    with pytest.raises(ValueError, match=r"None of the 1 photos can be read: torn\.png\."):
+        run(folder, output=tmp_path / "other")
+    assert {path.name for path in tmp_path.iterdir()} == {"my photos", "out"}
+
+
+def test_an_earlier_output_is_replaced_and_nothing_else_is(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    run(folder, output=tmp_path / "out")
+    (folder / "a.png").rename(folder / "b.png")
+    run(folder, output=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["b.png.png"]
+    (tmp_path / "out/diary.txt").write_text("keep me")
+    for holds_other_files in (tmp_path / "out", folder):
+        with pytest.raises(ValueError, match="holds other files: give output=... a new or empty folder"):
+            run(folder, output=holds_other_files)
+    assert (tmp_path / "out/diary.txt").read_text() == "keep me" and (folder / "b.png").is_file()
+
+
+def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):
+    two_colours().save(folder / "a.png")
+    two_colours().save(folder / "b.png")
+    done = []
+
+    def fail_at_the_second(*arguments):
+        done.append(1)
+        if len(done) == 2:
+            raise RuntimeError("out of memory")
+        return np.ones((32, 64), np.uint8)
+
+    monkeypatch.setattr(photos_module, "label", fail_at_the_second)
+    with pytest.raises(RuntimeError):
+        run(folder, output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_prompts():
+    assert split_prompts("cat, sofa ,, a red wall,cat") == ["cat", "sofa", "a red wall"]
+    assert split_prompts(["cat", 7]) == ["cat", "7"]
+    for nothing in (None, "", " , ", []):
+        with pytest.raises(ValueError, match="There is no prompt"):
+            split_prompts(nothing)
+    assert len(split_prompts([f"p{i}" for i in range(255)])) == 255
+    with pytest.raises(ValueError, match="256 prompts, but a mask can hold 255"):
+        split_prompts([f"p{i}" for i in range(256)])
+
+
+def test_the_last_of_many_prompts_fits_in_a_mask(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    run(folder, [*(f"p{i}" for i in range(254)), "red"], output=tmp_path / "out")
+    assert np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))[0, 0] == 255
+
+
+def test_folders(folder):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
+        find_photos(folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no photo"):
+        find_photos(folder)
+    two_colours().save(folder / "a.png")
+    assert find_photos(folder / "a.png") == find_photos(folder) == [folder / "a.png"]
+    assert output_beside(folder).name == "my photos_segmented" and output_beside(folder / "a.png").name == "a_segmented"
+
+
+def test_a_stride_that_does_not_suit_is_refused_before_anything_is_written(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    with pytest.raises(ValueError, match="stride 3"):
+        run(folder, output=tmp_path / "out", token_stride=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_which_model_is_said_plainly(tiny_clip, tmp_path):
+    embed, sentence = embedding(tiny_clip, "tiny", "a/folder", None)
+    assert embed == tiny_clip.project and sentence == "CLIP's own projection, no PACL embedder; tiny, weights a/folder"
+    tiny_clip.random_weights = True
+    assert "random weights" in embedding(tiny_clip, "tiny", "random", None)[1]
+    save_embedder(tmp_path / "best", VisionEmbedder(tiny_clip.width, tiny_clip.dim), {})
+    embed, sentence = embedding(tiny_clip, "tiny", "random", tmp_path / "best")
+    assert embed(torch.zeros(1, 2, tiny_clip.width)).shape == (1, 2, tiny_clip.dim)
+    assert sentence == f"PACL embedder {tmp_path}/best; tiny, random weights, nothing learned"
+    save_embedder(tmp_path / "other", VisionEmbedder(768, 512), {})
+    with pytest.raises(ValueError, match="tokens 768 and texts 512 wide, but those of tiny are 32 and 16 wide"):
+        embedding(tiny_clip, "tiny", "random", tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match="train first"):
+        embedding(tiny_clip, "tiny", "random", tmp_path / "nothing")
+
+
+def test_an_overlay_has_its_legends_colours_and_a_red_warning():
+    image, mask = Image.new("RGB", (300, 200), "white"), np.ones((200, 300), np.uint8)
+    mask[:, :100] = 3
+    drawn = overlay_module.overlay(image, mask, ["sky", "sea", "sand"], "random weights", warn=True)
+    below = {tuple(pixel) for pixel in np.asarray(drawn)[200:].reshape(-1, 3)}
+    colours = [tuple(colour) for colour in overlay_module.colours_of(3)]
+    assert colours[1] in below and colours[3] in below and colours[2] not in below
+    assert overlay_module.RED in below
+    calm = overlay_module.overlay(image, mask, ["sky", "sea", "sand"], "trained", warn=False)
+    assert overlay_module.RED not in {tuple(pixel) for pixel in np.asarray(calm)[200:].reshape(-1, 3)}
+    blended = np.asarray(drawn)[:200, :300].astype(float)
+    np.testing.assert_allclose(blended[0, 0], 0.45 * 255 + 0.55 * np.array(colours[3]), atol=1)
+
+
+def test_what_the_font_lacks_is_numbered():
+    assert overlay_module.legible("größe, кот", "photo 1") == "größe, кот"
+    assert overlay_module.legible("写真", "photo 1") == "photo 1"
+
+
+def run_notebook(target, **parameters):
+    """As a user does, from a shell in the project's folder."""
+    pairs = [f"{name}={value}" for name, value in parameters.items()]
+    command = [sys.executable, "-m", "pacl.notebook", "notebooks/segment_your_images.ipynb", str(target), *pairs]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_notebook_writes_everything_beside_the_photos(folder, tmp_path, tiny_folder):
+    two_colours().save(folder / "red $1 & $2 写.png")
+    model = {"backbone": "tiny", "pretrained": tiny_folder, "token_stride": 4}
+    done = run_notebook(tmp_path / "copy.ipynb", images=folder, prompts="red,blue thing", **model)
+    assert done.returncode == 0, done.stderr
+    out = folder.with_name("my photos_segmented")
+    assert sorted(path.name for path in out.rglob("*.*")) == ["areas.csv", *["red $1 & $2 写.png.png"] * 2]
+    text = (tmp_path / "copy.ipynb").read_text(encoding="utf-8")
+    assert "CLIP's own projection, no PACL embedder" in text and "image/png" in text and "blue thing" in text
+
+
+def test_the_notebook_names_missing_weights_in_one_sentence(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    done = run_notebook(tmp_path / "copy.ipynb", images=folder, prompts="red", pretrained="no such weights")
+    assert done.returncode == 1
+    sentence, copy = done.stderr.strip().splitlines()[-2:]
+    assert sentence.startswith("'no such weights' is no file, no folder and no open_clip tag of ViT-B-16")
+    assert copy.startswith("The copy up to the error")
+    assert {path.name for path in tmp_path.iterdir()} == {"my photos", "copy.failed.ipynb"}
