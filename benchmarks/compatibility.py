@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from pacl.model import compatibility
 
 SIZES = ["256,64,256,128", "256,196,256,512"]  # B, N, K, D of the mini world, and of ViT-B/16 at 224 pixels
-PLAIN_LIMIT = 2**28  # elements of [B, K, D] from which plain is left out: it needs about ten times as much memory
+PLAIN_LIMIT = 2**28  # elements of [B, K, D] from which plain is left out, as it needs several times their memory
 
 
 def plain(patches: Tensor, text: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""phi of all pairs (paper, section 3) with a hand-written gradient, a few images at a time, so that what grows with
-images x patches x texts never leaves the processor's cache.
+"""phi of all pairs (paper, section 3) with a hand-written gradient, a few images at a time, so that they stay in the
+processor's cache; of all that grows with images x patches x texts, at most s is kept.
 
 In directions x and lengths r, with p a patch and t a text:
 
@@ -22,17 +22,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_BLOCK_ELEMENTS = 2**18  # of the largest buffer, 1 MB in float32: an L2 cache, or a part of the L3
+CPU_BLOCK_ELEMENTS = 2**19  # of the largest buffer, 2 MB in float32: larger is slower, and so is smaller
 BLOCK_ELEMENTS = 2**24  # on other devices, where starting an operation costs more than memory traffic
+KEPT_ELEMENTS = 2**26  # of s, 256 MB in float32: if there are more, s and x x^T are computed again on the way back
 TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_similarity
 
 
 def all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
     """phi of every image with every text: [B, N, D], [K, D] -> [B, K]."""
     text = text.to(_precision(patches, text))
+    needed = torch.is_grad_enabled() and (patches.requires_grad or text.requires_grad)
+    keep = needed and patches.shape[:2].numel() * len(text) <= KEPT_ELEMENTS
     if scoring == "cosine":
-        return _AllPairs.apply(patches, directions(text), True, scale, activation)
-    return _AllPairs.apply(patches, text, False, scale, activation) / length(text)
+        return _AllPairs.apply(patches, directions(text), True, scale, activation, keep)
+    return _AllPairs.apply(patches, text, False, scale, activation, keep) / length(text)
 
 
 def matched_only(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
@@ -56,21 +59,28 @@ def gram_is_cheaper(N: int, D: int, K: int) -> bool:
 
 
 class _AllPairs(torch.autograd.Function):
-    """psi [B, K] of patches [B, N, D] and y [K, D]. Keeps the inputs and [B, K] numbers for the way back."""
+    """psi [B, K] of patches [B, N, D] and y [K, D]. keep: whether s and x x^T stay for the way back."""
 
     @staticmethod
-    def forward(ctx, patches: Tensor, y: Tensor, cosine: bool, scale: float, activation: str) -> Tensor:
-        psi = y.new_empty(len(patches), len(y))
-        inverse = torch.empty_like(psi)  # 1 / |v|
-        use_gram = gram_is_cheaper(*patches.shape[1:], len(y))
-        for images, s, w, u, x, gram in _blocks(patches, len(y), y.dtype):
-            _weigh(patches[images], y, cosine, scale, activation, s, w, u, x)
+    def forward(ctx, patches: Tensor, y: Tensor, cosine: bool, scale: float, activation: str, keep: bool) -> Tensor:
+        (B, N, D), K = patches.shape, len(y)
+        use_gram = gram_is_cheaper(N, D, K)
+        psi, inverse = y.new_empty(2, B, K)  # inverse: 1 / |v|
+        kept_s = y.new_empty(B, N, K) if keep else None
+        kept_gram = y.new_empty(B, N, N) if keep and use_gram else None
+        for images, s, w, u, x, gram in _blocks(patches, K, y.dtype):
+            s = kept_s[images] if keep else s
+            r = _split(patches[images], cosine, x)
+            _dot(x, y, s)
+            _weigh(s, r, scale, activation, w, u)
             if use_gram:
-                torch.bmm(torch.bmm(x, x.mT, out=gram), w, out=u)
-            squared = u.mul_(w).sum(dim=1) if use_gram else (w.mT @ x).square_().sum(dim=-1)  # [b, K]
+                gram = torch.bmm(x, x.mT, out=kept_gram[images] if keep else gram)
+                squared = torch.bmm(gram, w, out=u).mul_(w).sum(dim=1)  # [b, K]
+            else:
+                squared = (w.mT @ x).square_().sum(dim=-1)
             inverse[images] = squared.clamp_min_(TINY**2).rsqrt_()
-            torch.sum(s.mul_(w), dim=1, out=psi[images]).mul_(inverse[images])
-        ctx.save_for_backward(patches, y, psi, inverse)
+            torch.sum(torch.mul(s, w, out=u), dim=1, out=psi[images]).mul_(inverse[images])
+        ctx.save_for_backward(patches, y, psi, inverse, kept_s, kept_gram)
         ctx.options = cosine, scale, activation, use_gram
         return psi
 
@@ -79,23 +89,26 @@ class _AllPairs(torch.autograd.Function):
     def backward(ctx, g: Tensor):
         with torch.autocast(g.device.type, enabled=False):
             gradients = _gradients(g, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad)
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
-def _gradients(g, patches, y, psi, inverse, cosine, scale, activation, use_gram, needed) -> tuple:
+def _gradients(g, patches, y, psi, inverse, kept_s, kept_gram, cosine, scale, activation, use_gram, needed) -> tuple:
     alpha = (g * inverse)[:, None]  # [B, 1, K]
     beta = (-g * psi * inverse.square()).masked_fill_(inverse > 0.99 / TINY, 0)[:, None]  # a |v| of zero is constant
     d_patches = _empty_like(patches) if needed[0] else None
     d_y = torch.zeros_like(y) if needed[1] else None
-    for images, s, w, u, x, gram in _blocks(patches, len(y), y.dtype):
-        r, slope = _weigh(patches[images], y, cosine, scale, activation, s, w, u, x)
-        s.mul_(alpha[images])
+    for images, e, w, u, x, gram in _blocks(patches, len(y), y.dtype):
+        r = _split(patches[images], cosine, x)
+        s = _dot(x, y, e) if kept_s is None else kept_s[images]
+        slope = _weigh(s, r, scale, activation, w, u)
+        torch.mul(s, alpha[images], out=e)
         if use_gram:
-            s.addcmul_(torch.bmm(torch.bmm(x, x.mT, out=gram), w, out=u), beta[images])
+            products = torch.bmm(x, x.mT, out=gram) if kept_gram is None else kept_gram[images]
+            e.addcmul_(torch.bmm(products, w, out=u), beta[images])
         else:
             beta_v = (w.mT @ x).mul_(beta[images].mT)  # [b, K, D]
-            s.baddbmm_(x, beta_v.mT)
-        e = s.mul_(w)
+            e.baddbmm_(x, beta_v.mT)
+        e.mul_(w)
         total = e.sum(dim=-1, keepdim=True) if cosine else None  # [b, N, 1]
         if slope is not None:
             e.mul_(slope)
@@ -114,23 +127,32 @@ def _gradients(g, patches, y, psi, inverse, cosine, scale, activation, use_gram,
     return d_patches, d_y
 
 
-def _weigh(patches, y, cosine: bool, scale: float, activation: str, s: Tensor, w: Tensor, scratch: Tensor, x: Tensor):
-    """Fills s, w and x. Returns r [b, N, 1] or None for 1, and what sigmoid's gradient needs [b, N, K] or None."""
-    r = length(patches, x.dtype)[..., None] if cosine else None
-    if cosine:
-        torch.div(patches, r, out=x)
-    else:
+def _split(patches: Tensor, cosine: bool, x: Tensor) -> Tensor | None:
+    """Fills x and returns r [b, N, 1], None for 1."""
+    if not cosine:
         x.copy_(patches)
+        return None
+    r = length(patches, x.dtype)[..., None]
+    torch.div(patches, r, out=x)
+    return r
+
+
+def _dot(x: Tensor, y: Tensor, s: Tensor) -> Tensor:
     torch.mm(x.view(-1, x.shape[-1]), y.T, out=s.view(-1, len(y)))
+    return s
+
+
+def _weigh(s: Tensor, r: Tensor | None, scale: float, activation: str, w: Tensor, scratch: Tensor) -> Tensor | None:
+    """Fills w. Returns sigmoid's derivative over sigmoid [b, N, K]; None with softmax, whose gradient needs nothing."""
     torch.mul(s, scale, out=scratch)
     if activation == "softmax":
         torch.exp(scratch.sub_(scratch.amax(dim=1, keepdim=True)), out=w)
     else:
         torch.sigmoid(scratch, out=w)
     slope = 1 - w if activation == "sigmoid" else None
-    if cosine:
+    if r is not None:
         w.mul_(r)
-    return r, slope
+    return slope
 
 
 class _MatchedAverage(torch.autograd.Function):
@@ -193,7 +215,7 @@ def _activate(logits: Tensor, activation: str) -> Tensor:
 
 
 def _blocks(patches: Tensor, K: int, dtype: torch.dtype):
-    """Slices of images, each with the same buffers: s, w, u [b, N, K], x [b, N, D] and its Gram matrices [b, N, N]."""
+    """Slices of images, each with the same buffers: three [b, N, K], x [b, N, D] and its Gram matrices [b, N, N]."""
     _, N, D = patches.shape
     slices = _slices(patches, max(N, D, K))
     size = slices[0].stop

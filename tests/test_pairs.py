@@ -30,8 +30,10 @@ def random_pair(B, N, K, D, dtype=torch.double):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
 @pytest.mark.parametrize("sizes", [FEW_PATCHES, MANY_PATCHES], ids=["few patches", "many"])
-def test_gradient_is_the_numerical_one(monkeypatch, sizes, options):
+@pytest.mark.parametrize("kept", [0, 2**26], ids=["again", "kept"])
+def test_gradient_is_the_numerical_one(monkeypatch, sizes, options, kept):
     B, N, K, D = sizes
+    monkeypatch.setattr(pairs, "KEPT_ELEMENTS", kept)
     assert pairs.gram_is_cheaper(N, D, K) == (sizes == FEW_PATCHES)
     monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * N * max(N, D, K))  # a block of two, then one of one
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
@@ -72,13 +74,28 @@ def test_each_input_alone_gets_the_gradient_it_gets_with_the_other(wanted):
     torch.testing.assert_close(got, expected)
 
 
-def test_nothing_of_the_size_of_all_pairs_is_kept_for_the_way_back():
-    B, N, K, D = 6, 5, 7, 9
-    patches, text = random_pair(B, N, K, D)
+def kept_elements(patches, text):
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        compatibility(patches, text.detach())
-    assert sum(kept) <= B * N * D + K * D + 2 * B * K
+        compatibility(patches, text)
+    return sum(kept)
+
+
+def test_what_is_kept_for_the_way_back(monkeypatch):
+    B, N, K, D = 6, 5, 7, 9
+    patches, text = random_pair(B, N, K, D)
+    text = text.detach()
+    least = B * N * D + K * D + 2 * B * K  # the inputs, phi and 1 / |v|
+    assert kept_elements(patches, text) == least + B * N * K + B * N * N
+    monkeypatch.setattr(pairs, "KEPT_ELEMENTS", 0)
+    assert kept_elements(patches, text) == least
+
+
+def test_going_back_twice_gives_the_same_gradient():
+    patches, text = random_pair(*FEW_PATCHES)
+    loss = compatibility(patches, text).square().sum()
+    first, second = (torch.autograd.grad(loss, patches, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
