@@ -1,0 +1,169 @@
+"""Figures: each one is drawn of what it is given, equal data give equal bytes, a method has one colour everywhere."""
+
+import itertools
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from PIL import Image
+
+from pacl import plots
+from pacl.plots import COLOURS, NAMES, palette
+
+RNG = np.random.default_rng(0)
+PICTURES = [RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(3)]
+LABELS = [RNG.integers(0, 3, (12, 16)) for _ in range(3)]
+CLASSES = ["cat", "dog", "sea"]
+METHODS = ["CLIP", "PACL"]
+
+
+@pytest.fixture(autouse=True)
+def style():
+    plots.use_style()
+    plt.rcParams["figure.dpi"] = 50  # quicker
+    yield
+    plt.close("all")
+
+
+def table(names, column="class", value="iou", methods=METHODS):
+    rows = itertools.product(names, methods)
+    return pd.DataFrame(
+        [(name, method, 0.1 * i) for i, (name, method) in enumerate(rows)], columns=[column, "method", value]
+    )
+
+
+def ablation_table():
+    rows = [(setting, seed, 0.5 + 0.1 * seed, 0.3) for setting in ("default", "linear") for seed in (0, 1)]
+    return pd.DataFrame(rows, columns=["setting", "seed", "patch_accuracy", "voc20"])
+
+
+HISTORY = pd.DataFrame({
+    "epoch": [1, 2], "loss": [2.0, 1.0], "validation_loss": [2.1, 1.5], "validation_retrieval": [0.2, 0.4]
+})  # fmt: skip
+PROTOCOLS = pd.concat(
+    [table(["voc20", "ade20k"], "benchmark", "value").assign(protocol=name) for name in ("native", "tcl")],
+    ignore_index=True,
+)
+FIGURES = {
+    "image_grid": lambda: plots.image_grid([*PICTURES, Image.fromarray(PICTURES[0])], ["a", "b", "c", "d"], columns=3),
+    "training_curves": lambda: plots.training_curves(HISTORY),
+    "pretraining_curve": lambda: plots.pretraining_curve(pd.DataFrame({"step": [50, 100], "loss": [3.0, 2.0]})),
+    "heat_maps": lambda: plots.heat_maps(PICTURES, CLASSES, {method: LABELS for method in METHODS}),
+    "segmentation_grid": lambda: plots.segmentation_grid(PICTURES, {"truth": LABELS, "PACL": LABELS}, CLASSES),
+    "class_bars": lambda: plots.class_bars(table(CLASSES), "by class"),
+    "grouped_bars": lambda: plots.grouped_bars(table(CLASSES, "set", "value", list(COLOURS)), "set", "title", "%"),
+    "roc_curves": lambda: plots.roc_curves({method: ([0, 0.2, 1], [0, 0.8, 1], 0.8) for method in METHODS}),
+    "ablation": lambda: plots.ablation(ablation_table(), "t", "default", {"patch_accuracy": "p", "voc20": "v"}),
+    "scene_pairs": lambda: plots.scene_pairs(PICTURES, LABELS, CLASSES),
+    "protocol_bars": lambda: plots.protocol_bars(PROTOCOLS, "protocols"),
+}
+PANELS = {"image_grid": 6, "training_curves": 2, "heat_maps": 9, "segmentation_grid": 9, "class_bars": 1}
+PANELS |= {
+    "pretraining_curve": 1,
+    "grouped_bars": 1,
+    "roc_curves": 1,
+    "ablation": 2,
+    "scene_pairs": 6,
+    "protocol_bars": 2,
+}
+
+
+def pixels(figure):
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())
+
+
+def legend_names(axis):
+    return [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_and_is_the_same_each_time(name):
+    figure = FIGURES[name]()
+    assert len(figure.axes) == PANELS[name]
+    first = pixels(figure)
+    assert len(np.unique(first.reshape(-1, 4), axis=0)) > 20  # not blank
+    assert np.array_equal(first, pixels(FIGURES[name]()))
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    for name in ("new/one.png", "two.png"):
+        plots.save(plots.training_curves(HISTORY), tmp_path / name)
+    plots.save(plots.training_curves(HISTORY.assign(loss=[2.0, 1.2])), tmp_path / "other.png")
+    first, again, other = ((tmp_path / name).read_bytes() for name in ("new/one.png", "two.png", "other.png"))
+    assert first == again != other
+    with Image.open(tmp_path / "two.png") as image:
+        assert not set(image.info) - {"dpi"} and image.info["dpi"][0] == pytest.approx(200, abs=1)
+
+
+def test_a_method_has_one_colour():
+    assert set(NAMES.values()) == set(COLOURS) and len(set(COLOURS.values())) == len(COLOURS)
+    for figure in (FIGURES["class_bars"](), FIGURES["grouped_bars"](), FIGURES["protocol_bars"]()):
+        names = legend_names(figure.axes[-1])
+        for axis in figure.axes:
+            assert len(axis.containers) == len(names) >= 2
+            for name, bars in zip(names, axis.containers, strict=True):
+                assert {to_hex(bar.get_facecolor()) for bar in bars} == {COLOURS[name]}
+    axis = FIGURES["roc_curves"]().axes[0]
+    for name, line in zip(METHODS, axis.lines, strict=False):
+        assert to_hex(line.get_color()) == COLOURS[name] and line.get_label().startswith(f"{name}: AUC 0.80")
+
+
+def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_first():
+    data = table(CLASSES).sample(frac=1, random_state=1)
+    axis = plots.class_bars(data, "title").axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["sea", "dog", "cat"]
+    for name, bars in zip(legend_names(axis), axis.containers, strict=True):
+        values = data[data.method == name].set_index("class")["iou"]
+        expected = [100 * values[label] for label in ("sea", "dog", "cat")]
+        assert [bar.get_height() for bar in bars] == pytest.approx(expected)
+
+
+def test_training_curves_show_the_history():
+    left, right = plots.training_curves(HISTORY).axes
+    assert [line.get_ydata().tolist() for line in left.lines] == [[2.0, 1.0], [2.1, 1.5]]
+    assert right.lines[0].get_ydata().tolist() == [20.0, 40.0] and right.get_ylim()[0] == 0
+
+
+def test_ablation_shows_means_and_every_seed():
+    left, right = FIGURES["ablation"]().axes
+    assert [patch.get_width() for patch in left.patches] == pytest.approx([55, 55])
+    assert [to_hex(patch.get_facecolor()) for patch in left.patches] == [COLOURS["PACL"], "#e7a6ae"]
+    dots = np.concatenate([dots.get_offsets() for dots in left.collections])
+    assert sorted(dots[:, 0]) == pytest.approx([50, 50, 60, 60])
+    assert (left.get_xlabel(), right.get_xlabel()) == ("p", "v")
+
+
+def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
+    labels = np.zeros((10, 10), int)
+    labels[:, 4:] = 1
+    labels[8:] = 255
+    labels[0, 0] = 2  # too small for a name
+    axis = plots.segmentation_grid([PICTURES[0]], {"truth": [labels]}, CLASSES).axes[1]
+    shown = np.asarray(axis.images[0].get_array())
+    colours = palette(3)
+    assert np.allclose(shown[0, 9], colours[1]) and np.allclose(shown[7, 0], colours[0])
+    assert np.allclose(shown[0, 0], colours[2]) and np.allclose(shown[9, 9], 1.0)
+    assert sorted(text.get_text() for text in axis.texts) == ["cat", "dog"] and axis.get_title() == "truth"
+
+
+def test_classes_have_different_colours_that_do_not_depend_on_what_else_is_drawn():
+    for count in (21, 64):
+        colours = palette(count)
+        assert colours.shape == (count, 3) and colours.min() >= 0 and colours.max() <= 1
+        distances = np.linalg.norm(colours[:, None] - colours, axis=-1)[~np.eye(count, dtype=bool)]
+        assert distances.min() > 0.02
+    assert np.allclose(palette(5), palette(20)[:5])
+    assert np.linalg.norm(palette(64) - to_rgb("white"), axis=1).min() > 0.2  # white is for ignored pixels
+
+
+def test_long_titles_are_wrapped_and_cut():
+    assert plots.wrapped("a cat") == "a cat"
+    lines = plots.wrapped("word " * 40).splitlines()
+    assert len(lines) == 3 and lines[-1].endswith("…") and max(map(len, lines)) <= 30
