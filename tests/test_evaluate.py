@@ -33,6 +33,7 @@ from pacl.evaluate import (
     scores_by_class,
     segmentation,
     view_of,
+    zero_shot_accuracy,
 )
 from pacl.model import compatibility
 from pacl.pretrain import save_clip
@@ -342,6 +343,16 @@ def test_class_scores_are_clips_cosine_and_pacls_phi(clip, attention):
         phi = compatibility(clip.project(clip.patch_features(image)), text, **attention)
         torch.testing.assert_close(clip_scores[i, k], cosines.max(), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(pacl_scores[i, k], phi.max(), atol=1e-5, rtol=1e-4)
+
+
+def test_zero_shot_accuracy_is_that_of_clips_scores(clip):
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    images[::2] //= 3  # of different looks, so that not all get one class
+    classes = ["cat, kitten", "dog", "sea, lake, pond", "snow"]
+    attention = {"scoring": "cosine", "scale": 10.0}
+    preds = class_scores(clip, clip.project, Images(images), classes, templates("one"), attention)[0].argmax(1).tolist()
+    labels = [*preds[:4], *((k + 1) % 4 for k in preds[4:])]
+    assert zero_shot_accuracy(clip, images, labels, classes, templates("one")) == pytest.approx(4 / 6)
 
 
 CLIP_SCORES = torch.tensor([[0.2, 0.1], [0.1, 0.3], [0.1, 0.2]])
