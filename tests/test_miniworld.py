@@ -287,7 +287,7 @@ def test_a_pair_is_the_small_view_of_the_labelled_scene():
 
 def test_the_sets_images_are_not_the_scenes_over_again():
     """NumPy pads seeds with zeros, [7, 2, 1] and [7, 2, 1, 0] are one: no set may draw from a scene's generator."""
-    scenes = [np.asarray(backdrop(miniworld.rng_of(7, "test", index))[0]) for index in range(1 + len(SETS))]
+    scenes = [small_view(np.asarray(backdrop(miniworld.rng_of(7, "test", index))[0])) for index in range(1 + len(SETS))]
     for set_name in ("clean", "small", "large"):
         image, _ = classification_image(0, seed=7, split="test", set_name=set_name)
         assert all((image == other).mean() < 0.2 for other in scenes), set_name
@@ -310,7 +310,7 @@ def test_sets_show_the_thing_they_name(set_name, monkeypatch):
     for index in range(10):
         calls.clear()
         image, label = classification_image(index, seed=3, split="test", set_name=set_name)
-        assert image.shape == (SIDE, SIDE, 3) and image.dtype == np.uint8
+        assert image.shape == (VIEW, VIEW, 3) and image.dtype == np.uint8
         assert len(calls) == (4 if set_name == "cluttered" else 1)
         _, mask, sheet, box, degrees, pasted = calls[-1]  # last, so nothing is over it
         assert (mask == pasted).any()
