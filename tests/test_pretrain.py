@@ -112,38 +112,57 @@ def test_a_tiny_model_learns(trained):
     assert not model.training
 
 
+def pretrained(world, tokenizer, path, **changes):
+    params = SimpleNamespace(**{**vars(PARAMS), "epochs": 4, **changes})
+    torch.rand(1)  # whatever was drawn before
+    config = model_config(params, tokenizer.vocab_size)
+    model, history = pretrain(world[0], world[1], config, tokenizer, params, checkpoint=path)
+    return model.state_dict(), history
+
+
+def equal(weights, others):
+    return all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 def test_equal_seeds_give_equal_weights(world, tokenizer, tmp_path):
-    images, captions = world[0][:32], world[1][:32]
-    config = model_config(PARAMS, tokenizer.vocab_size)
-    weights = []
-    for run, seed in enumerate((0, 0, 1)):
-        torch.rand(1)  # whatever was drawn before
-        params = SimpleNamespace(**{**vars(PARAMS), "epochs": 2, "seed": seed})
-        model, _ = pretrain(images, captions, config, tokenizer, params, checkpoint=tmp_path / f"{run}.pt")
-        weights.append(model.state_dict())
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not torch.equal(weights[0]["visual.proj"], weights[2]["visual.proj"])
+    runs = [pretrained(world, tokenizer, tmp_path / str(i), seed=seed)[0] for i, seed in enumerate((0, 0, 1))]
+    assert equal(runs[0], runs[1])
+    assert not torch.equal(runs[0]["visual.proj"], runs[2]["visual.proj"])
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_weights(world, tokenizer, tmp_path, monkeypatch):
-    config = model_config(PARAMS, tokenizer.vocab_size)
-    params = SimpleNamespace(**{**vars(PARAMS), "epochs": 3})
-    whole, history = pretrain(*world, config, tokenizer, params, checkpoint=tmp_path / "whole.pt")
-    steps, one_step = [], pretrain_module.train_step
+    """15 epochs of 4 steps, cut in the 14th, with 2 losses that no row of history has yet."""
+    unbroken = pretrained(world, tokenizer, tmp_path / "unbroken.pt", epochs=15)
+    step, calls = pretrain_module.train_step, []
 
-    def cut_in_the_second_epoch(*args):
-        steps.append(one_step(*args))
-        if len(steps) == 6:  # 4 steps an epoch
+    def cut_at_54(*arguments):
+        calls.append(1)
+        if len(calls) == 54:
             raise KeyboardInterrupt
-        return steps[-1]
+        return step(*arguments)
 
-    monkeypatch.setattr(pretrain_module, "train_step", cut_in_the_second_epoch)
+    monkeypatch.setattr(pretrain_module, "train_step", cut_at_54)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(*world, config, tokenizer, params, checkpoint=tmp_path / "cut.pt")
-    monkeypatch.setattr(pretrain_module, "train_step", one_step)
-    resumed, resumed_history = pretrain(*world, config, tokenizer, params, checkpoint=tmp_path / "cut.pt")
-    assert resumed_history == history
-    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
+        pretrained(world, tokenizer, tmp_path / "cut.pt", epochs=15)
+    weights, history = pretrained(world, tokenizer, tmp_path / "cut.pt", epochs=15)
+    assert len(calls) == 54 + 8  # the 14th epoch anew and the 15th
+    assert equal(weights, unbroken[0]) and history == unbroken[1]
+    assert [row["step"] for row in history] == [50]
+
+
+def test_every_epoch_sees_every_image_once(world, tokenizer, tmp_path, monkeypatch):
+    seen = []
+
+    def step(model, optimizer, images, tokens):
+        seen.append(tokens)
+        optimizer.step()  # without gradients it changes nothing
+        return 0.0
+
+    monkeypatch.setattr(pretrain_module, "train_step", step)
+    pretrained(world, tokenizer, tmp_path / "progress.pt", epochs=2)
+    epochs = [[tuple(row) for row in torch.cat(seen[start : start + 4]).tolist()] for start in (0, 4)]
+    everything = sorted(tuple(row) for row in tokenizer(world[1]).tolist())
+    assert sorted(epochs[0]) == sorted(epochs[1]) == everything and epochs[0] != epochs[1]
 
 
 def test_plain_attention_is_torchs():
