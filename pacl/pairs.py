@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_BLOCK_ELEMENTS = 2**19  # of the largest buffer, 2 MB in float32: larger is slower, and so is smaller
+CPU_BLOCK_ELEMENTS = 2**19  # of the largest buffer: 2 MB in float32, a small part of an L3 cache
 BLOCK_ELEMENTS = 2**24  # on other devices, where starting an operation costs more than memory traffic
 KEPT_ELEMENTS = 2**26  # of s, 256 MB in float32: if there are more, s and x x^T are computed again on the way back
 TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_similarity
