@@ -53,16 +53,16 @@ def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp
     numbers = {"seed": 0, "train_pairs": 64, "validation_scenes": 20, "test_scenes": 20}
     prepare(tmp_path / "prepared", SimpleNamespace(source="flickr8k", raw=str(real_data), **numbers))
     images, captions = read_pairs(tmp_path / "prepared", "train")
-    captions = [texts[:1] for texts in captions]  # five each would take minutes
+    captions = [[min(texts, key=len)] for texts in captions]  # five each would take minutes
     patches, texts = write_features(random_vit, tmp_path / "features", images, captions, "plain")
     assert patches.shape == (64, 196, 768) and patches.dtype == np.float16 and np.isfinite(patches).all()
     assert texts.caption_features.shape == (64, 512) and texts.noun_features.shape[1:] == (1, 512)
     np.testing.assert_allclose(np.linalg.norm(texts.caption_features.astype(float), axis=-1), 1, atol=2e-3)
     embedder, history = train(
-        patches, texts, train_settings(pairs=16, batch_size=16, epochs=12)
+        patches, texts, train_settings(pairs=16, batch_size=16, epochs=8)
     )  # one batch, overfitted
     losses = [row["loss"] for row in history]
-    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.02
+    assert np.isfinite(losses).all() and losses[-1] < 0.75 * losses[0]
     images, masks, benchmarks = read_scenes(tmp_path / "prepared", "test")
     assert len(images) == 20 and set(benchmarks) == {"voc20", "voc21"}
     protocol = Protocol(short_side=224, templates="plain", background_rule="probability", background_threshold=0.1)
