@@ -131,21 +131,21 @@ def test_equal_seeds_give_equal_weights(world, tokenizer, tmp_path):
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_weights(world, tokenizer, tmp_path, monkeypatch):
-    """15 epochs of 4 steps, cut in the 14th, with 2 losses that no row of history has yet."""
+    """15 epochs of 4 steps, cut in the 12th: the 50 losses of the one row of history lie on both sides of the cut."""
     unbroken = pretrained(world, tokenizer, tmp_path / "unbroken.pt", epochs=15)
     step, calls = pretrain_module.train_step, []
 
-    def cut_at_54(*arguments):
+    def cut_at_46(*arguments):
         calls.append(1)
-        if len(calls) == 54:
+        if len(calls) == 46:
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(pretrain_module, "train_step", cut_at_54)
+    monkeypatch.setattr(pretrain_module, "train_step", cut_at_46)
     with pytest.raises(KeyboardInterrupt):
         pretrained(world, tokenizer, tmp_path / "cut.pt", epochs=15)
     weights, history = pretrained(world, tokenizer, tmp_path / "cut.pt", epochs=15)
-    assert len(calls) == 54 + 8  # the 14th epoch anew and the 15th
+    assert len(calls) == 46 + 16  # the 12th epoch anew and three more
     assert equal(weights, unbroken[0]) and history == unbroken[1]
     assert [row["step"] for row in history] == [50]
 
