@@ -58,7 +58,7 @@ def training_curves(history: pd.DataFrame):
 
 
 def pretraining_curve(history: pd.DataFrame):
-    """The mini CLIP's contrastive loss and learning rate over steps."""
+    """The mini CLIP's contrastive loss over steps, from the history that pacl.pretrain returns."""
     figure, axis = plt.subplots(figsize=(7, 3.2))
     axis.plot(history["step"], history["loss"], color=COLOURS["CLIP"])
     axis.set(title="Pre-training the mini CLIP", xlabel="step", ylabel="InfoNCE, nats (batches of 256)")
@@ -81,6 +81,35 @@ def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
     for row, label in enumerate(["image", *maps]):
         axes[row, 0].set_ylabel(label)
     figure.subplots_adjust(wspace=0.05, hspace=0.05)
+    return figure
+
+
+def overlays(image: np.ndarray, maps, titles: list[str]):
+    """The image, then maps [h, w] laid over it, each from its own lowest to its highest value, with a title each."""
+    figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.5 * (len(titles) + 1), 2.7), squeeze=False)
+    axes[0, 0].imshow(image, interpolation="lanczos")
+    extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+    for axis, values, title in zip(axes[0, 1:], maps, titles, strict=True):
+        axis.imshow(image.mean(-1), cmap="gray", interpolation="lanczos", vmin=-80, vmax=330)
+        axis.imshow(np.asarray(values), cmap="inferno", alpha=0.72, extent=extent, interpolation="nearest")
+        axis.set_title(wrapped(title, 30), fontsize=8.5, fontweight="normal")
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.tight_layout()
+    return figure
+
+
+def matrices(tables: dict, labels: list[str]):
+    """Square tables of image by caption, side by side, with their values written in."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.4), squeeze=False, sharey=True)
+    short = [wrapped(label, 14) for label in labels]
+    for axis, (title, values) in zip(axes[0], tables.items(), strict=True):
+        sns.heatmap(np.asarray(values), annot=True, fmt=".2f", cmap="rocket_r", cbar=False, square=True, xticklabels=short, yticklabels=short, ax=axis)
+        axis.set(title=title, xlabel="caption")
+        axis.tick_params(axis="x", rotation=0, labelsize=7.5)
+        axis.tick_params(axis="y", rotation=0, labelsize=7.5)
+    axes[0, 0].set_ylabel("image of")
+    figure.tight_layout()
     return figure
 
 
@@ -152,10 +181,10 @@ def roc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray, float]]):
     return figure
 
 
-def ablation(table: pd.DataFrame, title: str, reference: str, metrics: dict[str, str]):
+def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
     """One panel a metric: its mean over seeds for each setting, with every seed as a dot; the default setting is drawn darker."""
     figure, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 0.36 * table.setting.nunique() + 1.5), sharey=True, squeeze=False)
-    colours = {setting: COLOURS["PACL"] if setting == reference else "#e7a6ae" for setting in table.setting.unique()}
+    colours = {setting: COLOURS["PACL"] if point == "default" else "#e7a6ae" for setting, point in zip(table.setting, table.point, strict=True)}
     for axis, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         rows = table.assign(percent=100 * table[metric])
         sns.barplot(rows, y="setting", x="percent", hue="setting", palette=colours, errorbar=None, saturation=1, legend=False, ax=axis)
