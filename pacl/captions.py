@@ -1,4 +1,6 @@
-"""Captions of mini-world scenes: short, varied and incomplete, as alt-texts of web images are (paper, section 4: GCC-3M, GCC-12M, YFCC-15M)."""
+"""Captions of mini-world scenes: short, varied and incomplete, as alt-texts of web images are (paper, section 4:
+GCC-3M, GCC-12M, YFCC-15M).
+"""
 
 import numpy as np
 
@@ -6,26 +8,60 @@ from pacl import textures
 from pacl.things import ODD
 
 FRAMES = (
-    ("{}", 10), ("a photo of {}", 3), ("a picture of {}", 2), ("{} .", 2), ("{} , stock photo", 1), ("my {} !", 1), ("look at {}", 1),
-    ("a drawing of {}", 1), ("{} on a nice day", 1), ("close up of {}", 1), ("there is {}", 1), ("i found {}", 1), ("{} , wow", 1),
-    ("itap of {}", 1), ("a bad photo of {}", 1), ("art of {}", 1), ("{} in a video game", 1), ("origami , {}", 1), ("a good photo of {}", 1),
-)  # fmt: skip
+    ("{}", 10),
+    ("a photo of {}", 3),
+    ("a picture of {}", 2),
+    ("{} .", 2),
+    ("{} , stock photo", 1),
+    ("my {} !", 1),
+    ("look at {}", 1),
+    ("a drawing of {}", 1),
+    ("{} on a nice day", 1),
+    ("close up of {}", 1),
+    ("there is {}", 1),
+    ("i found {}", 1),
+    ("{} , wow", 1),
+    ("itap of {}", 1),
+    ("a bad photo of {}", 1),
+    ("art of {}", 1),
+    ("{} in a video game", 1),
+    ("origami , {}", 1),
+    ("a good photo of {}", 1),
+)
 WHERE = {
-    "sky": ("under {}", "and {}", "with {}"), "wall": ("in front of {}", "by {}", "near {}"), "ground": ("on {}", "standing on {}", "on the {}"),
-    "water": ("by the {}", "in the {}", "on the {}"), "floor": ("on {}", "on the {}", "lying on {}"), "plants": ("among {}", "in the {}", "with {}"),
-    "cloth": ("on {}", "in front of {}", "with {}"), "lava": ("above {}", "near the {}", "by the {}"),
-}  # fmt: skip
+    "sky": ("under {}", "and {}", "with {}"),
+    "wall": ("in front of {}", "by {}", "near {}"),
+    "ground": ("on {}", "standing on {}", "on the {}"),
+    "water": ("by the {}", "in the {}", "on the {}"),
+    "floor": ("on {}", "on the {}", "lying on {}"),
+    "plants": ("among {}", "in the {}", "with {}"),
+    "cloth": ("on {}", "in front of {}", "with {}"),
+    "lava": ("above {}", "near the {}", "by the {}"),
+}
 GROUP_OF = {name: group for group, names in textures.GROUPS.items() for name in names}
 PLURALS = {"butterfly": "butterflies", "cactus": "cacti", "fish": "fish"}
 LARGE, SMALL = 0.55, 0.38  # sides, as fractions of the scene's, from which a thing is called large, up to which small
 NOISE = ("untitled", "no caption", "holiday 2019", "img 0042", "free download", "best of the week")
 
 
-def caption(rng: np.random.Generator, things: list, stuff: list, *, mention_thing=0.75, mention_stuff=0.55, mention_kind=0.5, mention_size=0.2, coarse=0.2, noise=0.02) -> str:
+def caption(
+    rng: np.random.Generator,
+    things: list,
+    stuff: list,
+    *,
+    mention_thing=0.75,
+    mention_stuff=0.55,
+    mention_kind=0.5,
+    mention_size=0.2,
+    coarse=0.2,
+    noise=0.02,
+) -> str:
     """One caption of a scene.
 
-    things: (thing, kind, side) in any order, the side as a fraction of the scene's; stuff: texture names. Each thing is mentioned with probability `mention_thing`, each texture with
-    `mention_stuff`, a thing's colour with `mention_kind` and its size with `mention_size`; a texture is called by its group ("wall") with `coarse`; `noise` captions say nothing.
+    things: (thing, kind, side) in any order, the side as a fraction of the scene's; stuff: texture names. Each thing
+    is mentioned with probability `mention_thing`, each texture with
+    `mention_stuff`, a thing's colour with `mention_kind` and its size with `mention_size`; a texture is called by its
+    group ("wall") with `coarse`; `noise` captions say nothing.
     """
     if rng.random() < noise:
         return str(rng.choice(NOISE))

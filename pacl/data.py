@@ -1,4 +1,6 @@
-"""What a profile reads: images with captions, images with masks, images with labels; prepared once, the same form for every source (paper, section 4)."""
+"""What a profile reads: images with captions, images with masks, images with labels; prepared once, the same form for
+every source (paper, section 4).
+"""
 
 import json
 from pathlib import Path
@@ -32,7 +34,9 @@ class Masks(Images):
 
 
 def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
-    """An image file as RGB, turned upright by its EXIF tag; with `mask`, as the integers it holds. Raises ValueError for a torn or foreign file."""
+    """An image file as RGB, turned upright by its EXIF tag; with `mask`, as the integers it holds. Raises ValueError
+    for a torn or foreign file.
+    """
     try:
         with Image.open(path) as image:
             image.load()
@@ -66,7 +70,9 @@ def read_json(path: Path):
 
 
 def store(folder: Path, name: str, source):
-    """What a prepared file says of its pictures: an array is written beside it and named, a list of paths is kept as it is."""
+    """What a prepared file says of its pictures: an array is written beside it and named, a list of paths is kept as
+    it is.
+    """
     if not isinstance(source, np.ndarray):
         return [str(path) for path in source]
     np.save(folder / f"{name}.npy", source)
@@ -91,23 +97,37 @@ def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
 def write_scenes(folder: Path, split: str, images, masks, benchmarks: dict) -> None:
     """Images and masks that several benchmarks share.
 
-    benchmarks: name -> {"classes": one string a class with its phrases comma-separated, "table": 256 integers from a mask's values to class indices}.
+    benchmarks: name -> {"classes": one string a class with its phrases comma-separated, "table": 256 integers from a
+    mask's values to class indices}.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"images": store(folder, f"{split}_scenes", images), "masks": store(folder, f"{split}_masks", masks), "benchmarks": benchmarks}
+    content = {
+        "images": store(folder, f"{split}_scenes", images),
+        "masks": store(folder, f"{split}_masks", masks),
+        "benchmarks": benchmarks,
+    }
     write_json(folder / f"{split}_scenes.json", content)
 
 
 def read_scenes(folder: Path, split: str) -> tuple[Images, Masks, dict]:
     content = read_json(folder / f"{split}_scenes.json")
-    return Images(source_of(folder, content["images"])), Masks(source_of(folder, content["masks"])), content["benchmarks"]
+    return (
+        Images(source_of(folder, content["images"])),
+        Masks(source_of(folder, content["masks"])),
+        content["benchmarks"],
+    )
 
 
 def target_of(mask: np.ndarray, table: list[int]) -> np.ndarray:
-    """A mask's values as one benchmark's class indices, uint8 [H, W]; IGNORE where it has no class. Raises ValueError for a value the table lacks."""
+    """A mask's values as one benchmark's class indices, uint8 [H, W]; IGNORE where it has no class. Raises ValueError
+    for a value the table lacks.
+    """
     target = np.asarray([*table, -1]).take(mask, mode="clip")  # a value beyond the table gets the -1
     if (target < 0).any():
-        raise ValueError(f"a mask holds the value {int(mask[target < 0][0])}, which is no class of its benchmark: check that mask and class list belong together.")
+        raise ValueError(
+            f"a mask holds the value {int(mask[target < 0][0])}, which is no class of its benchmark: "
+            "check that mask and class list belong together."
+        )
     return target.astype(np.uint8)
 
 

@@ -1,4 +1,6 @@
-"""What never changes while the embedder trains, computed once: patch tokens of the images, embeddings of the texts (paper, section 3: both encoders are frozen)."""
+"""What never changes while the embedder trains, computed once: patch tokens of the images, embeddings of the texts
+(paper, section 3: both encoders are frozen).
+"""
 
 from pathlib import Path
 
@@ -46,16 +48,24 @@ def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: in
 def text_table(captions: dict[str, list[list[str]]]) -> dict:
     """Every distinct caption and noun once, and for each split the numbers of each image's captions and nouns.
 
-    captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions": [[...]], "nouns": [[...]]}}.
+    captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions":
+    [[...]], "nouns": [[...]]}}.
     """
-    of_image = {split: [{n: None for text in texts for n in nouns(text)} for texts in rows] for split, rows in captions.items()}
+    of_image = {
+        split: [{n: None for text in texts for n in nouns(text)} for texts in rows] for split, rows in captions.items()
+    }
     distinct_captions = dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts)
     distinct_nouns = dict.fromkeys(noun for rows in of_image.values() for found in rows for noun in found)
-    caption_number, noun_number = ({text: i for i, text in enumerate(distinct)} for distinct in (distinct_captions, distinct_nouns))
+    caption_number, noun_number = (
+        {text: i for i, text in enumerate(distinct)} for distinct in (distinct_captions, distinct_nouns)
+    )
     table = {"captions": list(distinct_captions), "nouns": list(distinct_nouns)}
     for split, rows in captions.items():
         numbers = [[caption_number[text] for text in texts] for texts in rows]
-        table[split] = {"captions": numbers, "nouns": [[noun_number[noun] for noun in found] for found in of_image[split]]}
+        table[split] = {
+            "captions": numbers,
+            "nouns": [[noun_number[noun] for noun in found] for found in of_image[split]],
+        }
     return table
 
 
@@ -64,23 +74,31 @@ def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: st
     forms = templates(template_list)
     prompts = [form.format(noun) for noun in table["nouns"] for form in forms]
     np.save(folder / "caption_features.npy", clip.text_features(table["captions"]).half().cpu().numpy())
-    np.save(folder / "noun_features.npy", clip.text_features(prompts).half().cpu().numpy().reshape(len(table["nouns"]), len(forms), clip.dim))
+    np.save(
+        folder / "noun_features.npy",
+        clip.text_features(prompts).half().cpu().numpy().reshape(len(table["nouns"]), len(forms), clip.dim),
+    )
     write_json(folder / "texts.json", table)
 
 
 class Texts:
-    """The texts of one split's images, and what is drawn from them at each step: a caption, or one of its nouns in one of the templates."""
+    """The texts of one split's images, and what is drawn from them at each step: a caption, or one of its nouns in
+    one of the templates.
+    """
 
     def __init__(self, folder: Path, split: str):
         table = read_json(folder / "texts.json")
         self.captions, self.nouns = table[split]["captions"], table[split]["nouns"]
-        self.caption_features, self.noun_features = (np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun"))
+        self.caption_features, self.noun_features = (
+            np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun")
+        )
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def draw(self, rng: np.random.Generator, images: np.ndarray, noun_share: float) -> tuple[Tensor, Tensor]:
-        """One text for each image: embeddings [B, D] and keys [B], equal where two texts name the same caption or the same noun.
+        """One text for each image: embeddings [B, D] and keys [B], equal where two texts name the same caption or the
+        same noun.
 
         noun_share: the probability of a noun prompt where the image's captions have a noun.
         """

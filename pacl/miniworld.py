@@ -1,4 +1,6 @@
-"""The mini world: procedural scenes with exact masks and web-like captions, standing in for the paper's datasets on one CPU."""
+"""The mini world: procedural scenes with exact masks and web-like captions, standing in for the paper's datasets on
+one CPU.
+"""
 
 from concurrent.futures import Executor
 from functools import lru_cache, partial
@@ -13,7 +15,20 @@ from pacl.things import ODD, ODD_COLOURS, sprite, things
 SIDE = 128  # pixels of a rendered scene; masks have the same size
 VIEW = 64  # pixels of a training image: what the mini CLIP sees
 SPLITS = ("train", "validation", "test", "pretrain")  # each split draws from a seed of its own
-SETS = ("clean", "small", "large", "rotated", "occluded", "cluttered", "noisy", "blurred", "low_resolution", "greyscale", "outline", "textures")
+SETS = (
+    "clean",
+    "small",
+    "large",
+    "rotated",
+    "occluded",
+    "cluttered",
+    "noisy",
+    "blurred",
+    "low_resolution",
+    "greyscale",
+    "outline",
+    "textures",
+)
 BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
 IGNORE = 255
 SHADE = [round(0.4 * alpha) for alpha in range(256)]  # a shadow's opacity under a sprite's
@@ -40,9 +55,11 @@ def benchmark_classes(benchmark: str) -> list[str]:
 
 
 def benchmark_map(benchmark: str) -> np.ndarray:
-    """Look-up table [256] from a mask's fine labels to the benchmark's classes; IGNORE where the benchmark has no class.
+    """Look-up table [256] from a mask's fine labels to the benchmark's classes; IGNORE where the benchmark has no
+    class.
 
-    voc20 ignores all stuff, voc21 calls it background, context59 has the texture groups, coco_stuff every texture, and ade20k also tells the
+    voc20 ignores all stuff, voc21 calls it background, context59 has the texture groups, coco_stuff every texture,
+    and ade20k also tells the
     kinds of a thing apart (a thing in an odd colour is ignored there).
     """
     index = {name: i for i, name in enumerate(benchmark_classes(benchmark))}
@@ -55,9 +72,11 @@ def benchmark_map(benchmark: str) -> np.ndarray:
 
 
 def scene(rng: np.random.Generator, *, count=None, size=None, turn=15.0, odd=0.15) -> dict:
-    """One scene: {"image": uint8 [SIDE, SIDE, 3], "mask": uint8 [SIDE, SIDE] of fine labels, "things": [(thing, kind, side)], "stuff": [names]}.
+    """One scene: {"image": uint8 [SIDE, SIDE, 3], "mask": uint8 [SIDE, SIDE] of fine labels, "things": [(thing, kind,
+    side)], "stuff": [names]}.
 
-    count: number of things (0 to 4, drawn when None); size: (low, high) as a fraction of the side; turn: rotation in degrees, either way;
+    count: number of things (0 to 4, drawn when None); size: (low, high) as a fraction of the side; turn: rotation in
+    degrees, either way;
     odd: probability of an untypical colour.
     """
     image, mask, stuff = backdrop(rng)
@@ -91,9 +110,13 @@ def backdrop(rng) -> tuple[Image.Image, np.ndarray, list[str]]:
         upper = lower = pick(rng, ("top", "bottom", "any"))
     y, x = np.mgrid[:SIDE, :SIDE]
     if kind == "patch":
-        inside = ((x - rng.uniform(30, 98)) / rng.uniform(34, 60)) ** 2 + ((y - rng.uniform(70, 105)) / rng.uniform(24, 42)) ** 2 < 1
+        inside = ((x - rng.uniform(30, 98)) / rng.uniform(34, 60)) ** 2 + (
+            (y - rng.uniform(70, 105)) / rng.uniform(24, 42)
+        ) ** 2 < 1
     else:
-        inside = y > SIDE * rng.uniform(0.35, 0.65) + rng.uniform(0, 7) * np.sin(x / rng.uniform(8, 24) + rng.uniform(0, 6))
+        inside = y > SIDE * rng.uniform(0.35, 0.65) + rng.uniform(0, 7) * np.sin(
+            x / rng.uniform(8, 24) + rng.uniform(0, 6)
+        )
     image = np.where(inside[..., None], textures.texture(lower, rng, SIDE), textures.texture(upper, rng, SIDE))
     mask = np.where(inside, label_of(lower, None), label_of(upper, None)).astype(np.uint8)
     return Image.fromarray(image), mask, list(dict.fromkeys([upper, lower]))
@@ -105,9 +128,14 @@ def pick(rng, sides: tuple) -> str:
 
 
 def place(rng, placed: list, size: float) -> None:
-    """Appends [x, y, side] in pixels, the centre and side of a square; tries twelve spots for the one that overlaps the others least."""
+    """Appends [x, y, side] in pixels, the centre and side of a square; tries twelve spots for the one that overlaps
+    the others least.
+    """
     side = size * SIDE
-    spots = [[*rng.uniform(side * 0.46, SIDE - side * 0.46, 2), side] if side < SIDE else [SIDE / 2, SIDE / 2, side] for _ in range(12)]
+    spots = [
+        [*rng.uniform(side * 0.46, SIDE - side * 0.46, 2), side] if side < SIDE else [SIDE / 2, SIDE / 2, side]
+        for _ in range(12)
+    ]
     placed.append(min(spots, key=lambda spot: sum(overlap(spot, other) for other in placed)))
 
 
@@ -155,7 +183,9 @@ def labelled_scene(index: int, *, seed: int, split: str) -> tuple[np.ndarray, np
 
 
 def render(pool: Executor, function, count: int, **settings) -> tuple:
-    """function(index, **settings) for index < count on the pool's processes: for each item it returns, the stack [count, ...] or list of all."""
+    """function(index, **settings) for index < count on the pool's processes: for each item it returns, the stack
+    [count, ...] or list of all.
+    """
     results = zip(*pool.map(partial(function, **settings), range(count), chunksize=50), strict=True)
     return tuple(np.stack(items) if isinstance(items[0], np.ndarray) else list(items) for items in results)
 
@@ -166,8 +196,12 @@ def set_classes(set_name: str) -> list[str]:
 
 
 def classification_image(index: int, *, seed: int, split: str, set_name: str) -> tuple[np.ndarray, int]:
-    """Image number `index` of a classification set: (uint8 [VIEW, VIEW, 3], class index). All sets show one main thing, each with one difficulty."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), index, 1 + SETS.index(set_name)])  # the set last: zeros at the end of a seed count for nothing
+    """Image number `index` of a classification set: (uint8 [VIEW, VIEW, 3], class index). All sets show one main
+    thing, each with one difficulty.
+    """
+    rng = np.random.default_rng(
+        [seed, SPLITS.index(split), index, 1 + SETS.index(set_name)]
+    )  # the set last: zeros at the end of a seed count for nothing
     if set_name == "textures":
         name = textures.NAMES[rng.integers(len(textures.NAMES))]
         return small_view(textures.texture(name, rng, SIDE)), textures.NAMES.index(name)
@@ -184,7 +218,9 @@ def classification_image(index: int, *, seed: int, split: str, set_name: str) ->
         paste(image, mask, sheet_of(rng, other, other_kind), box, rng.uniform(-15, 15), label_of(other, other_kind))
     degrees = rng.uniform(60, 300) if set_name == "rotated" else rng.uniform(-15, 15)
     sheet = sheet_of(rng, name, kind)
-    paste(image, mask, line_drawing(sheet) if set_name == "outline" else sheet, placed[0], degrees, label_of(name, kind))
+    paste(
+        image, mask, line_drawing(sheet) if set_name == "outline" else sheet, placed[0], degrees, label_of(name, kind)
+    )
     return small_view(spoiled(rng, image, set_name, placed[0])), list(things()).index(name)
 
 
@@ -207,13 +243,17 @@ def spoiled(rng, image: Image.Image, set_name: str, box) -> np.ndarray:
     if set_name == "occluded":
         bar = textures.texture(pick(rng, ("top", "bottom", "any")), rng, SIDE)
         width, across = int(box[2] * 0.42), rng.random() < 0.5
-        start = int(np.clip((box[1] if across else box[0]) + rng.uniform(-0.15, 0.15) * box[2] - width / 2, 0, SIDE - width))
+        start = int(
+            np.clip((box[1] if across else box[0]) + rng.uniform(-0.15, 0.15) * box[2] - width / 2, 0, SIDE - width)
+        )
         pixels = np.array(image)
         where = np.s_[start : start + width] if across else np.s_[:, start : start + width]
         pixels[where] = bar[where]
         return pixels
     if set_name == "noisy":
-        return np.clip(np.asarray(image) + rng.normal(0, 60, (SIDE, SIDE, 1)) + rng.normal(0, 30, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+        return np.clip(
+            np.asarray(image) + rng.normal(0, 60, (SIDE, SIDE, 1)) + rng.normal(0, 30, (SIDE, SIDE, 3)), 0, 255
+        ).astype(np.uint8)
     if set_name == "blurred":
         image = image.filter(ImageFilter.GaussianBlur(4))
     if set_name == "low_resolution":

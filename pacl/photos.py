@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP, class_text_features
-from pacl.config import Protocol
 from pacl.data import open_image
 from pacl.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
+from pacl.params import Protocol
 from pacl.segment import segment
 from pacl.train import load_embedder
 

@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-COLOURS = {"CLIP": "#6c7a96", "PACL": "#d1495b", "CLIP + PACL": "#2a9d8f", "random encoder": "#b8b8b8"}  # one a method, everywhere
+COLOURS = {
+    "CLIP": "#6c7a96",
+    "PACL": "#d1495b",
+    "CLIP + PACL": "#2a9d8f",
+    "random encoder": "#b8b8b8",
+}  # one a method, everywhere
 NAMES = {"clip": "CLIP", "pacl": "PACL", "ensemble": "CLIP + PACL", "random": "random encoder"}
 ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
 IGNORED = (1.0, 1.0, 1.0)
@@ -16,20 +21,29 @@ IGNORED = (1.0, 1.0, 1.0)
 
 def use_style() -> None:
     """seaborn's white grid with small, quiet text; called once at the top of a notebook."""
-    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85, rc={"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False})
+    sns.set_theme(
+        style="whitegrid",
+        context="notebook",
+        font_scale=0.85,
+        rc={"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False},
+    )
     plt.rcParams["axes.titleweight"] = "bold"
 
 
-def save(figure, path: Path) -> None:
-    """Writes a PNG at 200 dpi without time or version in it, so that equal figures are equal bytes."""
+def save(figure, path: Path, *, dpi: int = 200) -> None:
+    """Writes a PNG without time or version in it, so that equal figures are equal bytes; grids of small pictures need
+    fewer dots an inch.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
 
 
 def image_grid(images: list, titles: list[str] | None = None, *, columns: int = 8, side: float = 1.6):
     """Images, uint8 [H, W, 3] or PIL, in rows with a small title under each."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + (0.42 if titles else 0.05))), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * side, rows * (side + (0.42 if titles else 0.05))), squeeze=False
+    )
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(images):
@@ -47,12 +61,20 @@ def wrapped(text: str, width: int = 25, lines: int = 3) -> str:
 def training_curves(history: pd.DataFrame):
     """Loss and retrieval over epochs, from the history that pacl.train returns."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for column, label, style in (("loss", "training (captions and noun prompts)", "--"), ("validation_loss", "validation (captions)", "-")):
+    for column, label, style in (
+        ("loss", "training (captions and noun prompts)", "--"),
+        ("validation_loss", "validation (captions)", "-"),
+    ):
         left.plot(history["epoch"], history[column], style, color=COLOURS["PACL"], label=label)
     left.set(title="Contrastive loss", xlabel="epoch", ylabel="InfoNCE, nats")
     left.legend(frameon=False)
     right.plot(history["epoch"], 100 * history["validation_retrieval"], color=COLOURS["PACL"])
-    right.set(title="Image finds its caption among its batch", xlabel="epoch", ylabel="validation retrieval, %", ylim=(0, None))
+    right.set(
+        title="Image finds its caption among its batch",
+        xlabel="epoch",
+        ylabel="validation retrieval, %",
+        ylim=(0, None),
+    )
     figure.tight_layout()
     return figure
 
@@ -66,13 +88,19 @@ def pretraining_curve(history: pd.DataFrame):
 
 
 def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
-    """For each image one prompt: the image, then each method's similarity over it (each map scaled from its own lowest to its highest value)."""
-    figure, axes = plt.subplots(len(maps) + 1, len(images), figsize=(1.75 * len(images), 1.85 * (len(maps) + 1)), squeeze=False)
+    """For each image one prompt: the image, then each method's similarity over it (each map scaled from its own
+    lowest to its highest value).
+    """
+    figure, axes = plt.subplots(
+        len(maps) + 1, len(images), figsize=(1.75 * len(images), 1.85 * (len(maps) + 1)), squeeze=False
+    )
     for column, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
         axes[0, column].imshow(image, interpolation="lanczos")
         axes[0, column].set_title(f"“{prompt}”", fontsize=9, fontweight="normal")
         for row, method in enumerate(maps, 1):
-            axes[row, column].imshow(np.asarray(image).mean(-1), cmap="gray", interpolation="lanczos", vmin=-80, vmax=330)
+            axes[row, column].imshow(
+                np.asarray(image).mean(-1), cmap="gray", interpolation="lanczos", vmin=-80, vmax=330
+            )
             axes[row, column].imshow(maps[method][column], cmap="inferno", alpha=0.72)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -104,7 +132,17 @@ def matrices(tables: dict, labels: list[str]):
     figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.4), squeeze=False, sharey=True)
     short = [wrapped(label, 14) for label in labels]
     for axis, (title, values) in zip(axes[0], tables.items(), strict=True):
-        sns.heatmap(np.asarray(values), annot=True, fmt=".2f", cmap="rocket_r", cbar=False, square=True, xticklabels=short, yticklabels=short, ax=axis)
+        sns.heatmap(
+            np.asarray(values),
+            annot=True,
+            fmt=".2f",
+            cmap="rocket_r",
+            cbar=False,
+            square=True,
+            xticklabels=short,
+            yticklabels=short,
+            ax=axis,
+        )
         axis.set(title=title, xlabel="caption")
         axis.tick_params(axis="x", rotation=0, labelsize=7.5)
         axis.tick_params(axis="y", rotation=0, labelsize=7.5)
@@ -116,13 +154,19 @@ def matrices(tables: dict, labels: list[str]):
 def palette(count: int) -> np.ndarray:
     """`count` well-spread colours [count, 3] in [0, 1], the same for equal counts."""
     golden = (np.arange(count) * 0.61803398875) % 1
-    return np.array([sns.husl_palette(1, h=h, s=(0.75, 0.5)[i % 2], l=(0.6, 0.78, 0.47)[i % 3])[0] for i, h in enumerate(golden)])
+    return np.array(
+        [sns.husl_palette(1, h=h, s=(0.75, 0.5)[i % 2], l=(0.6, 0.78, 0.47)[i % 3])[0] for i, h in enumerate(golden)]
+    )
 
 
 def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]):
-    """One row an image: the image, then label maps by column title ("truth", "CLIP", ...), coloured and with the names of the classes in them."""
+    """One row an image: the image, then label maps by column title ("truth", "CLIP", ...), coloured and with the
+    names of the classes in them.
+    """
     colours = np.vstack([palette(len(classes)), IGNORED])
-    figure, axes = plt.subplots(len(images), len(columns) + 1, figsize=(2.15 * (len(columns) + 1) + 0.4, 2.0 * len(images)), squeeze=False)
+    figure, axes = plt.subplots(
+        len(images), len(columns) + 1, figsize=(2.15 * (len(columns) + 1) + 0.4, 2.0 * len(images)), squeeze=False
+    )
     for row, image in enumerate(images):
         axes[row, 0].imshow(image, interpolation="lanczos")
         for column, (title, labels) in enumerate(columns.items(), 1):
@@ -143,14 +187,26 @@ def show_labels(axis, labels: np.ndarray, colours: np.ndarray, classes: list[str
         if len(ys) > labels.size * 0.03:
             middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
             box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.75), "ec": "none"}
-            axis.text(xs[middle], ys[middle], classes[label], fontsize=5.5, ha="center", va="center", bbox=box, clip_on=True)
+            axis.text(
+                xs[middle], ys[middle], classes[label], fontsize=5.5, ha="center", va="center", bbox=box, clip_on=True
+            )
 
 
 def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_title: str = "IoU, %"):
     """Bars by class and method, best PACL class first; table columns: class, method, and the value in [0, 1]."""
     order = table[table.method == "PACL"].sort_values(value, ascending=False)["class"].tolist()
     figure, axis = plt.subplots(figsize=(max(6, 0.34 * len(order) + 1.5), 3.4))
-    sns.barplot(table.assign(percent=100 * table[value]), x="class", y="percent", hue="method", order=order, palette=COLOURS, ax=axis, errorbar=None, saturation=1)
+    sns.barplot(
+        table.assign(percent=100 * table[value]),
+        x="class",
+        y="percent",
+        hue="method",
+        order=order,
+        palette=COLOURS,
+        ax=axis,
+        errorbar=None,
+        saturation=1,
+    )
     axis.set(title=title, xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=60)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor", fontsize=8)
@@ -161,7 +217,16 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
 def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
     """Bars of `value` (in [0, 1], shown in %) for each x and method."""
     figure, axis = plt.subplots(figsize=(max(6, 0.85 * table[x].nunique() + 1.5), 3.2))
-    sns.barplot(table.assign(percent=100 * table["value"]), x=x, y="percent", hue="method", palette=COLOURS, ax=axis, errorbar=None, saturation=1)
+    sns.barplot(
+        table.assign(percent=100 * table["value"]),
+        x=x,
+        y="percent",
+        hue="method",
+        palette=COLOURS,
+        ax=axis,
+        errorbar=None,
+        saturation=1,
+    )
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axis.set(title=title, xlabel="", ylabel=axis_title)
@@ -176,18 +241,42 @@ def roc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray, float]]):
     for method, (false_positives, true_positives, area) in curves.items():
         axis.plot(false_positives, true_positives, color=COLOURS[method], label=f"{method}: AUC {area:.2f}")
     axis.plot([0, 1], [0, 1], ":", color="grey")
-    axis.set(title="Do patches of one class look alike?", xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
+    axis.set(
+        title="Do patches of one class look alike?",
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        aspect="equal",
+        xlim=(0, 1),
+        ylim=(0, 1.01),
+    )
     axis.legend(frameon=False, loc="lower right")
     return figure
 
 
 def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
-    """One panel a metric: its mean over seeds for each setting, with every seed as a dot; the default setting is drawn darker."""
-    figure, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 0.36 * table.setting.nunique() + 1.5), sharey=True, squeeze=False)
-    colours = {setting: COLOURS["PACL"] if point == "default" else "#e7a6ae" for setting, point in zip(table.setting, table.point, strict=True)}
+    """One panel a metric: its mean over seeds for each setting, with every seed as a dot; the default setting is
+    drawn darker.
+    """
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(4.2 * len(metrics), 0.36 * table.setting.nunique() + 1.5), sharey=True, squeeze=False
+    )
+    colours = {
+        setting: COLOURS["PACL"] if point == "default" else "#e7a6ae"
+        for setting, point in zip(table.setting, table.point, strict=True)
+    }
     for axis, (metric, label) in zip(axes[0], metrics.items(), strict=True):
         rows = table.assign(percent=100 * table[metric])
-        sns.barplot(rows, y="setting", x="percent", hue="setting", palette=colours, errorbar=None, saturation=1, legend=False, ax=axis)
+        sns.barplot(
+            rows,
+            y="setting",
+            x="percent",
+            hue="setting",
+            palette=colours,
+            errorbar=None,
+            saturation=1,
+            legend=False,
+            ax=axis,
+        )
         sns.stripplot(rows, y="setting", x="percent", color="#333333", size=3.5, jitter=False, ax=axis)
         axis.set(xlabel=label, ylabel="")
     figure.suptitle(title, fontweight="bold", y=1.0)
@@ -209,12 +298,26 @@ def scene_pairs(images: list, labels: list, classes: list[str]):
 
 
 def protocol_bars(table: pd.DataFrame, title: str):
-    """One panel a protocol: mean IoU by benchmark and method; table columns: benchmark, protocol, method, value in [0, 1]."""
+    """One panel a protocol: mean IoU by benchmark and method; table columns: benchmark, protocol, method, value in
+    [0, 1].
+    """
     protocols = table.protocol.unique()
-    figure, axes = plt.subplots(1, len(protocols), figsize=(3.9 * len(protocols) + 0.6, 3.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(protocols), figsize=(3.9 * len(protocols) + 0.6, 3.2), sharey=True, squeeze=False
+    )
     for axis, protocol in zip(axes[0], protocols, strict=True):
         rows = table[table.protocol == protocol].assign(percent=100 * table.value)
-        sns.barplot(rows, x="benchmark", y="percent", hue="method", palette=COLOURS, errorbar=None, saturation=1, ax=axis, legend=axis is axes[0, -1])
+        sns.barplot(
+            rows,
+            x="benchmark",
+            y="percent",
+            hue="method",
+            palette=COLOURS,
+            errorbar=None,
+            saturation=1,
+            ax=axis,
+            legend=axis is axes[0, -1],
+        )
         for bars in axis.containers:
             axis.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=1)
         axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")

@@ -1,4 +1,6 @@
-"""Brings each source into the one form that pacl.data reads (paper, section 4: training pairs, four segmentation benchmarks, twelve classification sets)."""
+"""Brings each source into the one form that pacl.data reads (paper, section 4: training pairs, four segmentation
+benchmarks, twelve classification sets).
+"""
 
 import os
 import shutil
@@ -11,7 +13,10 @@ import numpy as np
 from pacl import miniworld, sources
 from pacl.data import write_labelled, write_pairs, write_scenes
 
-LABELS = {"miniworld": "mini world, not Pascal VOC", "flickr8k": "Flickr8k and Pascal VOC 2012"}  # what every result of a source is called
+LABELS = {
+    "miniworld": "mini world, not Pascal VOC",
+    "flickr8k": "Flickr8k and Pascal VOC 2012",
+}  # what every result of a source is called
 
 
 def prepare(folder: Path, params) -> str | None:
@@ -35,8 +40,13 @@ def prepare(folder: Path, params) -> str | None:
 
 
 def prepare_miniworld(folder: Path, params) -> None:
-    """Renders training pairs, evaluation scenes and classification sets of the mini world into `folder`; params: the `prepare` section."""
-    benchmarks = {name: {"classes": miniworld.benchmark_classes(name), "table": miniworld.benchmark_map(name).tolist()} for name in miniworld.BENCHMARKS}
+    """Renders training pairs, evaluation scenes and classification sets of the mini world into `folder`; params: the
+    `prepare` section.
+    """
+    benchmarks = {
+        name: {"classes": miniworld.benchmark_classes(name), "table": miniworld.benchmark_map(name).tolist()}
+        for name in miniworld.BENCHMARKS
+    }
     with ProcessPoolExecutor() as pool:  # one for all: each process paints its textures and things once
         draw = partial(miniworld.render, pool, seed=params.seed)
         for split, count in (("train", params.train_pairs), ("validation", params.validation_scenes)):

@@ -1,4 +1,6 @@
-"""Pre-trains the mini world's CLIP from image-caption pairs; the paper starts from OpenAI's CLIP, this stands in for it where no weights can be had."""
+"""Pre-trains the mini world's CLIP from image-caption pairs; the paper starts from OpenAI's CLIP, this stands in for
+it where no weights can be had.
+"""
 
 import gzip
 import json
@@ -15,7 +17,9 @@ from tqdm.auto import tqdm
 
 
 def used_merges(texts: list[str]) -> list[tuple[str, str]]:
-    """The byte-pair merges of CLIP's tokenizer that these texts need, in CLIP's order: the same tokens from a vocabulary of hundreds."""
+    """The byte-pair merges of CLIP's tokenizer that these texts need, in CLIP's order: the same tokens from a
+    vocabulary of hundreds.
+    """
     full = SimpleTokenizer()
     words = {word for text in texts for word in full.pat.findall(text.lower())}
     used = {merge for word in words for merge in merges_of(word, full.bpe_ranks)}
@@ -39,7 +43,9 @@ def merges_of(word: str, ranks: dict) -> list[tuple[str, str]]:
 
 
 def save_tokenizer(texts: list[str], path: Path) -> None:
-    """Writes the merges these texts need in the form that open_clip's SimpleTokenizer reads; equal texts give equal bytes."""
+    """Writes the merges these texts need in the form that open_clip's SimpleTokenizer reads; equal texts give equal
+    bytes.
+    """
     lines = ["#merges of CLIP's byte-pair encoding", *(" ".join(merge) for merge in used_merges(texts))]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
@@ -62,22 +68,32 @@ def model_config(params, vocab_size: int) -> dict:
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W], normalised by CLIP's mean and standard deviation."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def pretrain(images: np.ndarray, captions: list[str], config: dict, tokenizer, params, *, checkpoint: Path) -> tuple[open_clip.CLIP, list[dict]]:
-    """Trains an open_clip.CLIP; returns it with its history, a dict {"step", "loss", "learning_rate", "logit_scale"} every 50 steps.
+def pretrain(
+    images: np.ndarray, captions: list[str], config: dict, tokenizer, params, *, checkpoint: Path
+) -> tuple[open_clip.CLIP, list[dict]]:
+    """Trains an open_clip.CLIP; returns it with its history, a dict {"step", "loss", "learning_rate", "logit_scale"}
+    every 50 steps.
 
-    images: uint8 [M, H, W, 3], mirrored at random; captions: M texts. AdamW, one cycle, bf16 autocast, gradient norm clipped at 1.
+    images: uint8 [M, H, W, 3], mirrored at random; captions: M texts. AdamW, one cycle, bf16 autocast, gradient norm
+    clipped at 1.
     checkpoint: a file written after each epoch; a run that was cut goes on from it to the weights of an unbroken one.
     """
     torch.manual_seed(params.seed)
     model = open_clip.CLIP(**config)
     tokens = tokenizer(captions)  # [M, context length]
     steps = len(images) // params.batch_size
-    optimizer = torch.optim.AdamW(parameter_groups(model, params.weight_decay), lr=params.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=steps * params.epochs, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, params.weight_decay), lr=params.learning_rate, betas=(0.9, 0.98), eps=1e-6
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, params.learning_rate, total_steps=steps * params.epochs, pct_start=0.1
+    )
     learned, epochs_done, losses, history = (model, optimizer, schedule), 0, [], []
     if checkpoint.exists():
         epochs_done, losses, history = load_progress(checkpoint, learned)
@@ -88,7 +104,11 @@ def pretrain(images: np.ndarray, captions: list[str], config: dict, tokenizer, p
             losses.append(train_step(model, optimizer, mirrored(rng, images[batch]), tokens[batch]))
             schedule.step()
             if len(losses) == 50:
-                row = {"step": epoch * steps + i + 1, "loss": float(np.mean(losses)), "learning_rate": schedule.get_last_lr()[0]}
+                row = {
+                    "step": epoch * steps + i + 1,
+                    "loss": float(np.mean(losses)),
+                    "learning_rate": schedule.get_last_lr()[0],
+                }
                 history.append(row | {"logit_scale": model.logit_scale.exp().item()})
                 losses = []
         save_progress(checkpoint, learned, epoch + 1, losses, history)
@@ -113,7 +133,10 @@ def load_progress(path: Path, learned: tuple) -> tuple[int, list, list]:
 def parameter_groups(model, weight_decay: float) -> list[dict]:
     """Matrices decay; gains, biases and the logit scale don't, as in CLIP."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def mirrored(rng, images: np.ndarray) -> np.ndarray:
@@ -122,13 +145,18 @@ def mirrored(rng, images: np.ndarray) -> np.ndarray:
 
 
 def plain_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
-    """Softmax attention in two matrix products: at 65 tokens several times as fast on a CPU as PyTorch's fused kernel (bf16, forward and backward)."""
+    """Softmax attention in two matrix products: at 65 tokens several times as fast on a CPU as PyTorch's fused kernel
+    (bf16, forward and backward).
+    """
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     return (scores if attn_mask is None else scores + attn_mask).softmax(-1) @ value
 
 
 def train_step(model, optimizer, images: np.ndarray, tokens: torch.Tensor) -> float:
-    with torch.autocast("cpu", torch.bfloat16), mock.patch("torch.nn.functional.scaled_dot_product_attention", plain_attention):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", plain_attention),
+    ):
         image_features, text_features, logit_scale = model(to_tensor(images), tokens)
     loss = open_clip.ClipLoss()(image_features.float(), text_features.float(), logit_scale)
     optimizer.zero_grad()
@@ -142,6 +170,16 @@ def train_step(model, optimizer, images: np.ndarray, tokens: torch.Tensor) -> fl
 
 def save_clip(folder: Path, model, config: dict) -> None:
     """Writes open_clip_config.json and open_clip_model.safetensors, the layout that open_clip reads from a folder."""
-    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2) + "\n")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    preprocess = {
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2) + "\n"
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )

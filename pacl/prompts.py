@@ -1,4 +1,6 @@
-"""Texts for the text encoder: prompt templates, and the nouns of a caption as prompts beside it (paper, section 4 and appendix)."""
+"""Texts for the text encoder: prompt templates, and the nouns of a caption as prompts beside it (paper, section 4 and
+appendix).
+"""
 
 import re
 from functools import lru_cache
@@ -14,9 +16,13 @@ def all_templates() -> dict:
 
 
 def templates(name: str) -> list[str]:
-    """The prompt templates of one list in data/templates.yaml, each with one {}. Raises ValueError for an unknown name."""
+    """The prompt templates of one list in data/templates.yaml, each with one {}. Raises ValueError for an unknown
+    name.
+    """
     if name not in all_templates():
-        raise ValueError(f"{name!r} is no list of prompt templates; data/templates.yaml has {', '.join(all_templates())}.")
+        raise ValueError(
+            f"{name!r} is no list of prompt templates; data/templates.yaml has {', '.join(all_templates())}."
+        )
     return all_templates()[name]
 
 

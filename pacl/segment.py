@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip import FrozenCLIP
-from pacl.config import Protocol
 from pacl.model import similarity_map
+from pacl.params import Protocol
 
 BACKGROUND_RULES = ("none", "entropy", "probability")
 BLOCK_ELEMENTS = 2**24  # of the logits of a block of pixel rows: 64 MB in float32
@@ -43,7 +43,7 @@ def label_maps(
     phrase_index: Tensor | None = None,
     background_listed: bool = False,
 ) -> Tensor:
-    """Label maps int64 [(B,) H, W] of what `coarse_logits` returns, or of some of its texts, upscaled block by block."""
+    """Label maps int64 [(B,) H, W] of what `coarse_logits` returns, or of some of its texts, upscaled in blocks."""
     elements_a_row = logits.shape[:-2].numel() * len(columns)
     labels = [
         predict(
@@ -156,7 +156,9 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 def coarse_logits(
     clip: FrozenCLIP, embed: Callable[[Tensor], Tensor], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of `dense_logits` before upscaling, on a small grid, [(B,) M, h, w], and the matrices [H, h] and [W, w] that upscale them."""
+    """The logits of `dense_logits` before upscaling, on a small grid, [(B,) M, h, w], and the matrices [H, h] and [W,
+    w] that upscale them.
+    """
     images, single = _batch_of(images)
     H, W = images.shape[2:]
     images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))

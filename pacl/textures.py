@@ -1,6 +1,6 @@
 """The stuff of the mini world: painted backdrops such as brick wall, grass and sea, in the place of COCO-Stuff."""
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
@@ -61,7 +61,7 @@ def texture(name, rng, size=128):
     return np.array(piece.point(np.minimum(light, 255).astype(np.uint8).ravel().tolist()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def painting(name, variant):
     """Painting number `variant` of the texture `name`, an RGB image of TILE x TILE pixels, always the same."""
     rng = np.random.default_rng([NAMES.index(name), variant])

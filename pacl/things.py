@@ -1,6 +1,8 @@
-"""The objects of the mini world: drawings read from a data file and rendered as sprites. Stands in for the objects of web photos (paper, section 4)."""
+"""The objects of the mini world: drawings read from a data file and rendered as sprites. Stands in for the objects of
+web photos (paper, section 4).
+"""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import yaml
@@ -19,9 +21,11 @@ def things() -> dict:
     return yaml.safe_load((project_root() / "data/miniworld/things.yaml").read_text(encoding="utf-8"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(thing: str, kind: str, variant: int = 0) -> Image.Image:
-    """One thing as an RGBA sheet, SHEET pixels a side. `kind` is a kind's name, or ODD with `variant` choosing the colour."""
+    """One thing as an RGBA sheet, SHEET pixels a side. `kind` is a kind's name, or ODD with `variant` choosing the
+    colour.
+    """
     drawing = things()[thing]
     colour, second, pattern = odd_colouring(thing, variant) if kind == ODD else drawing["kinds"][kind]
     fills = {"body": patterned(colour, second, pattern), "second": solid(second)}
@@ -39,12 +43,16 @@ def odd_colouring(thing: str, variant: int) -> list:
     """An untypical [colour, second colour, pattern], the same for equal arguments."""
     rng = np.random.default_rng([variant, *thing.encode()])
     hue = rng.integers(0, 360)
-    colour, second = (f"hsl({(hue + turn) % 360}, {rng.integers(45, 85)}%, {rng.integers(38, 72)}%)" for turn in (0, 150))
+    colour, second = (
+        f"hsl({(hue + turn) % 360}, {rng.integers(45, 85)}%, {rng.integers(38, 72)}%)" for turn in (0, 150)
+    )
     return [colour, second, rng.choice(["plain", "stripes", "dots", "checks"])]
 
 
 def part_mask(shape: str, numbers: list) -> Image.Image:
-    """The area of one part as an L image; numbers are in hundredths of the sheet, drawn at twice the size against jagged edges."""
+    """The area of one part as an L image; numbers are in hundredths of the sheet, drawn at twice the size against
+    jagged edges.
+    """
     unit = 2 * SHEET / 100 * 0.92
     canvas = Image.new("L", (2 * SHEET, 2 * SHEET))
     draw = ImageDraw.Draw(canvas)
@@ -58,7 +66,9 @@ def part_mask(shape: str, numbers: list) -> Image.Image:
     elif shape == "line":
         draw.line(points, fill=255, width=round(width * unit), joint="curve")
         for x, y in points:
-            draw.ellipse([x - width * unit / 2, y - width * unit / 2, x + width * unit / 2, y + width * unit / 2], fill=255)
+            draw.ellipse(
+                [x - width * unit / 2, y - width * unit / 2, x + width * unit / 2, y + width * unit / 2], fill=255
+            )
     else:
         draw.polygon(smooth(points) if shape == "blob" else points, fill=255)
     return canvas.resize((SHEET, SHEET), Image.BOX)
@@ -69,7 +79,12 @@ def smooth(points: list, steps: int = 12) -> list:
     p = np.array(points)
     before, after, beyond = np.roll(p, 1, 0), np.roll(p, -1, 0), np.roll(p, -2, 0)
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
-    curve = 0.5 * (2 * p + (after - before) * t + (2 * before - 5 * p + 4 * after - beyond) * t**2 + (3 * p - before - 3 * after + beyond) * t**3)
+    curve = 0.5 * (
+        2 * p
+        + (after - before) * t
+        + (2 * before - 5 * p + 4 * after - beyond) * t**2
+        + (3 * p - before - 3 * after + beyond) * t**3
+    )
     return [tuple(xy) for xy in curve.transpose(1, 0, 2).reshape(-1, 2)]
 
 
@@ -81,7 +96,9 @@ def patterned(colour: str, second: str, pattern: str) -> Image.Image:
         "plain": np.zeros((SHEET, SHEET), bool),
         "stripes": (x // (cell * 3 // 4)) % 2 == 1,
         "checks": (x // cell + y // cell) % 2 == 1,
-        "dots": (x % (cell * 3 // 2) - cell * 0.75) ** 2 + ((y + (x // (cell * 3 // 2)) % 2 * cell * 0.75) % (cell * 3 // 2) - cell * 0.75) ** 2 < (cell * 0.42) ** 2,
+        "dots": (x % (cell * 3 // 2) - cell * 0.75) ** 2
+        + ((y + (x // (cell * 3 // 2)) % 2 * cell * 0.75) % (cell * 3 // 2) - cell * 0.75) ** 2
+        < (cell * 0.42) ** 2,
     }[pattern]
     return Image.composite(solid(second), solid(colour), Image.fromarray((where * 255).astype(np.uint8)))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pacl.config import ConfigError, Profile, load_params, project_root
+from pacl.config import ConfigError, load_params, project_root
+from pacl.params import Profile
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 # Values that the tests below count on, whatever params.yaml says.

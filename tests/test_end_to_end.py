@@ -11,11 +11,11 @@ import yaml
 
 from pacl import miniworld
 from pacl.clip import class_text_features
-from pacl.config import Prepare, Protocol, Train
 from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, target_of
 from pacl.evaluate import class_scores, patch_predictions, scene_patches, score_accuracies, segmentation
 from pacl.features import Texts, patch_tokens, text_features, text_table
 from pacl.metrics import mean_iou
+from pacl.params import Prepare, Protocol, Train
 from pacl.prepare import prepare
 from pacl.prompts import templates
 from pacl.train import load_embedder, train

@@ -13,7 +13,6 @@ from sklearn.metrics import auc
 from torch.nn import functional as F
 
 from pacl.clip import class_text_features, load_clip
-from pacl.config import Protocol
 from pacl.data import IGNORE, Images, Masks
 from pacl.evaluate import (
     accuracy,
@@ -36,6 +35,7 @@ from pacl.evaluate import (
     zero_shot_accuracy,
 )
 from pacl.model import compatibility
+from pacl.params import Protocol
 from pacl.pretrain import save_clip
 from pacl.prompts import templates
 from pacl.segment import segment

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pacl import segment as segment_module
 from pacl.clip import class_text_features, load_clip
-from pacl.config import Protocol
+from pacl.params import Protocol
 from pacl.segment import (
     dense_logits,
     interpolation_matrix,

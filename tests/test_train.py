@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pacl.config import Train
 from pacl.features import Texts
 from pacl.loss import LogitScale
 from pacl.model import VisionEmbedder, compatibility
+from pacl.params import Train
 from pacl.train import learning_rate_factor, load_embedder, parameter_groups, save_embedder, train, validate
 
 B, N, D_v, D = 32, 4, 12, 8

@@ -1,0 +1,194 @@
+"""What params.yaml may say: one pydantic model a section of a profile (paper, section 4 and appendix: its
+hyper-parameters).
+
+To add a section: write its class and name it in `Profile`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+BatchSize = Annotated[int, Field(ge=2)]  # a contrastive batch of one pair has no negatives
+Betas = Annotated[tuple[Momentum, Momentum], Field(strict=False)]  # YAML has lists only
+
+
+class Section(BaseModel):
+    """Unknown keys, texts for numbers and later assignments are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Prepare(Section):
+    source: Literal["miniworld", "flickr8k", "webdataset"]
+    raw: str | None
+    seed: Count
+    train_pairs: PositiveInt
+    validation_scenes: PositiveInt
+    test_scenes: PositiveInt
+    classification_images: PositiveInt
+
+    @model_validator(mode="after")
+    def downloaded_sources_have_a_folder(self):
+        if self.source != "miniworld" and self.raw is None:
+            raise ValueError(f"raw must name the folder that holds {self.source}")
+        return self
+
+
+class Model(Section):
+    backbone: str
+    pretrained: str
+    tokens: Literal["after_norm", "before_norm"]
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Features(Section):
+    batch_size: PositiveInt
+    templates: str
+
+
+class Train(Section):
+    embedder: Literal["residual", "mlp", "linear"]
+    scoring: Literal["cosine", "dot"]
+    scale: Positive
+    pooling: Literal["all_pairs", "matched_only"]
+    pairs: PositiveInt
+    noun_share: Fraction
+    mask_same_text: bool
+    batch_size: BatchSize
+    epochs: PositiveInt
+    learning_rate: Positive
+    betas: Betas
+    eps: Positive
+    weight_decay: NonNegative
+    warmup_steps: Count
+    max_logit_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    seed: Count
+
+    @model_validator(mode="after")
+    def steps_add_up(self):
+        if self.pairs < self.batch_size:
+            raise ValueError(f"pairs ({self.pairs}) must be at least batch_size ({self.batch_size})")
+        steps = self.epochs * (self.pairs // self.batch_size)
+        if self.warmup_steps >= steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below all of its {steps} steps")
+        return self
+
+
+class Protocol(Section):
+    """How an image is segmented; the defaults are the paper's, but for token_stride.
+
+    short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
+    sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
+    tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
+    background_threshold: see pacl.segment.predict; the rule applies where a benchmark has a background class.
+    """
+
+    short_side: PositiveInt | None = None
+    window: PositiveInt | None = None
+    window_stride: PositiveInt | None = None
+    token_stride: PositiveInt | None = None
+    templates: str = "seven"
+    logit_scale: Positive = 100.0
+    background_rule: Literal["none", "entropy", "probability"] = "none"
+    background_threshold: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def windows_cover_the_image(self):
+        if (self.window is None) != (self.window_stride is None):
+            raise ValueError("window and window_stride must both be numbers or both null")
+        if self.window is not None and self.window_stride > self.window:
+            raise ValueError(f"window_stride ({self.window_stride}) must be at most window ({self.window})")
+        if self.background_rule == "probability" and self.background_threshold > 1:
+            raise ValueError(
+                f"background_threshold ({self.background_threshold}) must be at most 1 with rule probability"
+            )
+        return self
+
+
+class Protocols(Section):
+    native: Protocol
+    sclip: Protocol
+    tcl: Protocol
+
+
+class PatchAlignment(Section):
+    benchmark: str
+    batch_size: PositiveInt
+    templates: str
+    pairs: PositiveInt
+    seed: Count
+
+
+class Segmentation(Section):
+    benchmarks: list[str]
+    protocols: list[Literal["native", "sclip", "tcl"]]
+    batch_size: PositiveInt
+    shown: PositiveInt
+
+
+class Classification(Section):
+    sets: list[str]
+    templates: str
+    batch_size: PositiveInt
+    weights: list[Fraction]
+
+
+class Ablations(Section):
+    """base: the train parameters that all points change, to be quick; points: name -> those it changes beside."""
+
+    base: dict
+    seeds: list[Count]
+    strides: list[PositiveInt]
+    stride_scenes: PositiveInt
+    points: dict[str, dict]
+
+
+class Pretrain(Section):
+    """The mini world's CLIP; sizes as open_clip names them."""
+
+    world_seed: Count
+    scenes: PositiveInt
+    image_size: PositiveInt
+    patch_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    head_width: PositiveInt
+    embed_dim: PositiveInt
+    context_length: PositiveInt
+    text_width: PositiveInt
+    text_layers: PositiveInt
+    batch_size: BatchSize
+    epochs: PositiveInt
+    learning_rate: Positive
+    weight_decay: NonNegative
+    seed: Count
+
+    @model_validator(mode="after")
+    def sizes_divide(self):
+        if self.image_size % self.patch_size or self.width % self.head_width or self.text_width % self.head_width:
+            raise ValueError("patch_size must divide image_size, and head_width must divide width and text_width")
+        return self
+
+
+class Profile(Section):
+    """The sections of a profile, in params.yaml's order."""
+
+    prepare: Prepare
+    model: Model
+    features: Features
+    train: Train
+    protocols: Protocols
+    patch_alignment: PatchAlignment
+    segmentation: Segmentation
+    classification: Classification
+    ablations: Ablations
+
+
+SECTIONS = {name: field.annotation for name, field in Profile.model_fields.items()} | {
+    "pretrain": Pretrain
+}  # the last is `miniclip:`'s
