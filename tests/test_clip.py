@@ -9,29 +9,18 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
-from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pacl import weights
 from pacl.clip import class_text_features, load_clip, resize_position_embedding
-from pacl.prompts import templates as load_templates
 
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-SEVEN = [
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "{} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-]
 
 
 def save_folder(folder, config=TINY, seed=0):
@@ -209,15 +198,6 @@ def test_class_text_features_average_normalised_prompts(tiny):
         class_text_features(clip, ["cat", " ,"], ["a {}"])
     with pytest.raises(ValueError, match="needs a {}"):
         class_text_features(clip, ["cat"], ["a photo"])
-
-
-def test_templates_are_the_papers_and_openais():
-    assert load_templates("seven") == SEVEN
-    assert load_templates("tcl") == [*SEVEN, "a photo of many {}.", "a photo of {}s."]
-    assert load_templates("imagenet80") == [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
-    assert load_templates("plain") == ["{}"] and load_templates("one") == ["a photo of a {}."]
-    with pytest.raises(ValueError, match="'eight' is no list of prompt templates"):
-        load_templates("eight")
 
 
 def test_a_folder_may_bring_its_own_vocabulary(tmp_path):

@@ -1,6 +1,7 @@
 """Nouns of captions by hand, and the lists of prompt templates."""
 
 import pytest
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
 from pacl.prompts import all_templates, nouns, templates
 
@@ -51,6 +52,12 @@ def test_the_seven_templates_are_the_papers():
         "art of the {}.",
         "a photo of the small {}.",
     ]
+
+
+def test_the_other_lists_are_tcls_and_openais():
+    assert templates("tcl") == [*templates("seven"), "a photo of many {}.", "a photo of {}s."]
+    assert templates("imagenet80") == [form("{}") for form in OPENAI_IMAGENET_TEMPLATES]
+    assert templates("plain") == ["{}"] and templates("one") == ["a photo of a {}."]
 
 
 def test_every_template_has_one_place_for_the_class():
