@@ -92,6 +92,7 @@ class Protocol(Section):
     window: PositiveInt | None = None
     window_stride: PositiveInt | None = None
     token_stride: PositiveInt | None = None
+    passes: Literal["joint", "shifted"] = "joint"
     templates: str = "seven"
     logit_scale: Positive = 100.0
     background_rule: Literal["none", "entropy", "probability"] = "none"

@@ -17,7 +17,7 @@ from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import open_image
 from pacl.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 from pacl.params import Protocol
-from pacl.segment import segment
+from pacl.segment import Method, segment
 from pacl.train import load_embedder
 
 Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
@@ -142,7 +142,7 @@ def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float
 def label(clip, embed, image: Image.Image, text: Tensor, protocol: Protocol, short_side: int) -> np.ndarray:
     """uint8 [H, W]: 0 for background, k for the k-th prompt."""
     limited = protocol.model_copy(update={"short_side": min(short_side, *image.size)})
-    labels = segment(clip, embed, image, text, limited).to(torch.uint8).cpu().numpy()
+    labels = segment(clip, Method(embed), image, text, limited).to(torch.uint8).cpu().numpy()
     return labels + (protocol.background_rule == "none")
 
 

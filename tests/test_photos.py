@@ -41,6 +41,9 @@ class ColourCLIP:
         self.seen = (*self.seen, tuple(images.shape[2:]))
         return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
 
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
+        return {name: self.patch_features(images, stride) for name in last_blocks}
+
     def text_features(self, prompts):
         words = [next((word for word in COLOURS if word in prompt), None) for prompt in prompts]
         return F.normalize(torch.tensor([COLOURS.get(word, (1, 1, 1)) for word in words]).float(), dim=-1)
