@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from pacl import plots
-from pacl.plots import COLOURS, NAMES, palette
+from pacl.plots import COLOURS, NAMES
+from pacl.scene_plots import palette, wrapped
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(3)]
@@ -165,6 +166,6 @@ def test_classes_have_different_colours_that_do_not_depend_on_what_else_is_drawn
 
 
 def test_long_titles_are_wrapped_and_cut():
-    assert plots.wrapped("a cat") == "a cat"
-    lines = plots.wrapped("word " * 40).splitlines()
+    assert wrapped("a cat") == "a cat"
+    lines = wrapped("word " * 40).splitlines()
     assert len(lines) == 3 and lines[-1].endswith("…") and max(map(len, lines)) <= 30
