@@ -42,7 +42,7 @@ class Prepare(Section):
 class Model(Section):
     backbone: str
     pretrained: str
-    tokens: Literal["after_norm", "before_norm"]
+    tokens: Literal["after_norm", "before_norm", "value"]
     dtype: Literal["float32", "bfloat16"]
 
 
