@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pacl.cached import CachedPairs
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import ConfigError, load_params
 from pacl.data import Images, read_json, read_pairs, read_scenes, write_json
@@ -113,8 +114,8 @@ def run_point(profile: str, point: str) -> Path:
     scenes = scenes_of(clip, scene_tokens, masks, benchmarks, params.protocols.native)
     runs = []
     for setting in settings:
-        embedder, _ = train(train_tokens, texts, setting)
-        runs.append({"seed": setting.seed, **measure(scenes, embedder)})
+        embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)
+        runs.append({"seed": setting.seed, **measure(scenes, embedder, embedder.text_embedder)})
     write_json(target, {"point": point, "changes": changes, "runs": runs})
     return target
 

@@ -25,10 +25,10 @@ def scene_patches(
     images: Images,
     masks: Masks,
     table: list[int],
-    last_blocks: tuple[str | None, ...] = (None,),
     *,
+    last_blocks: list[str],
     batch_size: int,
-) -> tuple[dict[str | None, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Patch tokens [M, N, D_v] of images as CLIP crops them, by last block, and the majority label of each patch
     [M, N].
     """

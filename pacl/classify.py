@@ -10,12 +10,12 @@ from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images
 from pacl.features import batches
 from pacl.model import compatibility
-from pacl.segment import Embed, best_phrase
+from pacl.segment import Method, best_phrase
 
 
 def class_scores(
     clip: FrozenCLIP,
-    embed: Embed,
+    method: Method,
     images: Images,
     classes: list[str],
     template_list: list[str],
@@ -32,7 +32,7 @@ def class_scores(
     with torch.no_grad():
         for batch in batches(clip, images, batch_size, "images"):
             clip_scores.append(best_phrase(clip.image_features(batch) @ text.T, phrase_index, -1).cpu())
-            phi = compatibility(embed(clip.patch_features(batch)), text, **attention)
+            phi = compatibility(method.embed(clip.patch_features(batch)), method.embed_text(text), **attention)
             pacl_scores.append(best_phrase(phi, phrase_index, -1).cpu())
     return torch.cat(clip_scores), torch.cat(pacl_scores)
 

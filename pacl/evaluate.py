@@ -11,9 +11,10 @@ from tqdm.auto import tqdm
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
 from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class
+from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import Embed, Method, coarse_logits, dense_logits, label_maps, segment
+from pacl.segment import Method, coarse_logits, dense_logits, label_maps, segment
 
 
 def segmentation(
@@ -53,9 +54,10 @@ def segmentation(
     return confmats
 
 
-def methods_of(clip: FrozenCLIP, embedder: Embed, names: list[str]) -> dict[str, Method]:
+def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
     """Methods by name: "pacl" reads the tokens it was trained on, any other is a last block of pacl.baselines."""
-    return {name: Method(embedder) if name == "pacl" else Method(clip.project, name) for name in names}
+    pacl = Method(embedder, clip.last_block, embedder.text_embedder)
+    return {name: pacl if name == "pacl" else Method(clip.project, name) for name in names}
 
 
 def has_background(benchmark: dict) -> bool:

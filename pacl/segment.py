@@ -18,16 +18,22 @@ BACKGROUND_RULES = ("none", "entropy", "probability")
 BLOCK_ELEMENTS = 2**24  # of the logits of a block of pixel rows: 64 MB in float32
 
 
+def unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @dataclass(frozen=True)
 class Method:
-    """A way from patches to the text's space: CLIP with this last block, and what maps its tokens there.
+    """A way from patches to the text's space: CLIP with this last block, and what maps its tokens and the text's
+    embeddings there.
 
-    embed: `clip.project` or a VisionEmbedder. last_block: a name of pacl.baselines.LAST_BLOCKS, None for CLIP's own or
-    the one that load_clip's `tokens` names.
+    embed: `clip.project` or a VisionEmbedder. last_block: a name of pacl.baselines.LAST_BLOCKS; for an embedder the
+    `clip.last_block` it was trained on. embed_text: text features [M, D] -> text embeddings [M, D].
     """
 
     embed: Embed
-    last_block: str | None = None
+    last_block: str
+    embed_text: Embed = unchanged
 
 
 def segment(
@@ -199,11 +205,12 @@ def coarse_logits(
     images = _pad(images, protocol.window or clip.patch_size)
     ys, xs, crops = _windows(images, protocol)  # crops: [B * n_y * n_x, 3, ...]
     grid, text = clip.grid(*crops.shape[2:], protocol.token_stride), text.to(clip.device)
-    tokens = clip.patch_features_by(
-        crops, {m.last_block for m in methods.values()}, protocol.token_stride, passes=protocol.passes
-    )
+    last_blocks = list(dict.fromkeys(method.last_block for method in methods.values()))
+    tokens = clip.patch_features_by(crops, last_blocks, protocol.token_stride, passes=protocol.passes)
     logits = {
-        name: _beside(similarity_map(method.embed(tokens[method.last_block]), text), len(ys), len(xs), grid)
+        name: _beside(
+            similarity_map(method.embed(tokens[method.last_block]), method.embed_text(text)), len(ys), len(xs), grid
+        )
         for name, method in methods.items()
     }
     rows, columns = (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pacl.cached import CachedPairs
 from pacl.clip import load_clip
 from pacl.config import load_params
 from pacl.data import read_json, read_pairs, read_scenes, write_json
@@ -41,7 +42,8 @@ def run_world(profile: str, seed: int) -> Path:
         for what, pictures in (("train", pairs), ("scenes", images)):
             patch_tokens(clip, pictures, folder / f"{what}.npy", batch_size=params.features.batch_size)
         text_features(clip, text_table({"train": captions}), folder, params.features.templates)
-        embedder, _ = train(np.load(folder / "train.npy"), Texts(folder, "train"), settings)
+        pairs = CachedPairs(np.load(folder / "train.npy"), Texts(folder, "train"), settings)
+        embedder, _ = train(pairs, settings)
         scenes = scenes_of(clip, np.load(folder / "scenes.npy"), masks, benchmarks, params.protocols.native)
         result = {method: measure(scenes, embed) for method, embed in (("clip", clip.project), ("pacl", embedder))}
     write_json(target, {"seed": seed, **result})

@@ -40,8 +40,11 @@ def test_scene_patches_are_clips_tokens_and_majority_labels(tiny_clip):
     masks[0, :24, :40] = 255
     masks[1, ::2] = 3  # these rows aren't seen
     table = [2, 0, 1, 7] + [-1] * 251 + [IGNORE]
-    found, labels = scene_patches(tiny_clip, Images(images), Masks(masks), table, batch_size=2)
-    tokens = found[None]
+    found, labels = scene_patches(
+        tiny_clip, Images(images), Masks(masks), table, last_blocks=["clip", "maskclip"], batch_size=2
+    )
+    tokens = found["clip"]
+    assert found["maskclip"].shape == tokens.shape and not torch.allclose(found["maskclip"], tokens)
     assert tokens.shape == (3, 16, 32) and labels.shape == (3, 16)
     for i in range(3):
         alone = tiny_clip.patch_features(tiny_clip.preprocess(Image.fromarray(images[i]))[None])[0]

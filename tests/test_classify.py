@@ -20,6 +20,7 @@ from pacl.classify import (
 from pacl.data import Images
 from pacl.model import compatibility
 from pacl.prompts import templates
+from pacl.segment import Method
 
 
 @pytest.mark.parametrize("attention", [{"scoring": "cosine", "scale": 10.0}, {"scoring": "dot", "scale": 0.5}])
@@ -27,7 +28,7 @@ def test_class_scores_are_clips_cosine_and_pacls_phi(tiny_clip, attention):
     images = np.random.default_rng(0).integers(0, 256, (5, 40, 36, 3), dtype=np.uint8)
     classes = ["cat, kitten", "dog", "sea, lake, pond"]
     clip_scores, pacl_scores = class_scores(
-        tiny_clip, tiny_clip.project, Images(images), classes, templates("one"), attention, batch_size=2
+        tiny_clip, Method(tiny_clip.project, "clip"), Images(images), classes, templates("one"), attention, batch_size=2
     )
     assert clip_scores.shape == pacl_scores.shape == (5, 3)
     phrases = [["cat", "kitten"], ["dog"], ["sea", "lake", "pond"]]
@@ -46,7 +47,9 @@ def test_zero_shot_accuracy_is_that_of_clips_scores(tiny_clip):
     classes = ["cat, kitten", "dog", "sea, lake, pond", "snow"]
     attention = {"scoring": "cosine", "scale": 10.0}
     preds = (
-        class_scores(tiny_clip, tiny_clip.project, Images(images), classes, templates("one"), attention)[0]
+        class_scores(
+            tiny_clip, Method(tiny_clip.project, "clip"), Images(images), classes, templates("one"), attention
+        )[0]
         .argmax(1)
         .tolist()
     )

@@ -21,6 +21,7 @@ from pacl.evaluate import (
     scores_by_class,
     segmentation,
 )
+from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prompts import templates
 from pacl.segment import Method, segment
@@ -59,7 +60,7 @@ def cubes(tokens):
     return torch.cat([tokens.pow(3), tokens.flip(-1)], dim=-1)
 
 
-METHODS = {"clip": Method(squares, "clip"), "pacl": Method(cubes)}
+METHODS = {"clip": Method(squares, "clip"), "pacl": Method(cubes, "clip")}
 PACL = {"pacl": METHODS["pacl"]}
 TABLE = [0, 1, 2, 3] + [-1] * 251 + [IGNORE]
 BENCHMARKS = {
@@ -226,10 +227,11 @@ def test_iou_by_class_by_hand():
 
 def test_pacl_reads_its_own_tokens_and_others_project_a_last_block():
     class Clip:
-        project = "projection"
+        project, last_block = "projection", "maskclip"
 
-    assert methods_of(Clip(), "embedder", ["clip", "pacl", "naclip"]) == {
+    embedder = VisionEmbedder(3, 4, text_embedder="linear")
+    assert methods_of(Clip(), embedder, ["clip", "pacl", "naclip"]) == {
         "clip": Method("projection", "clip"),
-        "pacl": Method("embedder", None),
+        "pacl": Method(embedder, "maskclip", embedder.text_embedder),
         "naclip": Method("projection", "naclip"),
     }

@@ -50,7 +50,7 @@ def embed(patch_features):
     return torch.cat([patch_features, patch_features.square() + 0.1], dim=-1)  # [B, N, 6]
 
 
-METHOD = Method(embed)
+METHOD = Method(embed, "clip")
 TEXT = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))  # [M, D]
 
 
@@ -176,7 +176,7 @@ def test_batches_pictures_and_blocks_of_rows_agree(monkeypatch, protocol):
 
 
 def test_methods_with_last_blocks_of_their_own_share_a_run():
-    methods = {"plain": METHOD, "negative": Method(embed, "negative"), "other": Method(lambda x: embed(x) + 1)}
+    methods = {"plain": METHOD, "negative": Method(embed, "negative"), "other": Method(lambda x: embed(x) + 1, "clip")}
     protocol = Protocol(window=16, window_stride=8, token_stride=2)
     together, rows, columns = coarse_logits(ColourCLIP(), methods, picture(20, 28), TEXT, protocol)
     assert rows.shape == (20, 2 * 7) and columns.shape == (28, 3 * 7)  # windows' tokens side by side
@@ -271,5 +271,7 @@ def test_a_real_clip_segments(monkeypatch):
     clip = load_clip("tiny", "random", device="cpu")
     features, phrase_index = class_text_features(clip, ["cat, kitten", "dog"], ["a {}"])
     for protocol in (Protocol(token_stride=4), Protocol(short_side=40, window=32, window_stride=16)):
-        labels = segment(clip, Method(clip.project), picture(50, 70), features, protocol, phrase_index=phrase_index)
+        labels = segment(
+            clip, Method(clip.project, "clip"), picture(50, 70), features, protocol, phrase_index=phrase_index
+        )
         assert labels.shape == (50, 70) and labels.max() <= 1
