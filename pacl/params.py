@@ -135,6 +135,7 @@ class PatchAlignment(Section):
 class Segmentation(Section):
     benchmarks: list[str]
     protocols: list[Literal["native", "sclip", "tcl"]]
+    methods: list[Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]]
     batch_size: PositiveInt
     shown: PositiveInt
 
@@ -147,12 +148,15 @@ class Classification(Section):
 
 
 class Ablations(Section):
-    """base: the train parameters that all points change, to be quick; points: name -> those it changes beside."""
+    """base: the train parameters that all points change, to be quick; points: name -> what it changes beside, in train,
+    or `tokens` of model, or `templates` of features. inference_scenes: the first test scenes that are read in several
+    ways, strides the token strides among them.
+    """
 
     base: dict
     seeds: list[Count]
     strides: list[PositiveInt]
-    stride_scenes: PositiveInt
+    inference_scenes: PositiveInt
     points: dict[str, dict]
 
 
