@@ -18,11 +18,11 @@ from pacl.scene_plots import segmentation_grid as segmentation_grid
 from pacl.scene_plots import wrapped
 
 COLOURS = {
-    "CLIP": "#6c7a96",
+    "CLIP": "#6f8fc0",
     "PACL": "#d1495b",
-    "CLIP + PACL": "#2a9d8f",
-    "random encoder": "#b8b8b8",
-}  # one a method, everywhere
+    "CLIP + PACL": "#14404f",
+    "random encoder": "#c4c4c4",
+}  # one a method, everywhere; they differ in lightness too, for colour-blind readers and for print
 NAMES = {"clip": "CLIP", "pacl": "PACL", "ensemble": "CLIP + PACL", "random": "random encoder"}
 ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
 
@@ -114,10 +114,10 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
         errorbar=None,
         saturation=1,
     )
-    axis.set(title=title, xlabel="", ylabel=axis_title)
+    axis.set(xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=60)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor", fontsize=8)
-    sns.move_legend(axis, "upper right", frameon=False, title=None, ncols=3, bbox_to_anchor=(1, 1.16))
+    title_above_legend(axis, title)
     return figure
 
 
@@ -136,10 +136,16 @@ def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
     )
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-    axis.set(title=title, xlabel="", ylabel=axis_title)
+    axis.set(xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=25 if table[x].nunique() > 6 else 0)
-    sns.move_legend(axis, "upper right", frameon=False, title=None, ncols=3, bbox_to_anchor=(1, 1.17))
+    title_above_legend(axis, title)
     return figure
+
+
+def title_above_legend(axis, title: str) -> None:
+    """The title, under it the legend in one line, under that the data: none covers another."""
+    axis.set_title(title, loc="left", pad=30)
+    sns.move_legend(axis, "lower left", frameon=False, title=None, ncols=4, bbox_to_anchor=(-0.02, 1.0))
 
 
 def roc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray, float]]):
@@ -216,7 +222,8 @@ def protocol_bars(table: pd.DataFrame, title: str):
             axis.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=1)
         axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")
         axis.tick_params(axis="x", labelsize=8)
-    sns.move_legend(axes[0, -1], "upper right", frameon=False, title=None)
     figure.suptitle(title, fontweight="bold")
+    sns.move_legend(axes[0, -1], "lower right", frameon=False, title=None, ncols=4, bbox_to_anchor=(1.02, 1.12))
+    axes[0, -1].get_legend().set_in_layout(False)  # it stands beside the figure's title
     figure.tight_layout()
     return figure

@@ -107,6 +107,21 @@ def class_tables(by_class: pd.DataFrame) -> list[dict]:
     return folds
 
 
+def viewer(folder: Path) -> list[dict]:
+    """Test scenes to choose from (pacl.viewer), or nothing where they weren't written."""
+    data = load(folder, "viewer.json")
+    if not data or not data["scenes"]:
+        return []
+    said = text(
+        "Choose a test scene and a prompt. Above, the cosine of every pixel with the prompt: colours run from the "
+        "lowest to the highest cosine that the method has with any prompt of the scene, so a prompt that isn't there "
+        "should stay dark. Below, the pixels that get the prompt among all classes. The scenes are the first ones with "
+        "three labels or more, not picked."
+    )
+    methods = {name: method_name(name) for name in data["scenes"][0]["prompts"][0]["methods"]}
+    return [said, {"kind": "viewer", "data": data | {"methods": methods}}]
+
+
 def classification(folder: Path) -> list[dict]:
     measured = load(folder, "classification.json")
     content = [

@@ -117,6 +117,25 @@ def test_a_method_has_one_colour():
         assert to_hex(line.get_color()) == COLOURS[name] and line.get_label().startswith(f"{name}: AUC 0.80")
 
 
+# What a colour looks like to the commonest kinds of colour blindness, linear RGB (Machado et al. 2009, severity 1).
+SEEN = {
+    "everyone": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "grey print": [[0.2126, 0.7152, 0.0722]] * 3,
+}
+
+
+@pytest.mark.parametrize("eye", SEEN)
+def test_methods_can_be_told_apart_by_every_reader(eye):
+    colours = np.array([to_rgb(colour) for colour in COLOURS.values()])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(SEEN[eye]), 0, 1)
+    shown = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    apart = np.abs(shown[:, None] - shown).max(-1)[~np.eye(len(COLOURS), dtype=bool)]
+    assert apart.min() > (0.05 if eye == "grey print" else 0.15)
+
+
 def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_first():
     data = table(CLASSES).sample(frac=1, random_state=1)
     axis = plots.class_bars(data, "title").axes[0]

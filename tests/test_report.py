@@ -252,3 +252,29 @@ def test_command_line_shows_report_and_claims(folder, params, monkeypatch, capsy
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert str(folder / "report.html") in shown and shown.count("not tested") >= 6
+
+
+def test_a_note_on_the_data_stands_at_the_top_of_both_pages(folder, params):
+    prepared = json.loads((folder / "prepare.json").read_text())
+    (folder / "prepare.json").write_text(json.dumps(prepared | {"note": "4 of 8 shards. <the rest> is missing."}))
+    html, text = written(folder, params)
+    assert '<p class="notice"><strong>4 of 8 shards.</strong> &lt;the rest&gt; is missing.</p>' in html
+    assert "> **4 of 8 shards.** <the rest> is missing." in text
+
+
+def test_what_a_claim_measured_links_the_notebook_that_measured_it(pages):
+    html, text = pages
+    linked = dict(re.findall(r'<tr id="claim-([^"]+)">.*?<td data-name="Measured here"><a href="([^"]+)"', html, re.S))
+    assert linked["patch-accuracy"] == "04_patch_alignment.ipynb" and linked["miou-voc20"] == "05_segmentation.ipynb"
+    assert not {"no-annotation", "miou-voc-number"} & set(linked), "no notebook measured these"
+    assert "[40.1% → 85.2% (mini world, not Pascal VOC)](04_patch_alignment.ipynb)" in text
+
+
+def test_the_viewer_is_left_out_where_its_data_are_not_there(folder, params):
+    assert 'id="explorer"' not in written(folder, params)[0]
+    prompt = {"name": "</script><b>", "present": True, "truth": "", "methods": {"clip": {}, "pacl": {}}}
+    (folder / "viewer.json").write_text(json.dumps({"scenes": [{"image": "", "prompts": [prompt]}]}))
+    html, text = written(folder, params)
+    (data,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', html, re.S)
+    assert json.loads(data)["methods"] == {"clip": "CLIP", "pacl": "PACL"} and "<b>" not in data
+    assert "[report.html](report.html) shows 1 scenes" in text
