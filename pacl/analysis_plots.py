@@ -34,8 +34,9 @@ def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
 
 
 def differences(table: pd.DataFrame, title: str):
-    """Accuracy minus CLIP's with its interval, by set and method; columns set, method, difference, low, high (fractions);
-    the sets' mean in bold.
+    """Accuracy minus CLIP's with its interval, by set and method; the last set, their mean, in bold.
+
+    Columns set, method, difference, low, high, in [0, 1]; a table without rows gives an empty picture.
     """
     sets, methods = table["set"].unique().tolist(), table.method.unique().tolist()
     figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(sets) + 1.3))
@@ -46,10 +47,11 @@ def differences(table: pd.DataFrame, title: str):
         axis.errorbar(rows.difference, at, xerr=error, fmt="o", ms=4.5, lw=1.4, color=COLOURS[method], label=method)
     axis.axvline(0, color="black", lw=0.8)
     axis.set(xlabel="accuracy minus CLIP's, points", ylabel="", yticks=range(len(sets)), yticklabels=sets)
-    axis.get_yticklabels()[-1].set_fontweight("bold")
+    if sets:
+        axis.get_yticklabels()[-1].set_fontweight("bold")
+        axis.legend()
+        title_above_legend(axis, title)
     axis.invert_yaxis()
-    axis.legend()
-    title_above_legend(axis, title)
     return figure
 
 
@@ -86,9 +88,11 @@ def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, 
 
 
 def worlds(table: pd.DataFrame, title: str, metrics: dict[str, str]):
-    """One panel a metric: CLIP and PACL in each world, joined by a line; columns seed, method and the metrics."""
-    figure, axes = plt.subplots(1, len(metrics), figsize=(2.9 * len(metrics), 3.2), squeeze=False)
-    for axis, (metric, label) in zip(axes[0], metrics.items(), strict=True):
+    """One panel a metric: CLIP and PACL in each world, joined by a line; columns seed, method and the metrics.
+    Without metrics the picture is empty.
+    """
+    figure, axes = plt.subplots(1, max(1, len(metrics)), figsize=(2.9 * max(1, len(metrics)), 3.2), squeeze=False)
+    for axis, (metric, label) in zip(axes[0], metrics.items(), strict=False):
         for _, rows in table.groupby("seed"):
             axis.plot(rows.method, 100 * rows[metric], color="grey", lw=1, zorder=1)
             axis.scatter(rows.method, 100 * rows[metric], color=[COLOURS[m] for m in rows.method], zorder=2)

@@ -94,7 +94,7 @@ def accuracy_table(
         for name, (c, p, labels) in sets.items()
     }
     rng, rows = np.random.default_rng(seed), []
-    for method in ("pacl", "ensemble"):
+    for method in ("pacl", "ensemble") if sets else ():
         resampled = []
         for name, hits in right.items():
             gain = hits[method] - hits["clip"]

@@ -119,9 +119,24 @@ class Protocol(Section):
 
 
 class Protocols(Section):
+    """Protocols by name; beside these three, any other section under `protocols` is one, too."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Protocol]
     native: Protocol
     sclip: Protocol
     tcl: Protocol
+
+    def named(self, names: list[str]) -> dict[str, Protocol]:
+        """Raises ValueError for a name that has no section."""
+        known = dict(self)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no protocol {name}: params.yaml's protocols are {', '.join(known)}.")
+        return {name: known[name] for name in names}
+
+
+MethodName = Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]
 
 
 class PatchAlignment(Section):
@@ -129,13 +144,14 @@ class PatchAlignment(Section):
     batch_size: PositiveInt
     templates: str
     pairs: PositiveInt
+    methods: list[MethodName]
     seed: Count
 
 
 class Segmentation(Section):
     benchmarks: list[str]
-    protocols: list[Literal["native", "sclip", "tcl"]]
-    methods: list[Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]]
+    protocols: list[str]
+    methods: list[MethodName]
     batch_size: PositiveInt
     shown: PositiveInt
 
