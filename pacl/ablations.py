@@ -15,11 +15,12 @@ from pacl.config import ConfigError, load_params
 from pacl.data import Images, Masks, read_json, read_scenes, target_of, write_json
 from pacl.evaluate import foreground, patch_accuracy, segmentation, view_of
 from pacl.features import Texts
+from pacl.labels import label_maps
 from pacl.metrics import confusion_matrix, mean_iou, patch_labels
 from pacl.model import similarity_map
 from pacl.params import Protocol, Train
 from pacl.prompts import templates
-from pacl.segment import interpolation_matrix, label_maps
+from pacl.segment import interpolation_matrix
 from pacl.train import train
 
 # group -> (its question, point -> what the figure calls it); `default` is the base setting, drawn in every group

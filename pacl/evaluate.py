@@ -19,11 +19,12 @@ from tqdm.auto import tqdm
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
 from pacl.features import batches
+from pacl.labels import best_phrase, label_maps
 from pacl.metrics import IGNORE_INDEX, coherence_roc, confusion_matrix, iou_per_class, patch_labels
 from pacl.model import compatibility
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import best_phrase, coarse_logits, dense_logits, label_maps, patch_class_logits, segment
+from pacl.segment import coarse_logits, dense_logits, patch_class_logits, segment
 
 Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
 
