@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images
 from pacl.features import batches
+from pacl.labels import best_phrase
 from pacl.model import compatibility
-from pacl.segment import Method, best_phrase
+from pacl.segment import Method
 
 
 def class_scores(

@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
+from pacl.labels import label_maps
 from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import Method, coarse_logits, dense_logits, label_maps, segment
+from pacl.segment import Method, coarse_logits, dense_logits, segment
 
 
 def segmentation(

@@ -12,11 +12,12 @@ from pacl.alignment import patch_accuracy, view_of
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Masks, target_of
 from pacl.evaluate import foreground
+from pacl.labels import label_maps
 from pacl.metrics import confusion_matrix, mean_iou, patch_labels
 from pacl.model import similarity_map
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import interpolation_matrix, label_maps
+from pacl.segment import interpolation_matrix
 
 MEASURED = ("voc20", "context59")  # benchmarks, where a source has them; patch accuracy is the first one's
 

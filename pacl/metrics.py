@@ -22,12 +22,13 @@ def confusion_matrix(
     if preds.shape != target.shape:
         raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have one shape.")
     preds, target = preds.flatten().long(), target.flatten().long()
-    if ignore_index is not None:
-        kept = target != ignore_index
-        preds, target = preds[kept], target[kept]
+    ignored = target == ignore_index if ignore_index is not None else torch.zeros_like(target, dtype=torch.bool)
+    preds, target = preds.masked_fill(ignored, 0), target.masked_fill(ignored, 0)  # taken away again below
     _check_labels("target", target, num_classes)
     _check_labels("preds", preds, num_classes)
-    return torch.bincount(target * num_classes + preds, minlength=num_classes**2).reshape(num_classes, num_classes)
+    counts = torch.bincount(target * num_classes + preds, minlength=num_classes**2)
+    counts[0] -= ignored.sum()
+    return counts.reshape(num_classes, num_classes)
 
 
 def iou_per_class(confmat: Tensor) -> Tensor:
@@ -166,11 +167,12 @@ def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> 
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    if labels.numel() == 0 or (labels.min() >= 0 and labels.max() < num_classes):
+        return
     outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(
-            f"{name} holds the label {int(outside[0])}, outside the {num_classes} classes 0 to {num_classes - 1}."
-        )
+    raise ValueError(
+        f"{name} holds the label {int(outside[0])}, outside the {num_classes} classes 0 to {num_classes - 1}."
+    )
 
 
 def _square(confmat: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Protocol(Section):
     short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
     sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
     tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
-    background_threshold: see pacl.segment.predict; the rule applies where a benchmark has a background class.
+    background_threshold: see pacl.labels.predict; the rule applies where a benchmark has a background class.
     """
 
     short_side: PositiveInt | None = None

@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip import FrozenCLIP
+from pacl.labels import best_phrase, label_maps
 from pacl.model import similarity_map
 from pacl.params import Protocol
 
 Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
-BACKGROUND_RULES = ("none", "entropy", "probability")
-BLOCK_ELEMENTS = 2**24  # of the logits of a block of pixel rows: 64 MB in float32
 
 
 def unchanged(tensor: Tensor) -> Tensor:
@@ -56,31 +55,6 @@ def segment(
     )
 
 
-def label_maps(
-    logits: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    protocol: Protocol,
-    *,
-    phrase_index: Tensor | None = None,
-    background_listed: bool = False,
-) -> Tensor:
-    """Label maps int64 [(B,) H, W] of what `coarse_logits` returns, or of some of its texts, upscaled in blocks."""
-    elements_a_row = logits.shape[:-2].numel() * len(columns)
-    labels = [
-        predict(
-            block @ logits @ columns.T,
-            protocol.logit_scale,
-            protocol.background_rule,
-            protocol.background_threshold,
-            phrase_index=phrase_index,
-            background_listed=background_listed,
-        )
-        for block in rows.split(max(1, BLOCK_ELEMENTS // elements_a_row))
-    ]
-    return torch.cat(labels, dim=-2)
-
-
 def dense_logits(
     clip: FrozenCLIP, method: Method, images: Image.Image | Tensor, text: Tensor, protocol: Protocol
 ) -> Tensor:
@@ -95,57 +69,9 @@ def dense_logits(
     return rows @ logits[""] @ columns.T
 
 
-def predict(
-    logits: Tensor,
-    logit_scale: float,
-    background: str = "none",
-    threshold: float = 0.0,
-    *,
-    phrase_index: Tensor | None = None,
-    background_listed: bool = False,
-) -> Tensor:
-    """Label maps int64 [..., H, W] of cosines [..., M, H, W]: the class of the largest softmax of logit_scale * cosine.
-
-    The softmax is over phrases, and a class has the probability of its best (as in SCLIP's evaluation).
-    phrase_index: the class of each phrase, [M], if classes have several.
-    background: "none"; "entropy", where the classes' distribution has more than `threshold` nats (paper: 1.5);
-    "probability", where the best class has less than `threshold` (SCLIP's and TCL's evaluations).
-    Background is label 0 and moves the classes up by one, unless background_listed: then class 0 is background already.
-    Raises ValueError for an unknown rule.
-    """
-    if background not in BACKGROUND_RULES:
-        raise ValueError(f"background must be one of {', '.join(BACKGROUND_RULES)}, not {background!r}.")
-    probabilities = best_phrase((logit_scale * logits.float()).softmax(dim=-3), phrase_index, dim=-3)  # [..., K, H, W]
-    best, labels = probabilities.max(dim=-3)
-    if background == "none":
-        return labels
-    if not background_listed:
-        labels = labels + 1
-    is_background = entropy(probabilities) > threshold if background == "entropy" else best < threshold
-    return labels.masked_fill(is_background, 0)
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Nats [..., H, W] of the distribution over classes [..., K, H, W], which need not add up to 1."""
-    probabilities = probabilities / probabilities.sum(dim=-3, keepdim=True)
-    return torch.special.entr(probabilities).sum(dim=-3)
-
-
 def patch_class_logits(patch_embeddings: Tensor, text: Tensor, phrase_index: Tensor | None = None) -> Tensor:
     """The cosine of every patch with every class's best phrase, [B, N, D], [M, D] -> [B, N, K], K <= M."""
     return best_phrase(similarity_map(patch_embeddings, text), phrase_index, dim=-1)
-
-
-def best_phrase(scores: Tensor, phrase_index: Tensor | None, dim: int) -> Tensor:
-    """Each class's largest score over its phrases: M -> K along dim. Raises ValueError for phrase_index not [M]."""
-    if phrase_index is None:
-        return scores
-    if len(phrase_index) != scores.shape[dim]:
-        raise ValueError(
-            f"phrase_index is of {len(phrase_index)} phrases, but there are scores of {scores.shape[dim]}."
-        )
-    phrases_of = [(phrase_index == k).nonzero()[:, 0].to(scores.device) for k in range(int(phrase_index.max()) + 1)]
-    return torch.stack([scores.index_select(dim, phrases).amax(dim=dim) for phrases in phrases_of], dim=dim)
 
 
 def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized: int | None = None) -> Tensor:

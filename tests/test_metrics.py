@@ -83,7 +83,19 @@ def test_labels_outside_the_classes_are_named(preds, target, message):
 
 
 def test_predictions_under_ignored_pixels_may_be_anything():
-    assert confusion_matrix(torch.tensor([9, 1]), torch.tensor([255, 1]), 3).sum() == 1
+    preds, target = torch.tensor([9, 1, -1, 0]), torch.tensor([255, 1, 255, 0])
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert confusion_matrix(preds, target, 3).tolist() == expected
+    assert confusion_matrix(preds, target.to(torch.uint8), 3).tolist() == expected
+    assert confusion_matrix(preds, target.where(target != 255, -7), 3, ignore_index=-7).tolist() == expected
+    assert preds.tolist() == [9, 1, -1, 0] and target.tolist() == [255, 1, 255, 0]  # neither is written to
+
+
+def test_without_an_ignored_label_255_is_a_class_like_others():
+    target = torch.tensor([255, 0], dtype=torch.uint8)
+    assert confusion_matrix(torch.tensor([255, 3]), target, 256, ignore_index=None)[255, 255] == 1
+    with pytest.raises(ValueError, match="target holds the label 255"):
+        confusion_matrix(torch.tensor([0, 3]), target, 4, ignore_index=None)
 
 
 def test_patch_labels_by_hand():

@@ -1,7 +1,4 @@
-"""Upscaling against torch's, sliding windows against a brute-force loop, and background rules against numbers by
-hand."""
-
-import math
+"""Upscaling against torch's, and sliding windows against a brute-force loop."""
 
 import numpy as np
 import open_clip
@@ -10,8 +7,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl import segment as segment_module
+from pacl import labels as labels_module
 from pacl.clip import class_text_features, load_clip
+from pacl.labels import predict
 from pacl.params import Protocol
 from pacl.segment import (
     Method,
@@ -19,7 +17,6 @@ from pacl.segment import (
     dense_logits,
     interpolation_matrix,
     patch_class_logits,
-    predict,
     segment,
     window_starts,
 )
@@ -169,7 +166,7 @@ def test_batches_pictures_and_blocks_of_rows_agree(monkeypatch, protocol):
         torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, image, TEXT, protocol), one)
         pil = Image.fromarray(image.permute(1, 2, 0).numpy())
         torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, pil, TEXT, protocol), one)
-    monkeypatch.setattr(segment_module, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(labels_module, "CPU_TILE", 3)
     labels = segment(ColourCLIP(), METHOD, images, TEXT, protocol)
     assert labels.dtype == torch.int64 and torch.equal(labels, predict(logits, protocol.logit_scale))
     assert torch.equal(segment(ColourCLIP(), METHOD, images[0], TEXT, protocol), labels[0])
@@ -192,44 +189,6 @@ def test_segment_follows_the_protocols_background():
     logits = dense_logits(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol)
     assert torch.equal(labels, predict(logits, 5.0, "entropy", 1.0))
     assert {0, 1} < set(labels.unique().tolist())
-
-
-def winner_by_five_hundredths():
-    logits = torch.full((20, 1, 1), 0.2, dtype=torch.double)
-    logits[7] += 0.05
-    return logits
-
-
-@pytest.mark.parametrize("logit_scale, nats", [(1.0, 2.995), (40.0, 2.713), (100.0, 0.688)])
-def test_entropy_rule_only_makes_sense_with_scaled_logits(logit_scale, nats):
-    """The paper's threshold of 1.5 nats calls a clear winner background at scales 1 and 40, and not at 100."""
-    winner = math.exp(0.05 * logit_scale) / (math.exp(0.05 * logit_scale) + 19)
-    other = (1 - winner) / 19
-    assert -winner * math.log(winner) - 19 * other * math.log(other) == pytest.approx(nats, abs=1e-3)
-    logits = winner_by_five_hundredths()
-    assert predict(logits, logit_scale, "entropy", nats + 0.002).item() == 8  # class 7, after background
-    assert predict(logits, logit_scale, "entropy", nats - 0.002).item() == 0
-    assert predict(logits, logit_scale, "entropy", 1.5).item() == (8 if logit_scale == 100 else 0)
-
-
-def test_probability_rule_and_a_background_among_the_classes():
-    logits = torch.tensor([0.1, 0.3, 0.2])[:, None, None]  # probabilities at scale 10: 0.09, 0.665, 0.245
-    assert predict(logits, 10.0).item() == 1
-    assert predict(logits, 10.0, "probability", 0.6).item() == 2
-    assert predict(logits, 10.0, "probability", 0.7).item() == 0
-    assert predict(logits, 10.0, "probability", 0.6, background_listed=True).item() == 1
-    assert predict(logits, 10.0, "probability", 0.7, background_listed=True).item() == 0
-
-
-def test_a_class_is_as_likely_as_its_best_phrase():
-    """The softmax is over phrases: a second phrase as good takes half of the probability away."""
-    logits = torch.tensor([0.1, 0.3, 0.3, 0.0])[:, None, None]
-    phrase_index = torch.tensor([0, 1, 1, 2])
-    assert predict(logits, 100.0, phrase_index=phrase_index).item() == 1
-    assert predict(logits, 100.0, "probability", 0.49, phrase_index=phrase_index).item() == 2
-    assert predict(logits, 100.0, "probability", 0.51, phrase_index=phrase_index).item() == 0
-    # entropy is of the distribution over classes, here all but certain
-    assert predict(logits, 100.0, "entropy", 0.01, phrase_index=phrase_index).item() == 2
 
 
 def test_patch_class_logits_take_the_best_phrase():
@@ -258,8 +217,6 @@ def test_protocols_name_what_is_wrong(options, message):
 def test_images_of_another_type_are_named():
     with pytest.raises(ValueError, match="uint8"):
         dense_logits(ColourCLIP(), METHOD, torch.rand(3, 8, 8), TEXT, Protocol())
-    with pytest.raises(ValueError, match="background must be one of"):
-        predict(torch.rand(2, 1, 1), 1.0, "entropic")
 
 
 def test_a_real_clip_segments(monkeypatch):
