@@ -71,14 +71,16 @@ def text_table(captions: dict[str, list[list[str]]]) -> dict:
 
 def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: str) -> None:
     """Writes texts.json, caption_features.npy [captions, D] and noun_features.npy [nouns, templates, D], float16."""
-    forms = templates(template_list)
-    prompts = [form.format(noun) for noun in table["nouns"] for form in forms]
     np.save(folder / "caption_features.npy", clip.text_features(table["captions"]).half().cpu().numpy())
-    np.save(
-        folder / "noun_features.npy",
-        clip.text_features(prompts).half().cpu().numpy().reshape(len(table["nouns"]), len(forms), clip.dim),
-    )
+    np.save(folder / "noun_features.npy", noun_features(clip, table["nouns"], template_list))
     write_json(folder / "texts.json", table)
+
+
+def noun_features(clip: FrozenCLIP, nouns: list[str], template_list: str) -> np.ndarray:
+    """Embeddings of every noun in every template, float16 [nouns, templates, D]."""
+    forms = templates(template_list)
+    prompts = [form.format(noun) for noun in nouns for form in forms]
+    return clip.text_features(prompts).half().cpu().numpy().reshape(len(nouns), len(forms), clip.dim)
 
 
 class Texts:

@@ -42,7 +42,7 @@ class Prepare(Section):
 class Model(Section):
     backbone: str
     pretrained: str
-    tokens: Literal["after_norm", "before_norm"]
+    tokens: Literal["after_norm", "before_norm", "value"]
     dtype: Literal["float32", "bfloat16"]
 
 
@@ -52,9 +52,13 @@ class Features(Section):
 
 
 class Train(Section):
+    """accumulate: parts of a batch whose activations are in memory one after the other; each is computed twice."""
+
     embedder: Literal["residual", "mlp", "linear"]
+    text_embedder: Literal["frozen", "linear"]
     scoring: Literal["cosine", "dot"]
     scale: Positive
+    activation: Literal["softmax", "sigmoid"]
     pooling: Literal["all_pairs", "matched_only"]
     pairs: PositiveInt
     noun_share: Fraction
@@ -67,6 +71,9 @@ class Train(Section):
     weight_decay: NonNegative
     warmup_steps: Count
     max_logit_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
+    accumulate: PositiveInt
     seed: Count
 
     @model_validator(mode="after")
@@ -85,13 +92,14 @@ class Protocol(Section):
     short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
     sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
     tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
-    background_threshold: see pacl.segment.predict; the rule applies where a benchmark has a background class.
+    background_threshold: see pacl.labels.predict; the rule applies where a benchmark has a background class.
     """
 
     short_side: PositiveInt | None = None
     window: PositiveInt | None = None
     window_stride: PositiveInt | None = None
     token_stride: PositiveInt | None = None
+    passes: Literal["joint", "shifted"] = "joint"
     templates: str = "seven"
     logit_scale: Positive = 100.0
     background_rule: Literal["none", "entropy", "probability"] = "none"
@@ -111,9 +119,24 @@ class Protocol(Section):
 
 
 class Protocols(Section):
+    """Protocols by name; beside these three, any other section under `protocols` is one, too."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Protocol]
     native: Protocol
     sclip: Protocol
     tcl: Protocol
+
+    def named(self, names: list[str]) -> dict[str, Protocol]:
+        """Raises ValueError for a name that has no section."""
+        known = dict(self)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no protocol {name}: params.yaml's protocols are {', '.join(known)}.")
+        return {name: known[name] for name in names}
+
+
+MethodName = Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]
 
 
 class PatchAlignment(Section):
@@ -121,12 +144,14 @@ class PatchAlignment(Section):
     batch_size: PositiveInt
     templates: str
     pairs: PositiveInt
+    methods: list[MethodName]
     seed: Count
 
 
 class Segmentation(Section):
     benchmarks: list[str]
-    protocols: list[Literal["native", "sclip", "tcl"]]
+    protocols: list[str]
+    methods: list[MethodName]
     batch_size: PositiveInt
     shown: PositiveInt
 
@@ -139,12 +164,15 @@ class Classification(Section):
 
 
 class Ablations(Section):
-    """base: the train parameters that all points change, to be quick; points: name -> those it changes beside."""
+    """base: the train parameters that all points change, to be quick; points: name -> what it changes beside, in train,
+    or `tokens` of model, or `templates` of features. inference_scenes: the first test scenes that are read in several
+    ways, strides the token strides among them.
+    """
 
     base: dict
     seeds: list[Count]
     strides: list[PositiveInt]
-    stride_scenes: PositiveInt
+    inference_scenes: PositiveInt
     points: dict[str, dict]
 
 

@@ -21,9 +21,22 @@ COLOURS = {
     "CLIP": "#6f8fc0",
     "PACL": "#d1495b",
     "CLIP + PACL": "#14404f",
+    "MaskCLIP": "#ccf5a9",
+    "SCLIP": "#c5b472",
+    "NACLIP": "#8b19b1",
+    "ClearCLIP": "#15781b",
     "random encoder": "#c4c4c4",
 }  # one a method, everywhere; they differ in lightness too, for colour-blind readers and for print
-NAMES = {"clip": "CLIP", "pacl": "PACL", "ensemble": "CLIP + PACL", "random": "random encoder"}
+NAMES = {
+    "clip": "CLIP",
+    "maskclip": "MaskCLIP",
+    "sclip": "SCLIP",
+    "naclip": "NACLIP",
+    "clearclip": "ClearCLIP",
+    "pacl": "PACL",
+    "ensemble": "CLIP + PACL",
+    "random": "random encoder",
+}
 ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
 
 
@@ -148,11 +161,13 @@ def title_above_legend(axis, title: str) -> None:
     sns.move_legend(axis, "lower left", frameon=False, title=None, ncols=4, bbox_to_anchor=(-0.02, 1.0))
 
 
-def roc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray, float]]):
-    """method -> (false positive rates, true positive rates, area under the curve)."""
+def roc_curves(curves: dict[str, dict]):
+    """method -> false_positives, true_positives (rates), auc, interval, as pacl.alignment.coherence gives them."""
     figure, axis = plt.subplots(figsize=(4.4, 4))
-    for method, (false_positives, true_positives, area) in curves.items():
-        axis.plot(false_positives, true_positives, color=COLOURS[method], label=f"{method}: AUC {area:.2f}")
+    for method, curve in curves.items():
+        low, high = curve["interval"]
+        label = f"{method}: AUC {curve['auc']:.2f} [{low:.2f}, {high:.2f}]"
+        axis.plot(curve["false_positives"], curve["true_positives"], color=COLOURS[method], label=label)
     axis.plot([0, 1], [0, 1], ":", color="grey")
     axis.set(
         title="Do patches of one class look alike?",
@@ -201,11 +216,10 @@ def protocol_bars(table: pd.DataFrame, title: str):
     """One panel a protocol: mean IoU by benchmark and method; table columns: benchmark, protocol, method, value in
     [0, 1].
     """
-    protocols = table.protocol.unique()
-    figure, axes = plt.subplots(
-        1, len(protocols), figsize=(3.9 * len(protocols) + 0.6, 3.2), sharey=True, squeeze=False
-    )
-    for axis, protocol in zip(axes[0], protocols, strict=True):
+    protocols, methods = table.protocol.unique(), table.method.nunique()
+    width = max(6.5, 0.25 * methods * table.benchmark.nunique() + 1.2)
+    figure, axes = plt.subplots(len(protocols), 1, figsize=(width, 2.3 * len(protocols) + 0.6), sharex=True)
+    for axis, protocol in zip(np.atleast_1d(axes), protocols, strict=True):
         rows = table[table.protocol == protocol].assign(percent=100 * table.value)
         sns.barplot(
             rows,
@@ -216,14 +230,13 @@ def protocol_bars(table: pd.DataFrame, title: str):
             errorbar=None,
             saturation=1,
             ax=axis,
-            legend=axis is axes[0, -1],
+            legend=protocol == protocols[0],
         )
         for bars in axis.containers:
-            axis.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=1)
+            axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
         axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")
-        axis.tick_params(axis="x", labelsize=8)
-    figure.suptitle(title, fontweight="bold")
-    sns.move_legend(axes[0, -1], "lower right", frameon=False, title=None, ncols=4, bbox_to_anchor=(1.02, 1.12))
-    axes[0, -1].get_legend().set_in_layout(False)  # it stands beside the figure's title
+    figure.suptitle(title, fontweight="bold", x=0.02, ha="left")
+    first = np.atleast_1d(axes)[0]
+    sns.move_legend(first, "lower right", frameon=False, title=None, ncols=methods, bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import IGNORE, Images, Masks, target_of, write_json
-from pacl.evaluate import Embed, examples, foreground, on_benchmark
+from pacl.evaluate import examples, foreground, on_benchmark
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import dense_logits, segment
+from pacl.segment import Method, dense_logits, segment
 
 PICTURE_SIDE = 320  # pixels of a scene's longer side, at most
 HEAT_SIDE = 32  # of a heat map's: near the grid of tokens, the browser smooths it
@@ -32,7 +32,7 @@ SMALLEST = 0.01  # share of a scene's pixels from which on its class is a prompt
 def write_viewer(
     path: Path,
     clip: FrozenCLIP,
-    methods: dict[str, Embed],
+    methods: dict[str, Method],
     scenes: Images,
     masks: Masks,
     benchmark: dict,
@@ -58,8 +58,8 @@ def write_viewer(
         target = np.where(target == IGNORE, -1, target - (len(benchmark["classes"]) - len(names)))  # -1: no prompt
         shown = prompts_of(target, len(names), present, len(made))
         found = {
-            method: answers(clip, embed, scenes[i], target, shown, text, phrase_index, first, protocol, len(names))
-            for method, embed in methods.items()
+            name: answers(clip, method, scenes[i], target, shown, text, phrase_index, first, protocol, len(names))
+            for name, method in methods.items()
         }
         prompts = [
             {
@@ -90,7 +90,7 @@ def prompts_of(target: np.ndarray, classes: int, present: int, turn: int) -> lis
 
 def answers(
     clip,
-    embed,
+    method: Method,
     image: Image.Image,
     target,
     shown: list[int],
@@ -101,8 +101,8 @@ def answers(
     count: int,
 ) -> list[dict]:
     """What one method says of a scene, a table a prompt: heat map, its lowest and highest cosine, mask, IoU."""
-    maps = dense_logits(clip, embed, image, text[[first[k] for k in shown]], protocol).cpu()  # [prompts, H, W]
-    labels = segment(clip, embed, image, text, protocol, phrase_index=phrase_index).cpu().numpy()
+    maps = dense_logits(clip, method, image, text[[first[k] for k in shown]], protocol).cpu()  # [prompts, H, W]
+    labels = segment(clip, method, image, text, protocol, phrase_index=phrase_index).cpu().numpy()
     labels = labels - (protocol.background_rule != "none")
     low, high = maps.min().item(), maps.max().item()
     return [

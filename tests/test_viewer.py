@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pacl.data import IGNORE, Images, Masks
 from pacl.params import Protocol
+from pacl.segment import Method
 from pacl.viewer import LEVELS, heat_png, mask_png, overlap, prompts_of, write_viewer
 
 P, SIDE = 4, 32
@@ -33,6 +34,9 @@ class ColourCLIP:
     def patch_features(self, images, stride=None):
         return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
 
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
+        return {name: self.patch_features(images, stride) for name in last_blocks}
+
     def text_features(self, prompts):
         return torch.tensor([[float(name in prompt) for name in COLOURS] for prompt in prompts])
 
@@ -51,7 +55,11 @@ def data(tmp_path):
     image, mask = scene("red", "green", "green", "red", "red", "red", "red", "red")
     mask[:2, :2] = IGNORE
     mask[2:4, :2] = 3  # a third label, which the benchmark has no class for
-    methods = {"all": lambda x: x, "red": lambda x: x * torch.tensor([1.0, 0.1, 0.1]) + torch.tensor([0.5, 0, 0])}
+    only_red = torch.tensor([1.0, 0.1, 0.1]), torch.tensor([0.5, 0, 0])
+    methods = {
+        "all": Method(lambda x: x, "clip"),
+        "red": Method(lambda x: x * only_red[0] + only_red[1], "clip"),
+    }
     benchmark = {"classes": list(COLOURS), "table": [0, 1, 2] + [IGNORE] * 253}
     write_viewer(
         tmp_path / "viewer.json",
@@ -106,7 +114,7 @@ def test_a_background_class_is_no_prompt_and_its_rule_makes_masks(tmp_path):
     write_viewer(
         tmp_path / "viewer.json",
         ColourCLIP(),
-        {"all": lambda x: x},
+        {"all": Method(lambda x: x, "clip")},
         Images([*image[None]]),
         Masks([*mask[None]]),
         benchmark,
