@@ -89,7 +89,7 @@ def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, 
     for method, rows in mention.groupby("method", sort=False):
         axes[2].scatter(rows.images, 100 * rows.iou, color=COLOURS[method], s=22, label=method)
     axes[2].set(
-        title="Seen rarely and often in captions", xlabel="training images that name the class", ylabel="IoU, %"
+        title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %"
     )
     axes[2].legend(frameon=False)
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")

@@ -53,6 +53,29 @@ def segmentation(
     return confmats
 
 
+def segmentation_of_sets(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    image_sets: dict[str, tuple[Images, Masks, dict]],
+    names: list[str],
+    protocol: Protocol,
+    *,
+    batch_size: int = 32,
+) -> dict[str, dict[str, Tensor]]:
+    """`segmentation` of the named benchmarks, whichever image set they belong to (pacl.data.all_scenes).
+
+    Raises ValueError for a benchmark that no set has.
+    """
+    known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
+    confmats = {}
+    for images, masks, benchmarks in image_sets.values():
+        if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
+            confmats |= segmentation(clip, methods, images, masks, wanted, protocol, batch_size=batch_size)
+    return {name: confmats[name] for name in names}
+
+
 def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str) -> dict:
     """class_text_features of several lists of classes, name -> (features [M, D], phrase_index [M]); a class that is in
     several is embedded once.

@@ -33,7 +33,7 @@ def scenes():
     masks = np.kron(labels, np.ones((8, 8))).astype(np.uint8)
     table = {name: {"classes": CLASSES[name], "table": t + [-1] * 252 + [IGNORE]} for name, t in TABLES.items()}
     tokens = F.one_hot(torch.tensor([[0, 1, 2, 3], [1, 1, 1, 1]]), 4).half().numpy()  # [M, N, D_v]
-    return scenes_of(WordCLIP(), tokens, Masks(masks), table, Protocol())
+    return scenes_of(WordCLIP(), [(tokens, Masks(masks), table)], Protocol())
 
 
 def test_the_right_tokens_are_measured_as_right(scenes):
