@@ -73,7 +73,7 @@ class StreamedPairs:
             ):
                 bad.update(skipped)
                 self.skipped.update(skipped)
-                seen += len(keys) + skipped.total()
+                seen += len(keys) + sum(skipped.values())
                 self._judge(seen, bad, JUDGED)
                 if len(keys):
                     yield images, texts, keys
@@ -139,7 +139,7 @@ class Reader(IterableDataset):
     @staticmethod
     def handed_over(chunk: list, bad: Counter) -> tuple:
         pictures, texts, keys = zip(*chunk, strict=True) if chunk else ((), (), ())
-        counted = Counter(bad)
+        counted = dict(bad)  # no Counter: torch copies what a worker hands over by update, which adds up
         bad.clear()
         images = torch.stack(pictures) if pictures else torch.zeros(0)
         return images, list(texts), torch.tensor(keys, dtype=torch.long), counted

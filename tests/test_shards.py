@@ -6,9 +6,9 @@ import tarfile
 from collections import Counter
 
 import pytest
+from folders import write_voc
 from PIL import Image
 
-from folders import write_voc
 from pacl.data import read_json, read_pairs
 from pacl.params import Prepare
 from pacl.prepare import prepare
