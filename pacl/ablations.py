@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pacl.cached import CachedPairs
 from pacl.clip import FrozenCLIP, class_text_features, load_clip
 from pacl.config import ConfigError, load_params
 from pacl.data import Images, Masks, read_json, read_scenes, target_of, write_json
@@ -76,7 +77,7 @@ def run_point(profile: str, point: str) -> Path:
     runs = []
     for seed in params.ablations.seeds:
         settings = Train.model_validate(params.train.model_dump() | changes | {"seed": seed})
-        embedder, _ = train(patches, texts, settings)
+        embedder, _ = train(CachedPairs(patches, texts, settings), settings)
         runs.append({"seed": seed, **measure(embedder)})
     target = Path("reports", profile, "ablations", f"{point}.json")
     write_json(target, {"point": point, "changes": changes, "runs": runs})

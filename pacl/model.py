@@ -2,6 +2,7 @@
 through (paper, section 3)."""
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from pacl.pairs import all_pairs, directions, matched_only
@@ -11,22 +12,35 @@ ACTIVATIONS = ("softmax", "sigmoid")
 POOLINGS = ("all_pairs", "matched_only")
 
 
-class VisionEmbedder(nn.Module):
+class VisionEmbedder(
+    nn.Module, PyTorchModelHubMixin, library_name="pacl", license="mit", tags=["image-segmentation", "clip"]
+):
     """e_v: CLIP's patch tokens [..., in_dim] into the text's space [..., out_dim], not normalised.
 
     kind: "residual" (the paper's: Linear-ReLU-Linear plus a Linear skip; (768, 512) has 1,050,112 parameters), "mlp"
     (no skip) or "linear" (the skip alone).
-    Raises ValueError for another kind and for tokens of another width.
+    text_embedder: e_t, in `.text_embedder`, which every text embedding [..., out_dim] must pass: "frozen" (the paper's:
+    it stays as CLIP made it) or "linear" (a Linear started as the identity; public re-implementations train one).
+    save_pretrained, from_pretrained and push_to_hub are huggingface_hub's.
+    Raises ValueError for another kind or text embedder and for tokens of another width.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, kind: str = "residual"):
+    def __init__(self, in_dim: int, out_dim: int, kind: str = "residual", text_embedder: str = "frozen"):
         super().__init__()
         _check_choice("kind", kind, ("residual", "mlp", "linear"))
+        _check_choice("text_embedder", text_embedder, ("frozen", "linear"))
         self.in_dim, self.out_dim, self.kind = in_dim, out_dim, kind
         if kind != "linear":
             self.main = nn.Sequential(nn.Linear(in_dim, out_dim), nn.ReLU(), nn.Linear(out_dim, out_dim))
         if kind != "mlp":
             self.skip = nn.Linear(in_dim, out_dim)
+        self.text_embedder = nn.Identity() if text_embedder == "frozen" else _identity_linear(out_dim)
+
+    @property
+    def shape(self) -> dict:
+        """The arguments that make an embedder of the same form."""
+        text_embedder = "frozen" if isinstance(self.text_embedder, nn.Identity) else "linear"
+        return {"in_dim": self.in_dim, "out_dim": self.out_dim, "kind": self.kind, "text_embedder": text_embedder}
 
     def forward(self, patch_features: Tensor) -> Tensor:
         if patch_features.shape[-1] != self.in_dim:
@@ -46,6 +60,7 @@ def compatibility(
     scale: float = 10.0,
     activation: str = "softmax",
     pooling: str = "all_pairs",
+    first_text: int | None = None,
 ) -> Tensor:
     """phi of every image with every text: [B, N, D], [K, D] -> [B, K], cosines, in float32 (float64 for float64 input).
 
@@ -58,7 +73,8 @@ def compatibility(
 
     which is what comes out, but not how: pacl.pairs takes less than half the time and little memory.
     pooling="matched_only" averages image i once, with text i's attention, as public re-implementations do: another
-    objective, kept for comparison; it needs B == K.
+    objective, kept for comparison; it needs B == K, or first_text, the number of image 0's text: image i's is then
+    first_text + i.
     Can be differentiated once.
     Raises ValueError for shapes that do not fit and for unknown options.
     """
@@ -66,13 +82,13 @@ def compatibility(
     _check_choice("scoring", scoring, SCORINGS)
     _check_choice("activation", activation, ACTIVATIONS)
     _check_choice("pooling", pooling, POOLINGS)
-    if pooling == "matched_only" and len(patch_embeddings) != len(text_embeddings):
-        raise ValueError(
-            f'pooling="matched_only" needs a text an image, not {len(text_embeddings)} for {len(patch_embeddings)}.'
-        )
+    own = text_embeddings[first_text or 0 :][: None if first_text is None else len(patch_embeddings)]
+    if pooling == "matched_only" and len(patch_embeddings) != len(own):
+        raise ValueError(f'pooling="matched_only" needs a text an image, not {len(own)} for {len(patch_embeddings)}.')
     with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches want float32
-        pool = all_pairs if pooling == "all_pairs" else matched_only
-        return pool(patch_embeddings, text_embeddings, scoring, scale, activation)
+        if pooling == "all_pairs":
+            return all_pairs(patch_embeddings, text_embeddings, scoring, scale, activation)
+        return matched_only(patch_embeddings, text_embeddings, own, scoring, scale, activation)
 
 
 def attention(
@@ -106,6 +122,13 @@ def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     _check_shapes(patch_embeddings, text_embeddings)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
     return directions(patches) @ directions(text).T
+
+
+def _identity_linear(width: int) -> nn.Linear:
+    layer = nn.Linear(width, width)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -38,10 +38,10 @@ def all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activat
     return _AllPairs.apply(patches, text, False, scale, activation, keep) / length(text)
 
 
-def matched_only(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
-    """The cosine of every text with every image's patches averaged for the image's own: [B, N, D], [B, D] -> [B, B]."""
-    text = text.to(_precision(patches, text))
-    own = directions(text) if scoring == "cosine" else text
+def matched_only(patches: Tensor, text: Tensor, own: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
+    """The cosine of every text [K, D] with each image's patches [B, N, D], averaged for its own text [B, D]: [B, K]."""
+    text, own = (t.to(_precision(patches, text)) for t in (text, own))
+    own = directions(own) if scoring == "cosine" else own
     return directions(_MatchedAverage.apply(patches, own, scoring == "cosine", scale, activation)) @ directions(text).T
 
 

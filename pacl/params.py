@@ -68,9 +68,13 @@ class Features(Section):
 
 
 class Train(Section):
+    """accumulate: parts of a batch whose activations are in memory one after the other; each is computed twice."""
+
     embedder: Literal["residual", "mlp", "linear"]
+    text_embedder: Literal["frozen", "linear"]
     scoring: Literal["cosine", "dot"]
     scale: Positive
+    activation: Literal["softmax", "sigmoid"]
     pooling: Literal["all_pairs", "matched_only"]
     pairs: PositiveInt
     noun_share: Fraction
@@ -83,6 +87,9 @@ class Train(Section):
     weight_decay: NonNegative
     warmup_steps: Count
     max_logit_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
+    accumulate: PositiveInt
     seed: Count
 
     @model_validator(mode="after")

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pacl.checkpoints import load_embedder
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import open_image
 from pacl.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 from pacl.params import Protocol
 from pacl.segment import segment
-from pacl.train import load_embedder
 
 Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
 TYPES = (".jpg", ".jpeg", ".png", ".webp")

@@ -1,79 +1,169 @@
-"""Trains the vision embedder by contrasting images with captions, both encoders frozen (paper, section 3; settings:
+"""Trains the vision embedder by contrasting images with texts, both encoders frozen (paper, section 3; settings:
 appendix).
+
+python -m pacl.train --profile PROFILE    (alone, or by torchrun in several processes)
 """
 
-import json
+import argparse
 import math
+import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
+from pacl import ranks
+from pacl.cached import CachedPairs, held_out, identity_of
+from pacl.checkpoints import save_embedder
+from pacl.config import load_params
 from pacl.features import Texts
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
+from pacl.resume import Progress
 
 
-def train(
-    patches: np.ndarray, texts: Texts, params, *, validation: tuple | None = None, folder: Path | None = None
-) -> tuple[VisionEmbedder, list[dict]]:
-    """Trains e_v on the first `params.pairs` images; returns it and its history, one row an epoch.
+class Run:
+    """All that training changes: the embedder, its optimiser and schedule, what was measured, the best weights."""
 
-    patches: [M, N, D_v], float16 tokens, as an array or a memory map. texts: their captions and nouns.
-    validation: (patches, texts) of held-out pairs; with it the history has their loss and retrieval accuracy.
-    folder: where best (lowest validation loss) and last checkpoints are written.
-    Raises FloatingPointError naming the step when the loss is no number, and ValueError when there are fewer pairs
-    than asked for.
-    """
-    if len(patches) < params.pairs:
-        raise ValueError(
-            f"there are {len(patches)} training pairs, but train.pairs asks for {params.pairs}: "
-            "prepare more, or lower it."
+    def __init__(self, source, params):
+        torch.manual_seed(params.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        embedder = VisionEmbedder(source.width, source.text_width, params.embedder, params.text_embedder)
+        self.embedder, self.logit_scale = (
+            embedder.to(self.device),
+            LogitScale(max=params.max_logit_scale).to(self.device),
         )
-    torch.manual_seed(params.seed)
-    rng = np.random.default_rng(params.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    embedder = VisionEmbedder(patches.shape[-1], texts.caption_features.shape[-1], params.embedder).to(device)
-    logit_scale = LogitScale(max=params.max_logit_scale).to(device)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(embedder, logit_scale, params.weight_decay),
-        lr=params.learning_rate,
-        betas=params.betas,
-        eps=params.eps,
-    )
-    steps = params.pairs // params.batch_size
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps * params.epochs, params.warmup_steps)
-    )
-    history = []
-    for epoch in tqdm(range(params.epochs), desc="epochs", mininterval=5):
-        losses = []
-        for batch in rng.permutation(params.pairs)[: steps * params.batch_size].reshape(steps, -1):
-            loss = batch_loss(embedder, logit_scale(), patches, texts, np.sort(batch), rng, params)[0]
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {epoch * steps + len(losses)}: "
-                    "lower train.learning_rate, or look for bad features."
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        row = {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * steps,
-            "loss": float(np.mean(losses)),
-            "logit_scale": logit_scale().item(),
-        }
-        history.append(row | (validate(embedder, logit_scale(), *validation, params) if validation else {}))
-        if folder:
-            save_checkpoints(folder, embedder, history, params)
-    return embedder.eval(), history
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.embedder, self.logit_scale, params.weight_decay),
+            lr=params.learning_rate,
+            betas=params.betas,
+            eps=params.eps,
+        )
+        steps = source.steps * params.epochs
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: learning_rate_factor(step, steps, params.warmup_steps)
+        )
+        self.step, self.losses, self.history, self.best = 0, [], [], {}  # losses: of the epoch under way
+
+    def state(self) -> dict:
+        """What `restore` takes. Raises FloatingPointError when a weight is no number."""
+        if not all(p.isfinite().all() for p in (*self.embedder.parameters(), *self.logit_scale.parameters())):
+            raise FloatingPointError(f"a weight is no number after step {self.step}: lower train.learning_rate.")
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        numbers = {name: getattr(self, name) for name in ("step", "losses", "history", "best")}
+        return {"parts": parts, "random": torch.get_rng_state(), **numbers}
+
+    def restore(self, state: dict) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
+        torch.set_rng_state(state["random"])
+        for name in ("step", "losses", "history", "best"):
+            setattr(self, name, state[name])
+
+    def _parts(self) -> dict:
+        return {name: getattr(self, name) for name in ("embedder", "logit_scale", "optimizer", "schedule")}
+
+
+def train(source, params, *, validation=None, folder: Path | None = None) -> tuple[VisionEmbedder, list[dict]]:
+    """Trains e_v on a source's batches (see CachedPairs); returns it and its history, one row an epoch.
+
+    validation: (patches, texts) of held-out pairs or a source; with it the history has their loss and retrieval
+    accuracy.
+    folder: where best (lowest validation loss) and last checkpoints are written. A run that was cut goes on from
+    .resume/NAME beside it, which is gone when the run has ended, if settings and data are the same.
+    In a process group (pacl.ranks) all processes train one embedder, each on its part of every batch.
+    Raises FloatingPointError naming the step and the batch when the loss is no number, and ValueError for a source
+    that ends early.
+    """
+    run = Run(source, params)
+    progress = folder and Progress(folder.parent / ".resume" / folder.name, identify(source, params, validation))
+    if progress and (state := progress.load()):
+        run.restore(state)
+    if not ranks.same_everywhere(run.step, run.device):
+        raise ValueError(f"processes would go on from different steps: {folder} must be one folder for all of them.")
+    keep(run, params, folder, progress)
+    embedder = torch.compile(run.embedder) if params.compile else run.embedder
+    for epoch in tqdm(range(len(run.history), params.epochs), desc="epochs", mininterval=5):
+        start = run.step - epoch * source.steps
+        batches = islice(source.epoch(epoch, ranks.rank(), ranks.world()), start, source.steps)
+        for number, batch in enumerate(batches, start):
+            run.losses.append(train_step(run, embedder, batch, params, f"epoch {epoch + 1}, batch {number + 1}"))
+            run.step += 1
+            if progress and ranks.rank() == 0 and progress.due():
+                progress.save(run.step, run.state())
+        if run.step != (epoch + 1) * source.steps:
+            raise ValueError(
+                f"the source ended after {len(run.losses)} of the {source.steps} batches of epoch {epoch + 1}."
+            )
+        end_epoch(run, params, validation)
+        keep(run, params, folder, progress)
+    if progress and ranks.rank() == 0:
+        progress.remove()
+    return run.embedder.eval(), run.history
+
+
+def identify(source, params, validation) -> dict:
+    """What a run that was cut must have in common with the one that goes on."""
+    data = [getattr(source, "identity", ""), source.width, source.text_width, source.steps]
+    held_out = identity_of(*validation) if isinstance(validation, tuple) else getattr(validation, "identity", "")
+    return {"settings": params.model_dump(mode="json"), "data": data, "validation data": held_out}
+
+
+def train_step(run: Run, embedder, batch: tuple, params, name: str) -> float:
+    """One step of the optimiser; returns the loss. Raises FloatingPointError with the batch's name."""
+    loss, _ = batch_loss(embedder, run.logit_scale(), batch, params)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the loss is {loss.item()} at step {run.step} ({name}): {blame(batch)}")
+    run.optimizer.zero_grad()
+    loss.backward()
+    ranks.sum_gradients(run.embedder.parameters())  # not the logit scale's, whose gradient each rank has whole
+    run.optimizer.step()
+    run.schedule.step()
+    return loss.item()
+
+
+def blame(batch: tuple) -> str:
+    """What to do about a loss that is no number."""
+    for what, values in zip(("tokens", "texts"), batch, strict=False):
+        bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            places = ", ".join(map(str, bad[:10]))
+            return f"the {what} of its pairs {places} (counted from 0) are no numbers; look for bad features."
+    return "lower train.learning_rate, its tokens and texts are all numbers."
+
+
+def end_epoch(run: Run, params, validation) -> None:
+    """Adds an epoch's row to the history and keeps its weights if they are the best."""
+    row = {
+        "epoch": len(run.history) + 1,
+        "step": run.step,
+        "loss": float(np.mean(run.losses)),
+        "logit_scale": run.logit_scale().item(),
+    }
+    run.losses = []
+    run.history.append(row | (validate(run.embedder, run.logit_scale(), validation, params) if validation else {}))
+    best = min(run.history, key=lambda row: row.get("validation_loss", -row["epoch"]))
+    if best is run.history[-1]:
+        run.best = {name: tensor.detach().clone() for name, tensor in run.embedder.state_dict().items()}
+
+
+def keep(run: Run, params, folder: Path | None, progress: Progress | None) -> None:
+    """Writes what a cut run goes on from, last and best; before the first epoch, to find out whether it can, only the
+    first of them.
+    """
+    if not progress or ranks.rank() > 0:
+        return
+    state = run.state()
+    if run.history:
+        best = min(run.history, key=lambda row: row.get("validation_loss", -row["epoch"]))["epoch"]
+        for name, weights, epochs in (("last", None, len(run.history)), ("best", run.best, best)):
+            about = {"train": params.model_dump(mode="json"), "history": run.history[:epochs]}
+            save_embedder(folder / name, run.embedder, about, weights)
+    progress.save(run.step, state)
 
 
 def parameter_groups(embedder, logit_scale, weight_decay: float) -> list[dict]:
@@ -90,63 +180,91 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
-def batch_loss(
-    embedder, logit_scale: Tensor, patches, texts: Texts, batch: np.ndarray, rng, params
-) -> tuple[Tensor, Tensor]:
-    """The loss of one batch and its phi [B, B]."""
-    device = logit_scale.device
-    tokens = torch.from_numpy(np.asarray(patches[batch])).to(device).float()  # [B, N, D_v]
-    text_embeddings, keys = texts.draw(rng, batch, params.noun_share)  # [B, D], [B]
-    phi = compatibility(
-        embedder(tokens), text_embeddings.to(device), scoring=params.scoring, scale=params.scale, pooling=params.pooling
-    )
-    same_text = (keys[:, None] == keys).to(device) if params.mask_same_text else None
-    return contrastive_loss(phi, logit_scale, same_text), phi
+def batch_loss(embedder, logit_scale: Tensor, batch: tuple, params) -> tuple[Tensor, Tensor]:
+    """The loss of a batch and its phi [B, B]; batch: this rank's tokens [b, N, D_v], text_embeddings [b, D], keys [b].
+
+    Every rank has the whole loss of all ranks' images and texts. Its gradient in a weight of the embedder is that by
+    way of this rank's images; added up over ranks it is one process's. That of the logit scale is whole.
+    """
+    tokens, text_embeddings, keys = (tensor.to(logit_scale.device) for tensor in batch)
+    texts = ranks.gathered(text_embeddings.float())
+    first = sum(len(part) for part in texts[: ranks.rank()])
+    phi = torch.cat(ranks.gathered(phi_of(embedder, tokens.float(), torch.cat(texts), params, first)))
+    return loss_of(phi, torch.cat(ranks.gathered(keys)), logit_scale, params), phi
+
+
+def phi_of(embedder, tokens: Tensor, text_embeddings: Tensor, params, first_text: int = 0) -> Tensor:
+    """phi [b, B] of tokens [b, N, D_v] and texts [B, D], of which image 0's own is the one numbered first_text."""
+
+    def part(tokens: Tensor, first: int) -> Tensor:
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+            patch_embeddings = embedder(tokens)
+        return compatibility(
+            patch_embeddings,
+            embedder.text_embedder(text_embeddings),
+            scoring=params.scoring,
+            scale=params.scale,
+            activation=params.activation,
+            pooling=params.pooling,
+            first_text=first,
+        )
+
+    if params.accumulate == 1:
+        return part(tokens, first_text)
+    parts, done = [], 0
+    for some in tokens.tensor_split(min(params.accumulate, len(tokens))):
+        parts.append(checkpoint(part, some, first_text + done, use_reentrant=False))
+        done += len(some)
+    return torch.cat(parts)
+
+
+def loss_of(phi: Tensor, keys: Tensor, logit_scale: Tensor, params) -> Tensor:
+    same_text = keys[:, None] == keys if params.mask_same_text else None
+    return contrastive_loss(phi, logit_scale, same_text)
 
 
 @torch.no_grad()
-def validate(embedder, logit_scale: Tensor, patches, texts: Texts, params) -> dict:
-    """Loss on held-out pairs, whole captions only and the same ones each time, and how often an image finds its
-    caption in its batch.
+def validate(embedder, logit_scale: Tensor, validation, params) -> dict:
+    """Loss on held-out pairs, (patches, texts) or a source, and how often an image finds its text in its batch. Of
+    (patches, texts) it sees whole captions only and the same ones each time.
+
+    Raises FloatingPointError when the loss is no number.
     """
-    rng, losses, hits = np.random.default_rng(0), [], []
-    captions_only = params.model_copy(update={"noun_share": 0.0})
-    size = min(params.batch_size, len(patches))
-    for batch in np.arange(len(patches) // size * size).reshape(-1, size):
-        loss, phi = batch_loss(embedder, logit_scale, patches, texts, batch, rng, captions_only)
-        losses.append(loss.item())
-        hits.append((phi.argmax(1).cpu() == torch.arange(len(batch))).float().mean().item())
+    losses, hits = [], []
+    batches = held_out(*validation, params) if isinstance(validation, tuple) else validation.epoch(0)
+    for batch in batches:
+        tokens, text_embeddings, keys = (tensor.to(logit_scale.device) for tensor in batch)
+        phi = phi_of(embedder, tokens.float(), text_embeddings.float(), params)
+        losses.append(loss_of(phi, keys, logit_scale, params).item())
+        hits.append((phi.argmax(1).cpu() == torch.arange(len(phi))).float().mean().item())
+    if not np.isfinite(losses).all():
+        number = int(np.flatnonzero(~np.isfinite(losses))[0])
+        raise FloatingPointError(
+            f"the validation loss is {losses[number]} in batch {number + 1}: look for bad features."
+        )
     return {"validation_loss": float(np.mean(losses)), "validation_retrieval": float(np.mean(hits))}
 
 
-def save_checkpoints(folder: Path, embedder: VisionEmbedder, history: list[dict], params) -> None:
-    """Writes last, and best when the newest epoch has the lowest validation loss."""
-    best = min(history, key=lambda row: row.get("validation_loss", -row["epoch"]))
-    for name in ["last", *(["best"] if best is history[-1] else [])]:
-        save_embedder(folder / name, embedder, {"train": params.model_dump(mode="json"), "history": history})
+def train_profile(profile: str) -> None:
+    """Trains on data/features/PROFILE and writes checkpoints/PROFILE; in every process of a group, if there is one."""
+    params, features = load_params(profile, "train").train, Path("data/features", profile)
+    with ranks.process_group():
+        patches = {
+            split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in ("train", "validation")
+        }
+        texts = {split: Texts(features, split) for split in patches}
+        train(
+            CachedPairs(patches["train"], texts["train"], params),
+            params,
+            validation=(patches["validation"], texts["validation"]),
+            folder=Path("checkpoints", profile),
+        )
 
 
-def save_embedder(path: Path, embedder: VisionEmbedder, about: dict) -> None:
-    """Writes path.safetensors (the weights) and path.json (what rebuilds it, and how it was trained)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in embedder.state_dict().items()}, f"{path}.safetensors")
-    shape = {"in_dim": embedder.in_dim, "out_dim": embedder.out_dim, "kind": embedder.kind}
-    Path(f"{path}.json").write_text(json.dumps({"embedder": shape, **about}, indent=1) + "\n", encoding="utf-8")
-
-
-def load_embedder(path: Path) -> tuple[VisionEmbedder, dict]:
-    """An embedder that save_embedder wrote, in evaluation mode, and what its json says. Raises FileNotFoundError, or
-    ValueError for a torn file.
-    """
-    for file in (Path(f"{path}.json"), Path(f"{path}.safetensors")):
-        if not file.exists():
-            raise FileNotFoundError(f"{file} is missing: train first (`dvc repro train`), or give another checkpoint.")
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pacl.train", description="Trains a profile's vision embedder.")
+    parser.add_argument("--profile", default="mini", help="a section of params.yaml")
     try:
-        about = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-        embedder = VisionEmbedder(**about["embedder"])
-        embedder.load_state_dict(load_file(f"{path}.safetensors"))
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}.safetensors and its json are no complete checkpoint ({' '.join(str(error).split())}): train again."
-        ) from None
-    return embedder.eval(), about
+        train_profile(parser.parse_args().profile)
+    except (ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
+        sys.exit(str(error))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pacl.cached import CachedPairs
 from pacl.claims import as_text, judge, load_ledger, quantity, satisfied, write_claims
 from pacl.config import load_params
 from pacl.data import read_pairs, read_scenes, write_json, write_pairs, write_scenes
@@ -216,12 +217,9 @@ def test_training_never_opens_a_mask(tmp_path):
     patch_tokens(stand_in_clip(), found, tmp_path / "features" / "train.npy", batch_size=2)
     text_features(stand_in_clip(), text_table({"train": captions}), tmp_path / "features", "seven")
     settings = load_params("mini", "train").train.model_copy(update={"pairs": 4, "batch_size": 2, "epochs": 1})
-    train(
-        np.load(tmp_path / "features" / "train.npy", mmap_mode="r"),
-        Texts(tmp_path / "features", "train"),
-        settings,
-        folder=tmp_path / "checkpoints",
-    )
+    patches = np.load(tmp_path / "features" / "train.npy", mmap_mode="r")
+    source = CachedPairs(patches, Texts(tmp_path / "features", "train"), settings)
+    train(source, settings, folder=tmp_path / "checkpoints")
 
     names = {Path(path).name for path in opened}
     assert {"train.json", "train_images.npy", "train.npy"} <= names, "the watch sees what is opened"

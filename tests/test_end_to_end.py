@@ -9,6 +9,8 @@ import torch
 import yaml
 
 from pacl import miniworld
+from pacl.cached import CachedPairs
+from pacl.checkpoints import load_embedder
 from pacl.clip import class_text_features
 from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, target_of
 from pacl.evaluate import class_scores, patch_predictions, scene_patches, score_accuracies, segmentation
@@ -17,7 +19,7 @@ from pacl.metrics import mean_iou
 from pacl.params import Prepare, Protocol, Train
 from pacl.prepare import prepare
 from pacl.prompts import templates
-from pacl.train import load_embedder, train
+from pacl.train import train
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 MINI, FLICKR8K = PARAMS["mini"], PARAMS["flickr8k"]
@@ -60,9 +62,8 @@ def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp
     assert patches.shape == (64, 196, 768) and patches.dtype == np.float16 and np.isfinite(patches).all()
     assert texts.caption_features.shape == (64, 512) and texts.noun_features.shape[1:] == (1, 512)
     np.testing.assert_allclose(np.linalg.norm(texts.caption_features.astype(float), axis=-1), 1, atol=2e-3)
-    embedder, history = train(
-        patches, texts, train_settings(pairs=16, batch_size=16, epochs=8)
-    )  # one batch, overfitted
+    params = train_settings(pairs=16, batch_size=16, epochs=8)  # one batch, overfitted
+    embedder, history = train(CachedPairs(patches, texts, params), params)
     losses = [row["loss"] for row in history]
     assert np.isfinite(losses).all() and losses[-1] < 0.75 * losses[0]
     images, masks, benchmarks = read_scenes(tmp_path / "prepared", "test")
@@ -85,7 +86,9 @@ def test_a_mini_world_from_pairs_to_scores(mini_world, tiny_clip, tmp_path):
     patches, texts = write_features(tiny_clip, tmp_path, *pairs, "seven")
     assert patches.shape == (32, 16, 32) and texts.noun_features.shape[1:] == (7, 16)
     params = train_settings(pairs=32, batch_size=16, epochs=20, noun_share=0.5, learning_rate=1e-2)
-    embedder, history = train(patches, texts, params, validation=(patches, texts), folder=tmp_path / "checkpoints")
+    embedder, history = train(
+        CachedPairs(patches, texts, params), params, validation=(patches, texts), folder=tmp_path / "checkpoints"
+    )
     assert history[-1]["validation_loss"] < history[0]["validation_loss"] - 0.1
     embedder = load_embedder(tmp_path / "checkpoints/best")[0]
     methods = {"clip": tiny_clip.project, "pacl": embedder}

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from pacl import overlay as overlay_module
 from pacl import photos as photos_module
+from pacl.checkpoints import save_embedder
 from pacl.model import VisionEmbedder
 from pacl.photos import embedding, find_photos, output_beside, segment_photos, split_prompts
-from pacl.train import save_embedder
 
 ROOT = Path(__file__).parents[1]
 P = 8

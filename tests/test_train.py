@@ -6,43 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_training import B, D, D_v, N, params, random_pairs, texts_of
 from torch.nn import functional as F
 
-from pacl.features import Texts
+from pacl.cached import CachedPairs
+from pacl.checkpoints import load_embedder, save_embedder
 from pacl.loss import LogitScale
 from pacl.model import VisionEmbedder, compatibility
-from pacl.params import Train
-from pacl.train import learning_rate_factor, load_embedder, parameter_groups, save_embedder, train, validate
-
-B, N, D_v, D = 32, 4, 12, 8
-SETTINGS = dict(
-    embedder="residual", scoring="cosine", scale=10.0, pooling="all_pairs", pairs=B, noun_share=0.0,
-    mask_same_text=True, batch_size=B, epochs=2, learning_rate=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2,
-    warmup_steps=0, max_logit_scale=100.0, seed=0,
-)  # fmt: skip
+from pacl.train import learning_rate_factor, parameter_groups, train, validate
 
 
-def params(**changes):
-    return Train(**SETTINGS | changes)
-
-
-def texts_of(features, numbers, folder, nouns=None):
-    """A Texts whose image i has the caption numbers[i], made of the files that pacl.features writes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "caption_features.npy", features.astype(np.float16))
-    np.save(folder / "noun_features.npy", np.zeros((0, 1, D), np.float16) if nouns is None else nouns)
-    found = [[0]] * len(numbers) if nouns is not None else [[]] * len(numbers)
-    table = {"train": {"captions": [[number] for number in numbers], "nouns": found}}
-    (folder / "texts.json").write_text(json.dumps(table))
-    return Texts(folder, "train")
-
-
-def random_pairs(folder, count=B, seed=0):
-    rng = np.random.default_rng(seed)
-    patches = rng.normal(size=(count, N, D_v)).astype(np.float16)
-    text = rng.normal(size=(count, D))
-    text /= np.linalg.norm(text, axis=1, keepdims=True)
-    return patches, texts_of(text, range(count), folder)
+def train_on(patches, texts, settings, **options):
+    return train(CachedPairs(patches, texts, settings), settings, **options)
 
 
 def separable_pairs(folder):
@@ -121,7 +96,7 @@ def test_steps_are_those_of_adamw_written_out(tmp_path):
     rng = np.random.default_rng(0)
     patches = rng.normal(size=(6, N, D_v)).astype(np.float16)
     captions, keys = rng.normal(size=(5, D)).astype(np.float16), [0, 1, 2, 1, 3, 4]
-    embedder, history = train(patches, texts_of(captions, keys, tmp_path), settings)
+    embedder, history = train_on(patches, texts_of(captions, keys, tmp_path), settings)
 
     torch.manual_seed(3)
     start = VisionEmbedder(D_v, D)
@@ -146,7 +121,7 @@ def test_same_texts_are_negatives_only_if_they_are_not_masked(tmp_path):
     patches, _ = random_pairs(tmp_path / "unused", 4)
     texts = texts_of(np.random.default_rng(0).normal(size=(1, D)), [0] * 4, tmp_path)  # one caption for all
     masked, unmasked = (
-        train(patches, texts, params(pairs=4, batch_size=4, mask_same_text=masked))[1][0]["loss"]
+        train_on(patches, texts, params(pairs=4, batch_size=4, mask_same_text=masked))[1][0]["loss"]
         for masked in (True, False)
     )
     assert masked == 0 and unmasked > 0.5
@@ -165,7 +140,7 @@ def test_only_the_first_pairs_are_trained_on(tmp_path):
     settings = params(pairs=16, batch_size=8)
     spoiled = patches.copy()
     spoiled[16:] = np.nan
-    first, second = train(patches, texts, settings)[0], train(spoiled, texts, settings)[0]
+    first, second = train_on(patches, texts, settings)[0], train_on(spoiled, texts, settings)[0]
     assert torch.equal(first.skip.weight, second.skip.weight)
 
 
@@ -174,7 +149,7 @@ def test_only_the_first_pairs_are_trained_on(tmp_path):
 
 def test_separable_pairs_are_learned_until_every_image_finds_its_caption(tmp_path):
     pairs = separable_pairs(tmp_path)
-    embedder, history = train(*pairs, params(epochs=150), validation=pairs)
+    embedder, history = train_on(*pairs, params(epochs=150), validation=pairs)
     assert history[0]["validation_retrieval"] < 0.5 and history[-1]["validation_retrieval"] == 1.0
     assert history[-1]["loss"] < 0.1 < history[0]["loss"]
     tokens, text = torch.from_numpy(pairs[0]).float(), torch.from_numpy(pairs[1].caption_features).float()
@@ -187,7 +162,7 @@ def test_noun_prompts_are_trained_on(tmp_path):
     patches, _ = random_pairs(tmp_path / "unused")
     rng = np.random.default_rng(0)
     texts = texts_of(rng.normal(size=(B, D)), range(B), tmp_path, nouns=rng.normal(size=(1, 1, D)).astype(np.float16))
-    history = {share: train(patches, texts, params(epochs=1, noun_share=share))[1] for share in (0.0, 1.0)}
+    history = {share: train_on(patches, texts, params(epochs=1, noun_share=share))[1] for share in (0.0, 1.0)}
     assert history[1.0][0]["loss"] == 0 < history[0.0][0]["loss"]
 
 
@@ -196,7 +171,7 @@ def test_equal_seeds_give_equal_weights(tmp_path):
     weights = []
     for seed in (0, 0, 1):
         torch.rand(1)  # whatever was drawn before
-        weights.append(train(patches, texts, params(seed=seed, batch_size=8))[0].state_dict())
+        weights.append(train_on(patches, texts, params(seed=seed, batch_size=8))[0].state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["skip.weight"], weights[2]["skip.weight"])
 
@@ -206,7 +181,7 @@ def test_the_logit_scale_stays_below_its_maximum(tmp_path):
     scales, free = (
         [
             row["logit_scale"]
-            for row in train(*pairs, params(epochs=300, pairs=8, batch_size=8, max_logit_scale=most))[1]
+            for row in train_on(*pairs, params(epochs=300, pairs=8, batch_size=8, max_logit_scale=most))[1]
         ]
         for most in (15.0, 100.0)
     )
@@ -220,7 +195,7 @@ def test_validation_by_hand(tmp_path):
     patches, texts = random_pairs(tmp_path, 10)
     torch.manual_seed(0)
     embedder = VisionEmbedder(D_v, D)
-    found = validate(embedder, torch.tensor(10.0), patches, texts, params(batch_size=4, pairs=4, noun_share=1.0))
+    found = validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=4, pairs=4, noun_share=1.0))
     tokens, text = torch.from_numpy(patches).float(), torch.from_numpy(texts.caption_features).float()
     losses, hits = [], []
     for start in (0, 4):  # two whole batches
@@ -235,8 +210,8 @@ def test_validation_by_hand(tmp_path):
 def test_fewer_validation_pairs_than_a_batch_are_one_batch(tmp_path):
     patches, texts = random_pairs(tmp_path, 5)
     embedder = VisionEmbedder(D_v, D)
-    few = validate(embedder, torch.tensor(10.0), patches, texts, params(batch_size=16, pairs=16))
-    assert few == validate(embedder, torch.tensor(10.0), patches, texts, params(batch_size=5, pairs=5))
+    few = validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=16, pairs=16))
+    assert few == validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=5, pairs=5))
     assert math.isfinite(few["validation_loss"])
 
 
@@ -247,15 +222,20 @@ def test_fewer_validation_pairs_than_a_batch_are_one_batch(tmp_path):
 def test_bad_features_stop_training_and_name_the_step(image, tmp_path):
     patches, texts = random_pairs(tmp_path, 8)
     patches[image] = np.nan
-    step = int(np.flatnonzero(np.random.default_rng(0).permutation(8) == image)[0]) // 2  # of the first epoch's four
-    with pytest.raises(FloatingPointError, match=f"the loss is nan at step {step}: lower train.learning_rate"):
-        train(patches, texts, params(pairs=8, batch_size=2))
+    batches = np.sort(np.random.default_rng(0).permutation(8).reshape(4, 2))  # the first epoch's
+    ((batch, place),) = np.argwhere(batches == image)
+    message = (
+        rf"the loss is nan at step {batch} \(epoch 1, batch {batch + 1}\): the tokens of its pairs {place} "
+        r"\(counted from 0\) are no numbers; look for bad features."
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train_on(patches, texts, params(pairs=8, batch_size=2))
 
 
 def test_too_few_pairs_are_an_error(tmp_path):
     patches, texts = random_pairs(tmp_path, 8)
     with pytest.raises(ValueError, match="there are 8 training pairs, but train.pairs asks for 32: prepare more"):
-        train(patches, texts, params())
+        train_on(patches, texts, params())
 
 
 # --- checkpoints ---
@@ -268,7 +248,8 @@ def test_an_embedder_comes_back_as_it_was(tmp_path):
         loaded, about = load_embedder(tmp_path / "new/one")
         tokens = torch.randn(2, N, D_v)
         assert torch.equal(loaded(tokens), embedder(tokens)) and not loaded.training
-        assert about == {"embedder": {"in_dim": D_v, "out_dim": D, "kind": kind}, "train": {"scale": 10.0}}
+        shape = {"in_dim": D_v, "out_dim": D, "kind": kind, "text_embedder": "frozen"}
+        assert about == {"embedder": shape, "train": {"scale": 10.0}}
 
 
 def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
@@ -276,20 +257,20 @@ def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
     patches, texts = random_pairs(tmp_path / "train")
     held_out = random_pairs(tmp_path / "held out", seed=1)
     settings = params(epochs=30, learning_rate=3e-2, batch_size=16, warmup_steps=8)
-    embedder, history = train(patches, texts, settings, validation=held_out, folder=tmp_path / "mini")
+    embedder, history = train_on(patches, texts, settings, validation=held_out, folder=tmp_path / "mini")
     lowest = int(np.argmin([row["validation_loss"] for row in history]))
     assert 0 < lowest < len(history) - 1
     (best, about_best), (last, about_last) = (load_embedder(tmp_path / "mini" / name) for name in ("best", "last"))
     assert about_best["history"] == history[: lowest + 1] and about_last["history"] == history
     assert about_last["train"] == settings.model_dump(mode="json")
-    again = validate(best, torch.tensor(history[lowest]["logit_scale"]), *held_out, settings)
+    again = validate(best, torch.tensor(history[lowest]["logit_scale"]), held_out, settings)
     assert again["validation_loss"] == pytest.approx(history[lowest]["validation_loss"], rel=1e-5)
     assert torch.equal(last.skip.weight, embedder.skip.weight)
     assert not torch.equal(best.skip.weight, embedder.skip.weight)
 
 
 def test_without_validation_the_last_epoch_is_the_best(tmp_path):
-    train(*random_pairs(tmp_path / "train"), params(epochs=3), folder=tmp_path / "mini")
+    train_on(*random_pairs(tmp_path / "train"), params(epochs=3), folder=tmp_path / "mini")
     (best, about), (last, _) = (load_embedder(tmp_path / "mini" / name) for name in ("best", "last"))
     assert torch.equal(best.skip.weight, last.skip.weight) and len(about["history"]) == 3
 

@@ -1,0 +1,40 @@
+"""A trained vision embedder as two files, NAME.safetensors (its weights) and NAME.json (what rebuilds it)."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pacl.model import VisionEmbedder
+from pacl.resume import write_durably
+
+
+def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: dict[str, Tensor] | None = None) -> None:
+    """Writes path.safetensors and path.json, each whole or not at all. Raises OSError when it cannot.
+
+    about: how it was trained. weights: a state dict of this embedder to write instead of its own.
+    """
+    weights = embedder.state_dict() if weights is None else weights
+    write_durably(Path(f"{path}.safetensors"), save({name: tensor.contiguous() for name, tensor in weights.items()}))
+    content = json.dumps({"embedder": embedder.shape, **about}, indent=1) + "\n"
+    write_durably(Path(f"{path}.json"), content.encode())
+
+
+def load_embedder(path: Path) -> tuple[VisionEmbedder, dict]:
+    """An embedder that save_embedder wrote, in evaluation mode, and what its json says. Raises FileNotFoundError, or
+    ValueError for a torn file.
+    """
+    for file in (Path(f"{path}.json"), Path(f"{path}.safetensors")):
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing: train first (`dvc repro train`), or give another checkpoint.")
+    try:
+        about = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
+        embedder = VisionEmbedder(**about["embedder"])
+        embedder.load_state_dict(load_file(f"{path}.safetensors"))
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}.safetensors and its json are no complete checkpoint ({' '.join(str(error).split())}): train again."
+        ) from None
+    return embedder.eval(), about

@@ -1,0 +1,66 @@
+"""Several processes that train as one: what they send each other, by torch.distributed (gloo on CPUs, nccl on GPUs).
+
+Alone, without a process group, each function leaves what it is given as it is.
+"""
+
+import os
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@contextmanager
+def process_group():
+    """Joins the processes that torchrun or notebook_launcher started, as their environment variables say."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    yield
+    dist.destroy_process_group()  # after an error the process ends as it is: to wait for the others might last forever
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gathered(rows: Tensor) -> list[Tensor]:
+    """Every rank's rows [b, ...], in the order of ranks; b may differ. This rank's own is `rows` itself, with its
+    gradient; the others have none.
+    """
+    if world() == 1:
+        return [rows]
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    counts = [int(count) for count in counts]
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    parts = [part[:count] for part, count in zip(parts, counts, strict=True)]
+    parts[rank()] = rows
+    return parts
+
+
+def sum_gradients(parameters) -> None:
+    """Adds up over all ranks the gradients of these parameters, in one message."""
+    if world() == 1:
+        return
+    gradients = [p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))
+
+
+def same_everywhere(number: int, device: torch.device) -> bool:
+    """Whether all ranks gave the same number."""
+    return len({int(part) for part in gathered(torch.tensor([number], device=device))}) == 1
