@@ -105,7 +105,7 @@ def matrices(tables: dict, labels: list[str]):
             ax=axis,
         )
         axis.set(title=title, xlabel="caption")
-        axis.tick_params(axis="x", rotation=0, labelsize=7.5)
+        plt.setp(axis.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor", fontsize=7.5)
         axis.tick_params(axis="y", rotation=0, labelsize=7.5)
     axes[0, 0].set_ylabel("image of")
     figure.tight_layout()

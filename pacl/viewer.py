@@ -58,7 +58,7 @@ def write_viewer(
         target = np.where(target == IGNORE, -1, target - (len(benchmark["classes"]) - len(names)))  # -1: no prompt
         shown = prompts_of(target, len(names), present, len(made))
         found = {
-            name: answers(clip, method, scenes[i], target, shown, text, phrase_index, first, protocol, len(names))
+            name: answers(clip, method, scenes[i], target, shown, text, phrase_index, first, protocol)
             for name, method in methods.items()
         }
         prompts = [
@@ -98,7 +98,6 @@ def answers(
     phrase_index,
     first: list[int],
     protocol,
-    count: int,
 ) -> list[dict]:
     """What one method says of a scene, a table a prompt: heat map, its lowest and highest cosine, mask, IoU."""
     maps = dense_logits(clip, method, image, text[[first[k] for k in shown]], protocol).cpu()  # [prompts, H, W]
