@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import compatibility, cost, epoch, evaluation, features, tables
-from benchmarks.__main__ import dense_rows, publish
+from benchmarks.__main__ import publish
+from benchmarks.items import dense_rows
 from benchmarks.measuring import held, in_own_process, row
 from pacl.config import load_params
 from pacl.labels import label_maps
