@@ -3,24 +3,19 @@ pacl.ablations PROFILE POINT.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pacl.cached import CachedPairs
-from pacl.clip import FrozenCLIP, class_text_features, load_clip
+from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import ConfigError, load_params
-from pacl.data import Images, Masks, read_json, read_scenes, target_of, write_json
-from pacl.evaluate import foreground, patch_accuracy, segmentation, view_of
-from pacl.features import Texts
-from pacl.metrics import confusion_matrix, mean_iou, patch_labels
-from pacl.model import similarity_map
-from pacl.params import Protocol, Train
-from pacl.prompts import templates
-from pacl.segment import interpolation_matrix, label_maps
+from pacl.data import Images, all_scenes, read_json, read_pairs, write_json
+from pacl.features import Texts, noun_features, patch_tokens, scene_patches_file
+from pacl.measure import is_measured, measure, scenes_of
+from pacl.params import Train
 from pacl.train import train
 
 # group -> (its question, point -> what the figure calls it); `default` is the base setting, drawn in every group
@@ -41,96 +36,101 @@ GROUPS = {
             "dot_10": "dot × 10",
         },
     ),
+    "activation": (
+        "Weights of patches: softmax, or sigmoid?",
+        {"default": "softmax (the paper)", "sigmoid_10": "sigmoid (public code)"},
+    ),
     "embedder": ("Embedder", {"default": "residual (the paper)", "mlp": "MLP, no skip", "linear": "one linear layer"}),
+    "text_embedder": (
+        "Text embedder",
+        {"default": "CLIP's, frozen (the paper)", "text_linear": "a linear layer trained along (public code)"},
+    ),
+    "tokens": (
+        "Which tokens does the embedder read?",
+        {
+            "default": "last block, after LayerNorm",
+            "before_norm": "last block, before LayerNorm",
+            "value": "MaskCLIP's values",
+        },
+    ),
     "pairs": (
         "Number of image-caption pairs, equal steps",
         {
-            "pairs_500": "500",
             "pairs_1000": "1,000",
             "pairs_2000": "2,000",
             "default": "4,000",
             "pairs_8000": "8,000",
-            "pairs_16000": "16,000",
+            "pairs_20000": "20,000",
         },
     ),
     "nouns": ("Noun prompts beside captions", {"default": "half noun prompts", "nouns_off": "captions only"}),
+    "templates": (
+        "Templates of noun prompts in training",
+        {"templates_1": "one", "default": "seven (the paper)", "templates_80": "80 (ImageNet's)"},
+    ),
+    "batch": (
+        "Pairs in a batch, equal steps",
+        {"batch_32": "32", "batch_64": "64", "default": "128", "batch_256": "256"},
+    ),
+    "same_text": (
+        "Are images with the same text each other's negatives?",
+        {"default": "no, masked", "negatives_all": "yes"},
+    ),
 }
-STRIDE_TITLE = "Token stride at inference (one trained model)"
-MEASURED = ("voc20", "context59")  # benchmarks, where a source has them
+NOT_TRAINING = ("tokens", "templates")  # what a point may change beside the train section: model's and features'
 
 
 def run_point(profile: str, point: str) -> Path:
     """Trains one point with every seed and measures it on the test scenes; writes reports/PROFILE/ablations/POINT.json.
 
-    Raises ConfigError for a point that params.yaml lacks or whose changes are no training parameters.
+    A point that asks for more pairs than there are is written with the reason and no runs. Raises ConfigError for a
+    point that params.yaml lacks or whose changes are no parameters.
     """
-    params = load_params(profile, "model", "train", "protocols", "ablations")
+    params = load_params(profile, "model", "features", "train", "protocols", "ablations")
     if point not in params.ablations.points:
         raise ConfigError(f"{point!r} is no point of {profile}.ablations; it has {', '.join(params.ablations.points)}.")
     changes = params.ablations.base | params.ablations.points[point]
-    clip = load_clip(
-        params.model.backbone, params.model.pretrained, tokens=params.model.tokens, dtype=params.model.dtype
-    )
-    features = Path("data/features", profile)
-    patches, texts = np.load(features / "train_patches.npy", mmap_mode="r"), Texts(features, "train")
-    measure = measurer(clip, profile, params.protocols.native)
-    runs = []
-    for seed in params.ablations.seeds:
-        settings = Train.model_validate(params.train.model_dump() | changes | {"seed": seed})
-        embedder, _ = train(CachedPairs(patches, texts, settings), settings)
-        runs.append({"seed": seed, **measure(embedder)})
+    settings = [train_settings(params, changes, seed) for seed in params.ablations.seeds]
     target = Path("reports", profile, "ablations", f"{point}.json")
+    features, prepared = Path("data/features", profile), Path("data/prepared", profile)
+    there = len(np.load(features / "train_patches.npy", mmap_mode="r"))
+    if settings[0].pairs > there:
+        reason = f"needs {settings[0].pairs:,} pairs, {profile} has {there:,}"
+        write_json(target, {"point": point, "changes": changes, "skipped": reason, "runs": []})
+        return target
+    tokens = changes.get("tokens", params.model.tokens)
+    clip = load_clip(params.model.backbone, params.model.pretrained, tokens=tokens, dtype=params.model.dtype)
+    texts = Texts(features, "train")
+    if changes.get("templates", params.features.templates) != params.features.templates:
+        texts.noun_features = noun_features(clip, read_json(features / "texts.json")["nouns"], changes["templates"])
+    image_sets = {name: one for name, one in all_scenes(prepared, "test").items() if is_measured(one[2])}
+    if tokens == params.model.tokens:
+        train_tokens = np.load(features / "train_patches.npy", mmap_mode="r")
+        of_scenes = {name: np.load(scene_patches_file(features, "test", name)) for name in image_sets}
+    else:
+        pairs = read_pairs(prepared, "train")[0]
+        train_tokens = tokens_of(clip, Images(pairs.source[: settings[0].pairs]), params.features.batch_size)
+        of_scenes = {name: tokens_of(clip, one[0], params.features.batch_size) for name, one in image_sets.items()}
+    sets = [(of_scenes[name], masks, benchmarks) for name, (_, masks, benchmarks) in image_sets.items()]
+    scenes = scenes_of(clip, sets, params.protocols.native)
+    runs = []
+    for setting in settings:
+        embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)
+        runs.append({"seed": setting.seed, **measure(scenes, embedder, embedder.text_embedder)})
     write_json(target, {"point": point, "changes": changes, "runs": runs})
     return target
 
 
-def measurer(clip: FrozenCLIP, profile: str, protocol: Protocol):
-    """A function embedder -> {"patch_accuracy", "voc20", ...} on the cached tokens of the test scenes, patch stride,
-    as CLIP crops them.
-    """
-    _, masks, benchmarks = read_scenes(Path("data/prepared", profile), "test")
-    tokens = torch.from_numpy(np.load(Path("data/features", profile, "test_scene_patches.npy"))).float()
-    prepared = {
-        name: targets_and_text(clip, masks, benchmarks[name], protocol) for name in MEASURED if name in benchmarks
-    }
-
-    def measure(embedder) -> dict:
-        result = {}
-        for name, (targets, text, phrase_index, count) in prepared.items():
-            preds, patch_preds = label_tokens(clip, embedder, tokens, text, phrase_index, protocol)
-            if name == MEASURED[0]:
-                result["patch_accuracy"] = patch_accuracy(patch_preds, patch_labels(targets, clip.patch_size))
-            result[name] = mean_iou(confusion_matrix(preds, targets, count))
-        return result
-
-    return measure
+def train_settings(params, changes: dict, seed: int) -> Train:
+    own = {name: value for name, value in changes.items() if name not in NOT_TRAINING}
+    return Train.model_validate(params.train.model_dump() | own | {"seed": seed})
 
 
-def targets_and_text(
-    clip: FrozenCLIP, masks: Masks, benchmark: dict, protocol: Protocol
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Label maps [M, H, W] in CLIP's crop, the classes' text [K, D], its phrase index, and the number of classes."""
-    targets = torch.from_numpy(
-        np.stack([view_of(target_of(masks[i], benchmark["table"]), clip.image_size) for i in range(len(masks))])
-    )
-    text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
-    return targets, text, phrase_index, len(benchmark["classes"])
-
-
-@torch.no_grad()
-def label_tokens(
-    clip: FrozenCLIP, embedder, tokens: Tensor, text: Tensor, phrase_index: Tensor, protocol: Protocol
-) -> tuple[Tensor, Tensor]:
-    """Label maps [M, H, W] and patch labels [M, N] of cached tokens [M, N, D_v]."""
-    h, w = clip.grid(clip.image_size, clip.image_size)
-    upscale = interpolation_matrix(clip.image_size, h, clip.patch_size, clip.patch_size)
-    argmax = protocol.model_copy(update={"background_rule": "none"})
-    maps, patches = [], []
-    for part in tokens.split(100):
-        logits = similarity_map(embedder(part), text).transpose(1, 2).reshape(len(part), len(text), h, w)
-        maps.append(label_maps(logits, upscale, upscale, argmax, phrase_index=phrase_index))
-        patches.append(label_maps(logits, torch.eye(h), torch.eye(w), argmax, phrase_index=phrase_index).flatten(1))
-    return torch.cat(maps), torch.cat(patches)
+def tokens_of(clip: FrozenCLIP, images: Images, batch_size: int) -> np.ndarray:
+    """Patch tokens float16 [M, N, D_v], in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        patch_tokens(clip, images, Path(folder, "tokens.npy"), batch_size=batch_size)
+        return np.load(Path(folder, "tokens.npy"))
 
 
 def point_table(folder: Path, points: dict) -> pd.DataFrame:
@@ -144,38 +144,11 @@ def point_table(folder: Path, points: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def stride_table(
-    clip: FrozenCLIP, embedder, scenes: tuple[Images, Masks, dict], native: Protocol, settings
-) -> pd.DataFrame:
-    """mIoU of one trained model at several token strides, on the first `stride_scenes` test scenes."""
-    images, masks, benchmarks = scenes
-    images, masks = Images(images.source[: settings.stride_scenes]), Masks(masks.source[: settings.stride_scenes])
-    measured = {name: benchmarks[name] for name in MEASURED if name in benchmarks}
-    rows = []
-    for stride in settings.strides:
-        confmats = segmentation(
-            clip,
-            {"pacl": embedder},
-            images,
-            masks,
-            measured,
-            native.model_copy(update={"token_stride": stride}),
-            batch_size=16,
-        )
-        row = {"group": "stride", "point": f"stride_{stride}", "setting": f"{stride} pixels", "seed": 0}
-        rows.append(row | {name: mean_iou(of_method["pacl"]) for name, of_method in confmats.items()})
-    return pd.DataFrame(rows)
-
-
-def groups(table: pd.DataFrame) -> dict[str, str]:
-    """The groups in a table and their questions, in order."""
-    titles = {name: title for name, (title, _) in GROUPS.items()} | {"stride": STRIDE_TITLE}
-    return {name: titles[name] for name in table.group.unique()}
-
-
-def finding(group: str, rows: pd.DataFrame) -> str:
+def finding(rows: pd.DataFrame) -> str:
     """One sentence: the best and the worst setting, and whether their difference exceeds the spread over seeds."""
     metric, name = ("patch_accuracy", "patch accuracy") if "patch_accuracy" in rows else ("voc20", "voc20 mIoU")
+    if metric not in rows:
+        metric, name = "voc21", "voc21 mIoU"
     by_setting = 100 * rows.groupby("setting", sort=False)[metric].agg(["mean", "min", "max"])
     best, worst = by_setting["mean"].idxmax(), by_setting["mean"].idxmin()
     gap, spread = by_setting["mean"][best] - by_setting["mean"][worst], (by_setting["max"] - by_setting["min"]).max()

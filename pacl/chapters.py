@@ -4,11 +4,12 @@ from pathlib import Path
 
 import yaml
 
+from pacl.ablation_results import ablations, pooling
 from pacl.blocks import capital, code, figure, fold, load, missing, percent, table, text
-from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED
+from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, load_ledger
 from pacl.data import read_json
 from pacl.provenance import last_commit, versions
-from pacl.results import ablations, classification, patch_alignment, pooling, segmentation
+from pacl.results import classification, patch_alignment, segmentation, viewer
 
 LEAD = (
     "PACL (Mukhoti et al., CVPR 2023) trains one small vision embedder on top of a frozen CLIP, from images with "
@@ -28,17 +29,24 @@ WORLD = {
     "flickr8k": "Photographs with five captions each to train on, and Pascal VOC 2012 to measure with; training never "
     "sees a mask.",
 }
+MEASURED_IN = {
+    "patch_alignment": "04_patch_alignment.ipynb",
+    "segmentation": "05_segmentation.ipynb",
+    "classification": "06_classification.ipynb",
+}  # stage -> its executed notebook, beside the report
 WHEN_NULL = {"short_side": "as it is", "window": "whole image", "window_stride": "–", "token_stride": "patch size"}
 
 
 def chapters(profile: str, params, folder: Path) -> dict:
     """The whole report as plain tables: title, label, notices, lead, claims, sections with their blocks."""
-    claims, prepared = read_json(folder / "claims.json"), load(folder, "prepare.json") or {}
+    claims, prepared = linked(read_json(folder / "claims.json")), load(folder, "prepare.json") or {}
     random = params.model.pretrained == "random"
     notices = [RANDOM] * random + [MINI_WORLD] * (params.prepare.source == "miniworld")
+    notices += [prepared["note"]] if prepared.get("note") else []
     label = ", ".join([prepared.get("label", params.prepare.source)] + ["random weights"] * random)
     sections = [
         section("pooling", "Every pair its own attention", "07_ablations", pooling(folder)),
+        section("look", "See for yourself", "05_segmentation", viewer(folder)),
         section("world", "The data", "01_prepare", world(folder, params.prepare.source, prepared)),
         section("training", "Training", "03_train", training(folder, params.train)),
         section("patch-alignment", "Are patches aligned with text?", "04_patch_alignment", patch_alignment(folder)),
@@ -64,6 +72,18 @@ def chapters(profile: str, params, folder: Path) -> dict:
 
 def section(name: str, title: str, notebook: str | None, content: list[dict]) -> dict:
     return {"id": name, "title": title, "notebook": notebook and f"{notebook}.ipynb", "blocks": content}
+
+
+def linked(claims: list[dict]) -> list[dict]:
+    """The claims, each with the executed notebook that measured it, None for what no notebook measured."""
+    first = {claim["id"]: (claim["rule"] or [{}])[0] for claim in load_ledger()}
+    stages = {
+        name: condition.get("over", condition.get("value", "")).split(".")[0] for name, condition in first.items()
+    }
+    return [
+        claim | {"notebook": None if claim["measured"] == "not measured" else MEASURED_IN.get(stages.get(claim["id"]))}
+        for claim in claims
+    ]
 
 
 def tally(claims: list[dict]) -> dict[str, int]:

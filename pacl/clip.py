@@ -1,17 +1,21 @@
 """CLIP, frozen, as PACL needs it: patch tokens at any size and stride, and text embeddings (paper, section 3)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl.baselines import LAST_BLOCKS
 from pacl.weights import open_clip_model
 
+TOKENS = ("after_norm", "before_norm", "value")
+PASSES = ("joint", "shifted")
 PROMPTS_AT_ONCE = 256
 FAST_PATH_PATCHES = 1024  # beyond it the fast path is slower, too
 
@@ -21,6 +25,7 @@ class FrozenCLIP:
 
     patch_size, image_size: pixels, as trained. width: D_v, of a patch token. dim: D, of image and text embeddings.
     logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned.
+    last_block: what `patch_features` reads unless told, a name of `pacl.baselines.LAST_BLOCKS`.
     """
 
     def __init__(self, model, tokenizer, dim: int, *, tokens: str, device: torch.device, dtype: str):
@@ -29,6 +34,7 @@ class FrozenCLIP:
         _check_supported(visual, tokens)
         self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
         self.tokens, self.dtype, self.random_weights, self.dim = tokens, dtype, False, dim
+        self.last_block = "maskclip" if tokens == "value" else "clip"
         patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
         self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
         self.width = visual.trunk.embed_dim if self.is_timm else visual.conv1.out_channels
@@ -60,22 +66,38 @@ class FrozenCLIP:
             raise ValueError(f"this CLIP takes {self.image_size} x {self.image_size} pixels only, not {H} x {W}.")
         return (H - P) // stride + 1, (W - P) // stride + 1
 
-    @torch.no_grad()
-    def patch_features(self, images: Tensor, stride: int | None = None) -> Tensor:
+    def patch_features(
+        self, images: Tensor, stride: int | None = None, *, last_block: str | None = None, passes: str = "joint"
+    ) -> Tensor:
         """f_v: patch tokens of the last layer, CLS dropped; normalised images [B, 3, H, W] -> [B, N, D_v].
 
-        stride: pixels between patches, patch_size if not given. With a smaller one the patch convolution sees
-        overlapping patches (the paper's inference uses 4 with ViT-B/16). Position embeddings are resized bicubically to
-        the `grid`, N = h * w, where it is not the trained one.
-        Raises ValueError for shapes and strides that do not fit.
+        stride: pixels between patches, patch_size if not given; tokens are on the `grid`, N = h * w. Position
+        embeddings are resized bicubically where the grid is not the trained one.
+        last_block: a name of `pacl.baselines.LAST_BLOCKS`, what to read from the last block; `self.last_block` if not
+        given.
+        passes: how a stride s below patch_size P is computed. "joint": the patch convolution sees overlapping patches,
+        and all attend to all (the paper's inference uses 4 with ViT-B/16), which costs time quadratic in N. "shifted":
+        the plain grid of patches on the image shifted by each multiple of s, (P / s)^2 times, each token from the pass
+        that has a patch at its place; time is linear in the number of passes, memory that of one pass and the tokens.
+        Raises ValueError for shapes, strides and names that do not fit.
         """
-        images = self._on_device(images)
-        h, w = self.grid(*images.shape[2:], stride)
-        with self._precision(), _attention_for(h * w):
-            if self.is_timm:
-                trunk = self.model.visual.trunk
-                return trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float()
-            return self._vision_tokens(images, stride or self.patch_size, (h, w))
+        name = self.last_block if last_block is None else last_block
+        return self.patch_features_by(images, [name], stride, passes=passes)[name]
+
+    @torch.no_grad()
+    def patch_features_by(
+        self, images: Tensor, last_blocks: list[str], stride: int | None = None, *, passes: str = "joint"
+    ) -> dict[str, Tensor]:
+        """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before."""
+        if passes not in PASSES:
+            raise ValueError(f"passes must be joint or shifted, not {passes!r}.")
+        _check_last_blocks(self.model.visual, last_blocks)
+        images, stride = self._on_device(images), self.patch_size if stride is None else stride
+        grid = self.grid(*images.shape[2:], stride)
+        with self._precision():
+            if passes == "shifted":
+                return self._shifted_passes(images, stride, grid, last_blocks)
+            return self._tokens(images, stride, grid, last_blocks)
 
     @torch.no_grad()
     def project(self, patch_features: Tensor) -> Tensor:
@@ -112,15 +134,37 @@ class FrozenCLIP:
             features = torch.cat([self.model.encode_text(self.tokenizer(b).to(self.device)).float() for b in batches])
         return F.normalize(features, dim=-1)
 
-    def _vision_tokens(self, images: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
-        """VisionTransformer.forward of open_clip, but for the stride and the position embeddings."""
+    def _shifted_passes(
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
+    ) -> dict[str, Tensor]:
+        """Token i of a side lies i * stride pixels in, where pass i modulo P / stride has a patch."""
+        every, shape = self.patch_size // stride, (len(images), *grid, self.width)
+        tokens = {name: torch.empty(shape, device=self.device) for name in last_blocks}
+        for row, column in product(range(min(every, grid[0])), range(min(every, grid[1]))):
+            shifted = images[..., row * stride :, column * stride :]
+            part = self.grid(*shifted.shape[2:])
+            for name, x in self._tokens(shifted, self.patch_size, part, last_blocks).items():
+                tokens[name][:, row::every, column::every] = x.unflatten(1, part)
+        return {name: x.flatten(1, 2) for name, x in tokens.items()}
+
+    def _tokens(self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]) -> dict[str, Tensor]:
+        """VisionTransformer.forward of open_clip, but for the stride, the position embeddings and the last block."""
         visual = self.model.visual
-        x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
-        x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
-        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
-        x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
-        x = visual.transformer(x)[:, 1:]
-        return (visual.ln_post(x) if self.tokens == "after_norm" else x).float()
+        with _attention_for(grid[0] * grid[1]):
+            if self.is_timm:
+                tokens = visual.trunk.forward_features(images)[:, visual.trunk.num_prefix_tokens :].float()
+                return dict.fromkeys(last_blocks, tokens)
+            x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
+            x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
+            x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+            x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
+            *blocks, last = visual.transformer.resblocks
+            for block in blocks:
+                x = block(x)
+            return {name: self._norm(LAST_BLOCKS[name](last, x, grid)[:, 1:].float()) for name in last_blocks}
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()
 
     def _precision(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
@@ -146,13 +190,14 @@ def load_clip(
     pretrained: an open_clip tag ("openai"), looked for in the caches before any network; a local file (safetensors, a
         state dict, OpenAI's .pt); a folder with open_clip_config.json, weights and, if its vocabulary is its own,
         bpe.txt.gz; or "random", weights of seed 0. OpenAI's weights get the QuickGELU they were trained with.
-    tokens: "after_norm" (patch tokens pass CLIP's final LayerNorm) or "before_norm"; the paper does not say which.
+    tokens: what `patch_features` gives: "after_norm" (the last block's output after CLIP's final LayerNorm),
+        "before_norm" (without; the paper does not say which), or "value" (MaskCLIP's values after that LayerNorm).
     dtype: "float32", or "bfloat16" for autocast. device: found if not given.
     Raises FileNotFoundError for weights that are not there, ValueError for names and models it cannot use.
     """
-    if tokens not in ("after_norm", "before_norm") or dtype not in ("float32", "bfloat16"):
+    if tokens not in TOKENS or dtype not in ("float32", "bfloat16"):
         raise ValueError(
-            f"tokens must be after_norm or before_norm and dtype float32 or bfloat16, not {tokens!r} and {dtype!r}."
+            f"tokens must be {_one_of(TOKENS)} and dtype float32 or bfloat16, not {tokens!r} and {dtype!r}."
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, tokenizer, config = open_clip_model(name, str(pretrained), untrained=untrained)
@@ -198,8 +243,21 @@ def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
     if not usable:
         raise ValueError(
             "this CLIP does not bring patches to the text's space by a projection (attention pooling, a convolutional "
-            "network, or a timm network before its last norm): use a ViT whose class token is projected, as ViT-B-16."
+            "network, or tokens other than after_norm of a timm network): use a ViT whose class token is projected, as "
+            "ViT-B-16."
         )
+    if tokens == "value":
+        _check_last_blocks(visual, ["maskclip"])
+
+
+def _check_last_blocks(visual: torch.nn.Module, names: list[str]) -> None:
+    unknown = [name for name in names if name not in LAST_BLOCKS]
+    if unknown:
+        raise ValueError(f"there is no last block {unknown[0]!r}: use {_one_of(LAST_BLOCKS)}.")
+    others = [name for name in names if name != "clip"]
+    plain = isinstance(visual, VisionTransformer) and type(visual.transformer.resblocks[-1]) is ResidualAttentionBlock
+    if others and not plain:
+        raise ValueError(f"{others[0]} can't replace this CLIP's last block: use clip, or a ViT such as ViT-B-16.")
 
 
 @contextmanager
@@ -213,5 +271,5 @@ def _attention_for(N: int) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _one_of(numbers: list[int]) -> str:
-    return " or ".join(", ".join(map(str, numbers)).rsplit(", ", 1))
+def _one_of(choices: Iterable) -> str:
+    return " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))

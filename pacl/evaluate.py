@@ -1,36 +1,26 @@
-"""Measures a model on prepared data: patch labels, label maps, class scores (paper, section 4); each function takes
-several methods at once.
-"""
+"""Measures segmentation on a whole split, several methods at once (paper, section 4)."""
 
-from collections.abc import Callable
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
-from sklearn.metrics import roc_curve
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop, resize
 from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
-from pacl.features import batches
-from pacl.metrics import IGNORE_INDEX, coherence_roc, confusion_matrix, iou_per_class, patch_labels
-from pacl.model import compatibility
+from pacl.labels import label_maps
+from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class
+from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import best_phrase, coarse_logits, dense_logits, label_maps, patch_class_logits, segment
-
-Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
+from pacl.segment import Method, coarse_logits, dense_logits, segment
 
 
 def segmentation(
     clip: FrozenCLIP,
-    methods: dict[str, Embed],
+    methods: dict[str, Method],
     images: Images,
     masks: Masks,
     benchmarks: dict,
@@ -40,28 +30,72 @@ def segmentation(
 ) -> dict[str, dict[str, Tensor]]:
     """Confusion matrices over a whole split: benchmark -> method -> int64 [K, K].
 
-    benchmarks: name -> {"classes", "table"} as pacl.data.read_scenes gives them; all are measured from the same tokens.
+    benchmarks: name -> {"classes", "table"} as pacl.data.read_scenes gives them; all are measured from the same tokens,
+    and methods share all of CLIP's blocks but the last.
     """
-    texts = {
-        name: class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
-        for name, benchmark in benchmarks.items()
-    }
+    asked = {name: foreground(benchmark, protocol) for name, benchmark in benchmarks.items()}
+    texts = texts_of(clip, asked, protocol.templates)
     union = torch.cat([features for features, _ in texts.values()])  # [M, D], every phrase of every benchmark
-    ends = np.cumsum([len(features) for features, _ in texts.values()]).tolist()
+    own = dict(zip(texts, pairwise(accumulate((len(f) for f, _ in texts.values()), initial=0)), strict=True))
     confmats = {
         name: {method: torch.zeros(len(b["classes"]), len(b["classes"]), dtype=torch.long) for method in methods}
         for name, b in benchmarks.items()
     }
     for picture, mask in equal_sizes(images, masks, batch_size):
-        for method, embed in methods.items():
-            logits, rows, columns = coarse_logits(clip, embed, picture, union, protocol)
-            for end, (name, benchmark) in zip(ends, benchmarks.items(), strict=True):
-                features, phrase_index = texts[name]
-                own = logits[:, end - len(features) : end]
-                preds = label_maps(own, rows, columns, on_benchmark(protocol, benchmark), phrase_index=phrase_index)
-                target = torch.from_numpy(np.stack([target_of(m, benchmark["table"]) for m in mask]))
-                confmats[name][method] += confusion_matrix(preds.cpu(), target, len(benchmark["classes"]))
+        logits, rows, columns = coarse_logits(clip, methods, picture, union, protocol)
+        for name, benchmark in benchmarks.items():
+            target = torch.from_numpy(np.stack([target_of(m, benchmark["table"]) for m in mask]))
+            settings = on_benchmark(protocol, benchmark)
+            for method, confmat in confmats[name].items():
+                part = logits[method][:, slice(*own[name])]
+                preds = label_maps(part, rows, columns, settings, phrase_index=texts[name][1])
+                confmat += confusion_matrix(preds.cpu(), target, len(benchmark["classes"]))
     return confmats
+
+
+def segmentation_of_sets(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    image_sets: dict[str, tuple[Images, Masks, dict]],
+    names: list[str],
+    protocol: Protocol,
+    *,
+    batch_size: int = 32,
+) -> dict[str, dict[str, Tensor]]:
+    """`segmentation` of the named benchmarks, whichever image set they belong to (pacl.data.all_scenes).
+
+    Raises ValueError for a benchmark that no set has.
+    """
+    known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
+    confmats = {}
+    for images, masks, benchmarks in image_sets.values():
+        if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
+            confmats |= segmentation(clip, methods, images, masks, wanted, protocol, batch_size=batch_size)
+    return {name: confmats[name] for name in names}
+
+
+def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str) -> dict:
+    """class_text_features of several lists of classes, name -> (features [M, D], phrase_index [M]); a class that is in
+    several is embedded once.
+    """
+    distinct = list(dict.fromkeys(name for names in classes.values() for name in names))
+    features, index = class_text_features(clip, distinct, templates(template_list))
+    of_class = {name: features[index == k] for k, name in enumerate(distinct)}
+    return {
+        key: (
+            torch.cat([of_class[name] for name in names]),
+            torch.tensor([k for k, name in enumerate(names) for _ in of_class[name]], device=features.device),
+        )
+        for key, names in classes.items()
+    }
+
+
+def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
+    """Methods by name: "pacl" reads the tokens it was trained on, any other is a last block of pacl.baselines."""
+    pacl = Method(embedder, clip.last_block, embedder.text_embedder)
+    return {name: pacl if name == "pacl" else Method(clip.project, name) for name in names}
 
 
 def has_background(benchmark: dict) -> bool:
@@ -88,7 +122,6 @@ def equal_sizes(images: Images, masks: Masks, batch_size: int):
     """
     pairs = tqdm(((images[i], masks[i]) for i in range(len(images))), total=len(images), desc="scenes", mininterval=5)
     for _, group in groupby(pairs, key=lambda pair: pair[0].size):
-        group = list(group) if isinstance(images.source, np.ndarray) else group
         for batch in chunks(group, batch_size):
             for image, mask in batch:
                 if mask.shape != image.size[::-1]:
@@ -135,7 +168,7 @@ def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
 
 def prompt_maps(
     clip: FrozenCLIP,
-    methods: dict[str, Embed],
+    methods: dict[str, Method],
     images: Images,
     masks: Masks,
     benchmark: dict,
@@ -152,144 +185,22 @@ def prompt_maps(
     names = [benchmark["classes"][k].split(",")[0] for k in largest]
     texts = class_text_features(clip, names, templates(protocol.templates))[0]
     maps = {
-        m: [
-            dense_logits(clip, embed, images[i], text[None], protocol)[0].cpu()
+        name: [
+            dense_logits(clip, method, images[i], text[None], protocol)[0].cpu()
             for i, text in zip(shown, texts, strict=True)
         ]
-        for m, embed in methods.items()
+        for name, method in methods.items()
     }
     return names, maps
 
 
 def label_examples(
-    clip: FrozenCLIP, methods: dict[str, Embed], images: Images, benchmark: dict, shown: list[int], protocol: Protocol
+    clip: FrozenCLIP, methods: dict[str, Method], images: Images, benchmark: dict, shown: list[int], protocol: Protocol
 ) -> dict:
     """Each method's label maps of the shown scenes: method -> [int64 [H, W], ...]."""
     protocol = on_benchmark(protocol, benchmark)
     text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
     return {
-        m: [segment(clip, embed, images[i], text, protocol, phrase_index=phrase_index).cpu() for i in shown]
-        for m, embed in methods.items()
+        name: [segment(clip, method, images[i], text, protocol, phrase_index=phrase_index).cpu() for i in shown]
+        for name, method in methods.items()
     }
-
-
-def scene_patches(
-    clip: FrozenCLIP, images: Images, masks: Masks, table: list[int], *, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Patch tokens [M, N, D_v] of images as CLIP crops them, and the majority label of each patch [M, N]."""
-    labels = [
-        patch_labels(torch.from_numpy(view_of(target_of(masks[i], table), clip.image_size))[None], clip.patch_size)
-        for i in range(len(masks))
-    ]
-    tokens = [clip.patch_features(batch).cpu() for batch in batches(clip, images, batch_size, "patches")]
-    return torch.cat(tokens), torch.cat(labels)
-
-
-def view_of(target: np.ndarray, size: int) -> np.ndarray:
-    """A label map through CLIP's preprocessing: short side to `size`, centre crop, labels never mixed."""
-    return np.array(center_crop(resize(Image.fromarray(target), size, InterpolationMode.NEAREST_EXACT), size))
-
-
-def patch_predictions(
-    embed: Embed, patches: Tensor, text: Tensor, phrase_index: Tensor, *, batch_size: int = 64
-) -> Tensor:
-    """The class of highest text similarity for each patch: [M, N, D_v] -> [M, N]."""
-    with torch.no_grad():
-        return torch.cat(
-            [patch_class_logits(embed(part), text, phrase_index).argmax(-1) for part in patches.split(batch_size)]
-        )
-
-
-def patch_accuracy(preds: Tensor, labels: Tensor) -> float:
-    """Share of labelled patches whose class is right (paper: patch classification)."""
-    labelled = labels != IGNORE_INDEX
-    return (preds[labelled] == labels[labelled]).double().mean().item()
-
-
-def patch_accuracy_by_class(preds: Tensor, labels: Tensor, classes: list[str]) -> pd.DataFrame:
-    """Columns class, accuracy, patches; classes without a patch are left out."""
-    here = [(k, name) for k, name in enumerate(classes) if (labels == k).any()]
-    rows = [
-        (name.split(",")[0], patch_accuracy(preds[labels == k], labels[labels == k]), int((labels == k).sum()))
-        for k, name in here
-    ]
-    return pd.DataFrame(rows, columns=["class", "accuracy", "patches"])
-
-
-def coherence(features: Tensor, labels: Tensor, *, pairs: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """The ROC of "one class" against cosine, for patches of different images: [M, N, D], [M, N] -> false and true
-    positive rates, area.
-    """
-    images = torch.arange(len(labels))[:, None].expand_as(labels)
-    scores, same_class, area = coherence_roc(
-        features.flatten(0, 1), labels.flatten(), images.flatten(), pairs=pairs, seed=seed
-    )
-    false_positives, true_positives, _ = roc_curve(same_class, scores)
-    thinned = np.linspace(0, len(false_positives) - 1, min(400, len(false_positives))).astype(int)
-    return false_positives[thinned], true_positives[thinned], area
-
-
-def class_scores(
-    clip: FrozenCLIP,
-    embed: Embed,
-    images: Images,
-    classes: list[str],
-    template_list: list[str],
-    attention: dict,
-    *,
-    batch_size: int = 256,
-) -> tuple[Tensor, Tensor]:
-    """CLIP's cosine and PACL's phi of every image with every class: two tensors [M, K].
-
-    attention: how phi's inner softmax was trained, {"scoring", "scale"}.
-    """
-    text, phrase_index = class_text_features(clip, classes, template_list)
-    clip_scores, pacl_scores = [], []
-    with torch.no_grad():
-        for batch in batches(clip, images, batch_size, "images"):
-            clip_scores.append(best_phrase(clip.image_features(batch) @ text.T, phrase_index, -1).cpu())
-            phi = compatibility(embed(clip.patch_features(batch)), text, **attention)
-            pacl_scores.append(best_phrase(phi, phrase_index, -1).cpu())
-    return torch.cat(clip_scores), torch.cat(pacl_scores)
-
-
-def both(clip_scores: Tensor, pacl_scores: Tensor, weight: float, clip_scale: float, pacl_scale: float) -> Tensor:
-    """Log-probabilities of CLIP and PACL added, PACL's with `weight`: [M, K]."""
-    return (1 - weight) * F.log_softmax(clip_scale * clip_scores, -1) + weight * F.log_softmax(
-        pacl_scale * pacl_scores, -1
-    )
-
-
-def accuracy(scores: Tensor, labels: np.ndarray) -> float:
-    return (scores.argmax(-1) == torch.from_numpy(labels)).float().mean().item()
-
-
-@torch.no_grad()
-def zero_shot_accuracy(
-    clip: FrozenCLIP, images: np.ndarray, labels: list[int], classes: list[str], template_list: list[str]
-) -> float:
-    """CLIP's zero-shot accuracy on uint8 images [M, H, W, 3]."""
-    text, phrase_index = class_text_features(clip, classes, template_list)
-    features = torch.cat([clip.image_features(batch) for batch in batches(clip, Images(images), 256, "images")])
-    return accuracy(best_phrase(features @ text.T, phrase_index, -1).cpu(), np.array(labels))
-
-
-def score_accuracies(
-    clip_scores: Tensor, pacl_scores: Tensor, labels: np.ndarray, weight: float, scales: tuple[float, float]
-) -> dict:
-    """Accuracy of CLIP alone, PACL alone and both; scales: the logit scales of CLIP and of PACL."""
-    together = both(clip_scores, pacl_scores, weight, *scales)
-    return {
-        "clip": accuracy(clip_scores, labels),
-        "pacl": accuracy(pacl_scores, labels),
-        "ensemble": accuracy(together, labels),
-    }
-
-
-def choose_weight(sets: dict[str, tuple], weights: list[float], scales: tuple[float, float]) -> float:
-    """PACL's weight with the highest mean accuracy over (validation) sets, name -> (CLIP's scores, PACL's, labels);
-    of equals the smallest.
-    """
-    return max(
-        sorted(weights), key=lambda w: np.mean([accuracy(both(c, p, w, *scales), y) for c, p, y in sets.values()])
-    )

@@ -45,14 +45,20 @@ def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: in
     rows.flush()
 
 
-def text_table(captions: dict[str, list[list[str]]]) -> dict:
+def scene_patches_file(folder: Path, split: str, image_set: str) -> Path:
+    """Where the patch tokens of an image set of `pacl.data.all_scenes` lie."""
+    return folder / f"{'_'.join(filter(None, (split, image_set)))}_scene_patches.npy"
+
+
+def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -> dict:
     """Every distinct caption and noun once, and for each split the numbers of each image's captions and nouns.
 
     captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions":
     [[...]], "nouns": [[...]]}}.
     """
     of_image = {
-        split: [{n: None for text in texts for n in nouns(text)} for texts in rows] for split, rows in captions.items()
+        split: [{n: None for text in texts for n in nouns(text, tagger)} for texts in rows]
+        for split, rows in captions.items()
     }
     distinct_captions = dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts)
     distinct_nouns = dict.fromkeys(noun for rows in of_image.values() for found in rows for noun in found)
@@ -71,14 +77,16 @@ def text_table(captions: dict[str, list[list[str]]]) -> dict:
 
 def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: str) -> None:
     """Writes texts.json, caption_features.npy [captions, D] and noun_features.npy [nouns, templates, D], float16."""
-    forms = templates(template_list)
-    prompts = [form.format(noun) for noun in table["nouns"] for form in forms]
     np.save(folder / "caption_features.npy", clip.text_features(table["captions"]).half().cpu().numpy())
-    np.save(
-        folder / "noun_features.npy",
-        clip.text_features(prompts).half().cpu().numpy().reshape(len(table["nouns"]), len(forms), clip.dim),
-    )
+    np.save(folder / "noun_features.npy", noun_features(clip, table["nouns"], template_list))
     write_json(folder / "texts.json", table)
+
+
+def noun_features(clip: FrozenCLIP, nouns: list[str], template_list: str) -> np.ndarray:
+    """Embeddings of every noun in every template, float16 [nouns, templates, D]."""
+    forms = templates(template_list)
+    prompts = [form.format(noun) for noun in nouns for form in forms]
+    return clip.text_features(prompts).half().cpu().numpy().reshape(len(nouns), len(forms), clip.dim)
 
 
 class Texts:

@@ -22,12 +22,13 @@ def confusion_matrix(
     if preds.shape != target.shape:
         raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have one shape.")
     preds, target = preds.flatten().long(), target.flatten().long()
-    if ignore_index is not None:
-        kept = target != ignore_index
-        preds, target = preds[kept], target[kept]
+    ignored = target == ignore_index if ignore_index is not None else torch.zeros_like(target, dtype=torch.bool)
+    preds, target = preds.masked_fill(ignored, 0), target.masked_fill(ignored, 0)  # taken away again below
     _check_labels("target", target, num_classes)
     _check_labels("preds", preds, num_classes)
-    return torch.bincount(target * num_classes + preds, minlength=num_classes**2).reshape(num_classes, num_classes)
+    counts = torch.bincount(target * num_classes + preds, minlength=num_classes**2)
+    counts[0] -= ignored.sum()
+    return counts.reshape(num_classes, num_classes)
 
 
 def iou_per_class(confmat: Tensor) -> Tensor:
@@ -81,12 +82,12 @@ def coherence_roc(
     pairs: int = 100_000,
     seed: int = 0,
     ignore_index: int = IGNORE_INDEX,
-) -> tuple[np.ndarray, np.ndarray, float]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Do patches of one class look alike? Cosines of random patch pairs from different images as a score for "same
     class" (paper, section 3).
 
-    features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], and the area under
-    their ROC curve.
+    features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], the two image ids of
+    each pair [2, pairs], and the area under their ROC curve.
     Patches labelled ignore_index are left out. Raises ValueError for lengths that differ and where every pair, or none,
     shares a class.
     """
@@ -111,7 +112,24 @@ def coherence_roc(
         ]
     )
     scores = scores.cpu().numpy()
-    return scores, same_class, float(roc_auc_score(same_class, scores))
+    of_images = torch.stack([image_ids[first], image_ids[second]]).cpu().numpy()
+    return scores, same_class, of_images, float(roc_auc_score(same_class, scores))
+
+
+def coherence_interval(
+    scores: np.ndarray, same_class: np.ndarray, of_images: np.ndarray, seed: int, resamples: int = 200
+) -> tuple[float, float]:
+    """95 % interval of the area of `coherence_roc`, resampling images: a pair counts as often as both of its images."""
+    rng, count = np.random.default_rng(seed), int(of_images.max()) + 1
+    _, rank = np.unique(scores, return_inverse=True)
+    areas = []
+    for _ in range(resamples):
+        drawn = np.bincount(rng.integers(count, size=count), minlength=count)
+        weights = drawn[of_images[0]] * drawn[of_images[1]]
+        same, other = (np.bincount(rank, weights * kind) for kind in (same_class, ~same_class))
+        areas.append(same @ (other.cumsum() - other / 2) / (same.sum() * other.sum()))  # a tie counts half
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def bootstrap_interval(
@@ -149,11 +167,12 @@ def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> 
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    if labels.numel() == 0 or (labels.min() >= 0 and labels.max() < num_classes):
+        return
     outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(
-            f"{name} holds the label {int(outside[0])}, outside the {num_classes} classes 0 to {num_classes - 1}."
-        )
+    raise ValueError(
+        f"{name} holds the label {int(outside[0])}, outside the {num_classes} classes 0 to {num_classes - 1}."
+    )
 
 
 def _square(confmat: Tensor) -> Tensor:

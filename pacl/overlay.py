@@ -12,7 +12,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 
-from pacl.plots import palette
+from pacl.scene_plots import palette
 
 OVERLAY_SIDE = 1600  # pixels of an overlay's longer side, at most
 THUMBNAIL_SIDE = 480

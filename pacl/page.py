@@ -1,6 +1,7 @@
 """Renders a report's chapters: as one self-contained HTML file, and as Markdown (templates: data/report/)."""
 
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -39,7 +40,14 @@ def environment(*, autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"prose": prose, "data_uri": data_uri, "size": size, "cell": cell, "slug": slug}
+    made.filters |= {
+        "prose": prose,
+        "data_uri": data_uri,
+        "size": size,
+        "cell": cell,
+        "slug": slug,
+        "script_data": script_data,
+    }
     made.globals["marks"] = MARKS
     return made
 
@@ -52,6 +60,11 @@ def prose(text: str) -> Markup:
 def data_uri(path: Path) -> str:
     """A PNG as text, every byte of it."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def script_data(content) -> Markup:
+    """JSON that may stand inside a script element, whatever its texts hold."""
+    return Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def size(path: Path) -> tuple[int, int]:

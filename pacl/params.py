@@ -24,31 +24,47 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    source: Literal["miniworld", "flickr8k", "webdataset"]
+    """source: what is trained on. raw: the folder that holds downloaded data. validation_scenes: how many pairs, and
+    scenes of each image set, are held out. benchmarks: those of pacl.benchmarks, or folders below raw.
+    classification_sets: those of data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes,
+    classification_images: at most so many of a split, None for all. max_bad_share: of the samples in WebDataset shards.
+    """
+
+    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
     raw: str | None
     seed: Count
     train_pairs: PositiveInt
     validation_scenes: PositiveInt
-    test_scenes: PositiveInt
-    classification_images: PositiveInt
+    test_scenes: PositiveInt | None
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    classification_sets: list[str]
+    classification_images: PositiveInt | None
+    max_bad_share: Fraction
 
     @model_validator(mode="after")
-    def downloaded_sources_have_a_folder(self):
+    def sources_have_what_they_need(self):
         if self.source != "miniworld" and self.raw is None:
             raise ValueError(f"raw must name the folder that holds {self.source}")
+        if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
+            raise ValueError("test_scenes and classification_images must be numbers, as the mini world has no end")
         return self
 
 
 class Model(Section):
     backbone: str
     pretrained: str
-    tokens: Literal["after_norm", "before_norm"]
+    tokens: Literal["after_norm", "before_norm", "value"]
     dtype: Literal["float32", "bfloat16"]
 
 
 class Features(Section):
+    """batch_size: images at a time. templates: a list of data/templates.yaml, for noun prompts. nouns: the tagger that
+    finds a caption's nouns, see pacl.prompts.nouns.
+    """
+
     batch_size: PositiveInt
     templates: str
+    nouns: Literal["textblob", "spacy"]
 
 
 class Train(Section):
@@ -92,13 +108,14 @@ class Protocol(Section):
     short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
     sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
     tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
-    background_threshold: see pacl.segment.predict; the rule applies where a benchmark has a background class.
+    background_threshold: see pacl.labels.predict; the rule applies where a benchmark has a background class.
     """
 
     short_side: PositiveInt | None = None
     window: PositiveInt | None = None
     window_stride: PositiveInt | None = None
     token_stride: PositiveInt | None = None
+    passes: Literal["joint", "shifted"] = "joint"
     templates: str = "seven"
     logit_scale: Positive = 100.0
     background_rule: Literal["none", "entropy", "probability"] = "none"
@@ -118,9 +135,24 @@ class Protocol(Section):
 
 
 class Protocols(Section):
+    """Protocols by name; beside these three, any other section under `protocols` is one, too."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Protocol]
     native: Protocol
     sclip: Protocol
     tcl: Protocol
+
+    def named(self, names: list[str]) -> dict[str, Protocol]:
+        """Raises ValueError for a name that has no section."""
+        known = dict(self)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no protocol {name}: params.yaml's protocols are {', '.join(known)}.")
+        return {name: known[name] for name in names}
+
+
+MethodName = Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]
 
 
 class PatchAlignment(Section):
@@ -128,12 +160,14 @@ class PatchAlignment(Section):
     batch_size: PositiveInt
     templates: str
     pairs: PositiveInt
+    methods: list[MethodName]
     seed: Count
 
 
 class Segmentation(Section):
     benchmarks: list[str]
-    protocols: list[Literal["native", "sclip", "tcl"]]
+    protocols: list[str]
+    methods: list[MethodName]
     batch_size: PositiveInt
     shown: PositiveInt
 
@@ -146,12 +180,15 @@ class Classification(Section):
 
 
 class Ablations(Section):
-    """base: the train parameters that all points change, to be quick; points: name -> those it changes beside."""
+    """base: the train parameters that all points change, to be quick; points: name -> what it changes beside, in train,
+    or `tokens` of model, or `templates` of features. inference_scenes: the first test scenes that are read in several
+    ways, strides the token strides among them.
+    """
 
     base: dict
     seeds: list[Count]
     strides: list[PositiveInt]
-    stride_scenes: PositiveInt
+    inference_scenes: PositiveInt
     points: dict[str, dict]
 
 

@@ -4,7 +4,6 @@ import csv
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,8 @@ from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import open_image
 from pacl.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 from pacl.params import Protocol
-from pacl.segment import segment
+from pacl.segment import Method, segment
 
-Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
 TYPES = (".jpg", ".jpeg", ".png", ".webp")
 WRITTEN = {"masks", "overlays", "areas.csv"}
 MOST_PROMPTS = 255  # a mask holds one byte a pixel, 0 being background
@@ -56,7 +54,7 @@ def split_prompts(prompts: str | list | None) -> list[str]:
     return found
 
 
-def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Embed, str]:
+def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Method, str]:
     """What brings patch tokens to the text's space, and a sentence saying what it is.
 
     checkpoint: an embedder's path without suffix; None for CLIP's own projection.
@@ -64,19 +62,20 @@ def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Pa
     """
     weights = "random weights, nothing learned" if clip.random_weights else f"weights {pretrained}"
     if checkpoint is None:
-        return clip.project, f"CLIP's own projection, no PACL embedder; {name}, {weights}"
+        return Method(clip.project, clip.last_block), f"CLIP's own projection, no PACL embedder; {name}, {weights}"
     embedder, _ = load_embedder(Path(checkpoint))
     if (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
         raise ValueError(
             f"{checkpoint} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of "
             f"{name} are {clip.width} and {clip.dim} wide: give the backbone it was trained on."
         )
-    return embedder.to(clip.device), f"PACL embedder {checkpoint}; {name}, {weights}"
+    method = Method(embedder.to(clip.device), clip.last_block, embedder.text_embedder)
+    return method, f"PACL embedder {checkpoint}; {name}, {weights}"
 
 
 def segment_photos(
     clip: FrozenCLIP,
-    embed: Embed,
+    method: Method,
     photos: list[Path],
     prompts: list[str],
     output: str | Path,
@@ -109,7 +108,7 @@ def segment_photos(
             except ValueError as error:
                 skipped[photo.name] = str(error)
                 continue
-            mask = label(clip, embed, image, text, protocol, short_side)
+            mask = label(clip, method, image, text, protocol, short_side)
             areas += shares(photo.name, mask, prompts, model, background is not None)
             small[photo.name] = blend(image, mask, len(prompts), THUMBNAIL_SIDE)
             save_png(unfinished / "masks", photo.name, with_palette(mask, len(prompts)))
@@ -139,10 +138,10 @@ def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float
     return Protocol(token_stride=token_stride, logit_scale=clip.logit_scale, **window, **rule)
 
 
-def label(clip, embed, image: Image.Image, text: Tensor, protocol: Protocol, short_side: int) -> np.ndarray:
+def label(clip, method: Method, image: Image.Image, text: Tensor, protocol: Protocol, short_side: int) -> np.ndarray:
     """uint8 [H, W]: 0 for background, k for the k-th prompt."""
     limited = protocol.model_copy(update={"short_side": min(short_side, *image.size)})
-    labels = segment(clip, embed, image, text, limited).to(torch.uint8).cpu().numpy()
+    labels = segment(clip, method, image, text, limited).to(torch.uint8).cpu().numpy()
     return labels + (protocol.background_rule == "none")
 
 

@@ -1,6 +1,8 @@
-"""The figures of the notebooks and the report: one style, one colour a method, each function draws one figure."""
+"""The figures of the notebooks and the report: one style, one colour a method, each function draws one figure.
 
-import textwrap
+Charts are drawn here, scenes in pacl.scene_plots; notebooks find both under this name.
+"""
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -8,15 +10,39 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from pacl.scene_plots import heat_maps as heat_maps
+from pacl.scene_plots import image_grid as image_grid
+from pacl.scene_plots import overlays as overlays
+from pacl.scene_plots import scene_pairs as scene_pairs
+from pacl.scene_plots import segmentation_grid as segmentation_grid
+from pacl.scene_plots import wrapped
+
 COLOURS = {
-    "CLIP": "#6c7a96",
+    "CLIP": "#6f8fc0",
     "PACL": "#d1495b",
-    "CLIP + PACL": "#2a9d8f",
-    "random encoder": "#b8b8b8",
-}  # one a method, everywhere
-NAMES = {"clip": "CLIP", "pacl": "PACL", "ensemble": "CLIP + PACL", "random": "random encoder"}
-ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
-IGNORED = (1.0, 1.0, 1.0)
+    "CLIP + PACL": "#14404f",
+    "MaskCLIP": "#ccf5a9",
+    "SCLIP": "#c5b472",
+    "NACLIP": "#8b19b1",
+    "ClearCLIP": "#15781b",
+    "random encoder": "#c4c4c4",
+}  # one a method, everywhere; they differ in lightness too, for colour-blind readers and for print
+NAMES = {
+    "clip": "CLIP",
+    "maskclip": "MaskCLIP",
+    "sclip": "SCLIP",
+    "naclip": "NACLIP",
+    "clearclip": "ClearCLIP",
+    "pacl": "PACL",
+    "ensemble": "CLIP + PACL",
+    "random": "random encoder",
+}
+ABLATION_METRICS = {
+    "patch_accuracy": "patch accuracy, %",
+    "voc20": "voc20 mIoU, %",
+    "voc21": "voc21 mIoU, %",
+    "context59": "context59 mIoU, %",
+}
 
 
 def use_style() -> None:
@@ -36,26 +62,6 @@ def save(figure, path: Path, *, dpi: int = 200) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
-
-
-def image_grid(images: list, titles: list[str] | None = None, *, columns: int = 8, side: float = 1.6):
-    """Images, uint8 [H, W, 3] or PIL, in rows with a small title under each."""
-    rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * side, rows * (side + (0.42 if titles else 0.05))), squeeze=False
-    )
-    for i, axis in enumerate(axes.flat):
-        axis.axis("off")
-        if i < len(images):
-            axis.imshow(images[i], interpolation="lanczos")
-            if titles:
-                axis.text(0.5, -0.04, wrapped(titles[i]), fontsize=6.5, ha="center", va="top", transform=axis.transAxes)
-    figure.subplots_adjust(wspace=0.12, hspace=0.3 if titles else 0.06)
-    return figure
-
-
-def wrapped(text: str, width: int = 25, lines: int = 3) -> str:
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
 def training_curves(history: pd.DataFrame):
@@ -87,46 +93,6 @@ def pretraining_curve(history: pd.DataFrame):
     return figure
 
 
-def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
-    """For each image one prompt: the image, then each method's similarity over it (each map scaled from its own
-    lowest to its highest value).
-    """
-    figure, axes = plt.subplots(
-        len(maps) + 1, len(images), figsize=(1.75 * len(images), 1.85 * (len(maps) + 1)), squeeze=False
-    )
-    for column, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-        axes[0, column].imshow(image, interpolation="lanczos")
-        axes[0, column].set_title(f"“{prompt}”", fontsize=9, fontweight="normal")
-        for row, method in enumerate(maps, 1):
-            axes[row, column].imshow(
-                np.asarray(image).mean(-1), cmap="gray", interpolation="lanczos", vmin=-80, vmax=330
-            )
-            axes[row, column].imshow(maps[method][column], cmap="inferno", alpha=0.72)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-        axis.grid(False)
-    for row, label in enumerate(["image", *maps]):
-        axes[row, 0].set_ylabel(label)
-    figure.subplots_adjust(wspace=0.05, hspace=0.05)
-    return figure
-
-
-def overlays(image: np.ndarray, maps, titles: list[str]):
-    """The image, then maps [h, w] laid over it, each from its own lowest to its highest value, with a title each."""
-    figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.5 * (len(titles) + 1), 2.7), squeeze=False)
-    axes[0, 0].imshow(image, interpolation="lanczos")
-    extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-    for axis, values, title in zip(axes[0, 1:], maps, titles, strict=True):
-        axis.imshow(image.mean(-1), cmap="gray", interpolation="lanczos", vmin=-80, vmax=330)
-        axis.imshow(np.asarray(values), cmap="inferno", alpha=0.72, extent=extent, interpolation="nearest")
-        axis.set_title(wrapped(title, 30), fontsize=8.5, fontweight="normal")
-    for axis in axes.flat:
-        axis.axis("off")
-    figure.tight_layout()
-    return figure
-
-
 def matrices(tables: dict, labels: list[str]):
     """Square tables of image by caption, side by side, with their values written in."""
     figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.4), squeeze=False, sharey=True)
@@ -144,52 +110,11 @@ def matrices(tables: dict, labels: list[str]):
             ax=axis,
         )
         axis.set(title=title, xlabel="caption")
-        axis.tick_params(axis="x", rotation=0, labelsize=7.5)
+        plt.setp(axis.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor", fontsize=7.5)
         axis.tick_params(axis="y", rotation=0, labelsize=7.5)
     axes[0, 0].set_ylabel("image of")
     figure.tight_layout()
     return figure
-
-
-def palette(count: int) -> np.ndarray:
-    """`count` well-spread colours [count, 3] in [0, 1], the same for equal counts."""
-    golden = (np.arange(count) * 0.61803398875) % 1
-    return np.array(
-        [sns.husl_palette(1, h=h, s=(0.75, 0.5)[i % 2], l=(0.6, 0.78, 0.47)[i % 3])[0] for i, h in enumerate(golden)]
-    )
-
-
-def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]):
-    """One row an image: the image, then label maps by column title ("truth", "CLIP", ...), coloured and with the
-    names of the classes in them.
-    """
-    colours = np.vstack([palette(len(classes)), IGNORED])
-    figure, axes = plt.subplots(
-        len(images), len(columns) + 1, figsize=(2.15 * (len(columns) + 1) + 0.4, 2.0 * len(images)), squeeze=False
-    )
-    for row, image in enumerate(images):
-        axes[row, 0].imshow(image, interpolation="lanczos")
-        for column, (title, labels) in enumerate(columns.items(), 1):
-            show_labels(axes[row, column], np.asarray(labels[row]), colours, classes)
-            axes[0, column].set_title(title)
-    axes[0, 0].set_title("image")
-    for axis in axes.flat:
-        axis.axis("off")
-    figure.subplots_adjust(wspace=0.04, hspace=0.06)
-    return figure
-
-
-def show_labels(axis, labels: np.ndarray, colours: np.ndarray, classes: list[str]) -> None:
-    """A label map, with the names of its larger areas written in them; ignored pixels are white."""
-    axis.imshow(colours[np.where(labels >= len(classes), len(classes), labels)], interpolation="nearest")
-    for label in np.unique(labels[labels < len(classes)]):
-        ys, xs = np.nonzero(labels == label)
-        if len(ys) > labels.size * 0.03:
-            middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
-            box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.75), "ec": "none"}
-            axis.text(
-                xs[middle], ys[middle], classes[label], fontsize=5.5, ha="center", va="center", bbox=box, clip_on=True
-            )
 
 
 def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_title: str = "IoU, %"):
@@ -207,10 +132,10 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
         errorbar=None,
         saturation=1,
     )
-    axis.set(title=title, xlabel="", ylabel=axis_title)
+    axis.set(xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=60)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor", fontsize=8)
-    sns.move_legend(axis, "upper right", frameon=False, title=None, ncols=3, bbox_to_anchor=(1, 1.16))
+    title_above_legend(axis, title)
     return figure
 
 
@@ -229,17 +154,25 @@ def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
     )
     for bars in axis.containers:
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-    axis.set(title=title, xlabel="", ylabel=axis_title)
+    axis.set(xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=25 if table[x].nunique() > 6 else 0)
-    sns.move_legend(axis, "upper right", frameon=False, title=None, ncols=3, bbox_to_anchor=(1, 1.17))
+    title_above_legend(axis, title)
     return figure
 
 
-def roc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray, float]]):
-    """method -> (false positive rates, true positive rates, area under the curve)."""
+def title_above_legend(axis, title: str) -> None:
+    """The title, under it the legend in one line, under that the data: none covers another."""
+    axis.set_title(title, loc="left", pad=30)
+    sns.move_legend(axis, "lower left", frameon=False, title=None, ncols=4, bbox_to_anchor=(-0.02, 1.0))
+
+
+def roc_curves(curves: dict[str, dict]):
+    """method -> false_positives, true_positives (rates), auc, interval, as pacl.alignment.coherence gives them."""
     figure, axis = plt.subplots(figsize=(4.4, 4))
-    for method, (false_positives, true_positives, area) in curves.items():
-        axis.plot(false_positives, true_positives, color=COLOURS[method], label=f"{method}: AUC {area:.2f}")
+    for method, curve in curves.items():
+        low, high = curve["interval"]
+        label = f"{method}: AUC {curve['auc']:.2f} [{low:.2f}, {high:.2f}]"
+        axis.plot(curve["false_positives"], curve["true_positives"], color=COLOURS[method], label=label)
     axis.plot([0, 1], [0, 1], ":", color="grey")
     axis.set(
         title="Do patches of one class look alike?",
@@ -284,28 +217,16 @@ def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
     return figure
 
 
-def scene_pairs(images: list, labels: list, classes: list[str]):
-    """Images above their label maps."""
-    colours = np.vstack([palette(len(classes)), IGNORED])
-    figure, axes = plt.subplots(2, len(images), figsize=(2.0 * len(images), 4.05), squeeze=False)
-    for column, (image, truth) in enumerate(zip(images, labels, strict=True)):
-        axes[0, column].imshow(image, interpolation="lanczos")
-        show_labels(axes[1, column], truth, colours, classes)
-    for axis in axes.flat:
-        axis.axis("off")
-    figure.subplots_adjust(wspace=0.05, hspace=0.03)
-    return figure
-
-
 def protocol_bars(table: pd.DataFrame, title: str):
     """One panel a protocol: mean IoU by benchmark and method; table columns: benchmark, protocol, method, value in
     [0, 1].
     """
-    protocols = table.protocol.unique()
+    protocols, methods = table.protocol.unique(), table.method.nunique()
+    width = max(6.5, 0.25 * methods * table.benchmark.nunique() + 1.2)
     figure, axes = plt.subplots(
-        1, len(protocols), figsize=(3.9 * len(protocols) + 0.6, 3.2), sharey=True, squeeze=False
+        len(protocols), 1, figsize=(width, 2.3 * len(protocols) + 0.8), sharex=True, squeeze=False
     )
-    for axis, protocol in zip(axes[0], protocols, strict=True):
+    for axis, protocol in zip(axes[:, 0], protocols, strict=True):
         rows = table[table.protocol == protocol].assign(percent=100 * table.value)
         sns.barplot(
             rows,
@@ -316,13 +237,13 @@ def protocol_bars(table: pd.DataFrame, title: str):
             errorbar=None,
             saturation=1,
             ax=axis,
-            legend=axis is axes[0, -1],
+            legend=protocol == protocols[0],
         )
         for bars in axis.containers:
-            axis.bar_label(bars, fmt="%.0f", fontsize=7.5, padding=1)
-        axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")
-        axis.tick_params(axis="x", labelsize=8)
-    sns.move_legend(axes[0, -1], "upper right", frameon=False, title=None)
-    figure.suptitle(title, fontweight="bold")
+            axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+        axis.set(xlabel="", ylabel="mIoU, %")
+        axis.set_title(f"{protocol} protocol", loc="left")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    sns.move_legend(axes[0, 0], "lower right", frameon=False, title=None, ncols=methods, bbox_to_anchor=(1.0, 1.12))
     figure.tight_layout()
     return figure

@@ -1,11 +1,14 @@
 """Joins what the stages wrote into metrics.json, report.md and report.html, and compares two runs (paper, section 4).
 
 python -m pacl.report [PROFILE]                                    where the report is, and the claims table
+python -m pacl.report readme                                       brings the claims table in README.md up to date
 python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exit status 1 where two metrics.json differ by more
 """
 
 import argparse
 import math
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +17,9 @@ from pacl.config import ConfigError, find_file, project_root, read_yaml
 from pacl.data import read_json, write_json
 
 PARTS = ("patch_alignment", "segmentation", "classification")  # stages that measure, keys of metrics.json
+
+
+MARKERS = ("<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->")  # of the table in README.md
 
 
 def report_folder(profile: str) -> Path:
@@ -30,7 +36,28 @@ def write_metrics(folder: Path) -> dict:
             raise FileNotFoundError(f"{folder / part}.json is missing: run the stage {part} (`dvc repro {part}`).")
     metrics = {part: read_json(folder / f"{part}.json") for part in PARTS}
     write_json(folder / "metrics.json", metrics)
+    write_json(folder / "headline.json", headline(metrics))
     return metrics
+
+
+def headline(metrics: dict) -> dict:
+    """The few numbers that `dvc metrics` and `dvc exp show` put side by side: patch accuracy, the first protocol's mIoU
+    of each benchmark, mean classification accuracy, CLIP's and PACL's, fractions in [0, 1].
+    """
+    sets = list(metrics["classification"].values())
+    found = {
+        "patch accuracy": {m: values["accuracy"] for m, values in metrics["patch_alignment"].items()},
+        **{
+            f"{benchmark} mIoU": {m: values["miou"] for m, values in next(iter(of_benchmark.values())).items()}
+            for benchmark, of_benchmark in metrics["segmentation"].items()
+        },
+        "classification": {m: sum(of_set[m] for of_set in sets) / len(sets) for m in (sets[0] if sets else {})},
+    }
+    return {
+        name: {method: of[method] for method in ("clip", "pacl", "ensemble") if method in of}
+        for name, of in found.items()
+        if of
+    }
 
 
 def write_report(profile: str, params, folder: Path | None = None) -> Path:
@@ -101,6 +128,36 @@ def compare_files(arguments: list[str]) -> int:
     return 0 if within else 1
 
 
+def claims_table(claims: list[dict]) -> str:
+    """The claims as a Markdown table; what all of them say of the data stands in the column's name only."""
+    (label, *others) = {match[1] for claim in claims if (match := re.search(r" \(([^()]*)\)$", claim["measured"]))} or {
+        ""
+    }
+    ends = "" if others or not label else f" ({label})"
+    rows = [("Claim", "Paper", f"Ours{ends}", "Verdict"), ("---",) * 4]
+    rows += [(c["claim"], c["paper"], c["measured"].removesuffix(ends), c["verdict"]) for c in claims]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def with_claims(readme: str, claims: list[dict]) -> str:
+    """README.md's text with the table between its markers made anew. Raises ValueError where it lacks them."""
+    before, begin, rest = readme.partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not begin or not end:
+        raise ValueError(f"README.md lacks the lines {MARKERS[0]} and {MARKERS[1]}: put them around the claims table.")
+    return f"{before}{begin}\n\n{claims_table(claims)}\n\n{end}{after}"
+
+
+def write_readme() -> int:
+    """Brings README.md's claims table up to date with reports/mini."""
+    path = project_root() / "README.md"
+    text = with_claims(path.read_text(encoding="utf-8"), read_json(report_folder("mini") / "claims.json"))
+    partial = path.with_name(f".README.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    return 0
+
+
 def show(profiles: list[str]) -> int:
     """Prints for each profile where its report is and what became of the claims."""
     for profile in profiles:
@@ -116,8 +173,10 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["compare"]:
             return compare_files(arguments[1:])
+        if arguments == ["readme"]:
+            return write_readme()
         return show(arguments or read_yaml(find_file("params.yaml")).get("profiles", []))
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -1,6 +1,7 @@
 """From patch embeddings to label maps: dense tokens, windows, bilinear upscaling, background (paper, section 4)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,16 +10,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip import FrozenCLIP
+from pacl.labels import best_phrase, label_maps
 from pacl.model import similarity_map
 from pacl.params import Protocol
 
-BACKGROUND_RULES = ("none", "entropy", "probability")
-BLOCK_ELEMENTS = 2**24  # of the logits of a block of pixel rows: 64 MB in float32
+Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
+
+
+def unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from patches to the text's space: CLIP with this last block, and what maps its tokens and the text's
+    embeddings there.
+
+    embed: `clip.project` or a VisionEmbedder. last_block: a name of pacl.baselines.LAST_BLOCKS; for an embedder the
+    `clip.last_block` it was trained on. embed_text: text features [M, D] -> text embeddings [M, D].
+    """
+
+    embed: Embed
+    last_block: str
+    embed_text: Embed = unchanged
 
 
 def segment(
     clip: FrozenCLIP,
-    embed: Callable[[Tensor], Tensor],
+    method: Method,
     images: Image.Image | Tensor,
     text: Tensor,
     protocol: Protocol,
@@ -30,101 +49,29 @@ def segment(
 
     Pixel rows are upscaled and labelled in blocks, so memory does not grow with the original image's size.
     """
-    logits, rows, columns = coarse_logits(clip, embed, images, text, protocol)
-    return label_maps(logits, rows, columns, protocol, phrase_index=phrase_index, background_listed=background_listed)
-
-
-def label_maps(
-    logits: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    protocol: Protocol,
-    *,
-    phrase_index: Tensor | None = None,
-    background_listed: bool = False,
-) -> Tensor:
-    """Label maps int64 [(B,) H, W] of what `coarse_logits` returns, or of some of its texts, upscaled in blocks."""
-    elements_a_row = logits.shape[:-2].numel() * len(columns)
-    labels = [
-        predict(
-            block @ logits @ columns.T,
-            protocol.logit_scale,
-            protocol.background_rule,
-            protocol.background_threshold,
-            phrase_index=phrase_index,
-            background_listed=background_listed,
-        )
-        for block in rows.split(max(1, BLOCK_ELEMENTS // elements_a_row))
-    ]
-    return torch.cat(labels, dim=-2)
+    logits, rows, columns = coarse_logits(clip, {"": method}, images, text, protocol)
+    return label_maps(
+        logits[""], rows, columns, protocol, phrase_index=phrase_index, background_listed=background_listed
+    )
 
 
 def dense_logits(
-    clip: FrozenCLIP, embed: Callable[[Tensor], Tensor], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
+    clip: FrozenCLIP, method: Method, images: Image.Image | Tensor, text: Tensor, protocol: Protocol
 ) -> Tensor:
     """The cosine of every pixel with every text, float32 [M, H, W] (of a batch: [B, M, H, W]) at the images' own size.
 
-    embed: CLIP's patch features [B, N, D_v] -> patch embeddings [B, N, D]: `clip.project` or a VisionEmbedder.
     images: a PIL image or uint8 [3, H, W] or [B, 3, H, W]. text: [M, D], one a phrase.
     Tokens are upscaled bilinearly between their patches' centres. Where windows overlap, the last one being flush with
     the edge, their cosines are averaged, at the resized image's pixels; an image smaller than a window is padded with
     CLIP's mean colour. Raises ValueError for images of another type or shape.
     """
-    logits, rows, columns = coarse_logits(clip, embed, images, text, protocol)
-    return rows @ logits @ columns.T
-
-
-def predict(
-    logits: Tensor,
-    logit_scale: float,
-    background: str = "none",
-    threshold: float = 0.0,
-    *,
-    phrase_index: Tensor | None = None,
-    background_listed: bool = False,
-) -> Tensor:
-    """Label maps int64 [..., H, W] of cosines [..., M, H, W]: the class of the largest softmax of logit_scale * cosine.
-
-    The softmax is over phrases, and a class has the probability of its best (as in SCLIP's evaluation).
-    phrase_index: the class of each phrase, [M], if classes have several.
-    background: "none"; "entropy", where the classes' distribution has more than `threshold` nats (paper: 1.5);
-    "probability", where the best class has less than `threshold` (SCLIP's and TCL's evaluations).
-    Background is label 0 and moves the classes up by one, unless background_listed: then class 0 is background already.
-    Raises ValueError for an unknown rule.
-    """
-    if background not in BACKGROUND_RULES:
-        raise ValueError(f"background must be one of {', '.join(BACKGROUND_RULES)}, not {background!r}.")
-    probabilities = best_phrase((logit_scale * logits.float()).softmax(dim=-3), phrase_index, dim=-3)  # [..., K, H, W]
-    best, labels = probabilities.max(dim=-3)
-    if background == "none":
-        return labels
-    if not background_listed:
-        labels = labels + 1
-    is_background = entropy(probabilities) > threshold if background == "entropy" else best < threshold
-    return labels.masked_fill(is_background, 0)
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Nats [..., H, W] of the distribution over classes [..., K, H, W], which need not add up to 1."""
-    probabilities = probabilities / probabilities.sum(dim=-3, keepdim=True)
-    return torch.special.entr(probabilities).sum(dim=-3)
+    logits, rows, columns = coarse_logits(clip, {"": method}, images, text, protocol)
+    return rows @ logits[""] @ columns.T
 
 
 def patch_class_logits(patch_embeddings: Tensor, text: Tensor, phrase_index: Tensor | None = None) -> Tensor:
     """The cosine of every patch with every class's best phrase, [B, N, D], [M, D] -> [B, N, K], K <= M."""
     return best_phrase(similarity_map(patch_embeddings, text), phrase_index, dim=-1)
-
-
-def best_phrase(scores: Tensor, phrase_index: Tensor | None, dim: int) -> Tensor:
-    """Each class's largest score over its phrases: M -> K along dim. Raises ValueError for phrase_index not [M]."""
-    if phrase_index is None:
-        return scores
-    if len(phrase_index) != scores.shape[dim]:
-        raise ValueError(
-            f"phrase_index is of {len(phrase_index)} phrases, but there are scores of {scores.shape[dim]}."
-        )
-    phrases_of = [(phrase_index == k).nonzero()[:, 0].to(scores.device) for k in range(int(phrase_index.max()) + 1)]
-    return torch.stack([scores.index_select(dim, phrases).amax(dim=dim) for phrases in phrases_of], dim=dim)
 
 
 def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized: int | None = None) -> Tensor:
@@ -152,51 +99,66 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
+def upscaling(clip: FrozenCLIP, protocol: Protocol, size: int, resized: int, starts: list[int], grid: int) -> Tensor:
+    """Weights [size, n * grid] along one side of an image: from the tokens of n windows, one window's after the
+    other's, to the original's pixels; with overlaps averaged at the resized image's pixels.
+
+    Averaging along one side and then the other is averaging in the plane, since windows lie in a grid.
+    """
+    stride = protocol.token_stride or clip.patch_size
+    if protocol.window is None:
+        return interpolation_matrix(size, grid, stride, clip.patch_size, resized)
+    placed = torch.zeros(max(resized, protocol.window), len(starts), grid)
+    for i, start in enumerate(starts):
+        placed[start : start + protocol.window, i] = interpolation_matrix(
+            protocol.window, grid, stride, clip.patch_size
+        )
+    average = (placed / placed.sum(dim=(1, 2), keepdim=True)).flatten(1)[:resized]
+    return interpolation_matrix(size, resized, 1, 1) @ average
+
+
 @torch.no_grad()
 def coarse_logits(
-    clip: FrozenCLIP, embed: Callable[[Tensor], Tensor], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits of `dense_logits` before upscaling, on a small grid, [(B,) M, h, w], and the matrices [H, h] and [W,
-    w] that upscale them.
+    clip: FrozenCLIP, methods: dict[str, Method], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The logits of `dense_logits` before upscaling: each method's cosines of the tokens, [(B,) M, h, w], and the
+    matrices [H, h] and [W, w] that upscale them. With windows, h and w count the tokens of all windows.
     """
     images, single = _batch_of(images)
     H, W = images.shape[2:]
     images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))
-    text = text.to(clip.device).float()
-    whole = protocol.window is None
-    run = _whole_image if whole else _sliding_windows
-    logits = run(clip, embed, images, text, protocol)  # [B, M, h, w]
-    stride, patch = (protocol.token_stride or clip.patch_size, clip.patch_size) if whole else (1, 1)
+    resized = images.shape[2:]
+    images = _pad(images, protocol.window or clip.patch_size)
+    ys, xs, crops = _windows(images, protocol)  # crops: [B * n_y * n_x, 3, ...]
+    grid, text = clip.grid(*crops.shape[2:], protocol.token_stride), text.to(clip.device)
+    last_blocks = list(dict.fromkeys(method.last_block for method in methods.values()))
+    tokens = clip.patch_features_by(crops, last_blocks, protocol.token_stride, passes=protocol.passes)
+    logits = {
+        name: _beside(
+            similarity_map(method.embed(tokens[method.last_block]), method.embed_text(text)), len(ys), len(xs), grid
+        )
+        for name, method in methods.items()
+    }
     rows, columns = (
-        interpolation_matrix(size, grid, stride, patch, resized).to(clip.device)
-        for size, grid, resized in zip((H, W), logits.shape[2:], images.shape[2:], strict=True)
+        upscaling(clip, protocol, *side).to(clip.device) for side in zip((H, W), resized, (ys, xs), grid, strict=True)
     )
-    return (logits[0] if single else logits), rows, columns
+    return ({name: one[0] for name, one in logits.items()} if single else logits), rows, columns
 
 
-def _whole_image(clip, embed, images: Tensor, text: Tensor, protocol: Protocol) -> Tensor:
-    images = _pad(images, clip.patch_size)
-    h, w = clip.grid(*images.shape[2:], protocol.token_stride)
-    patch_embeddings = embed(clip.patch_features(images, protocol.token_stride))
-    return similarity_map(patch_embeddings, text).transpose(1, 2).reshape(len(images), len(text), h, w)
+def _windows(images: Tensor, protocol: Protocol) -> tuple[list[int], list[int], Tensor]:
+    """Where windows start along y and x, and all of them, an image's in a row; without windows the image itself."""
+    if protocol.window is None:
+        return [0], [0], images
+    ys, xs = (window_starts(side, protocol.window, protocol.window_stride) for side in images.shape[2:])
+    crops = [images[..., y : y + protocol.window, x : x + protocol.window] for y in ys for x in xs]
+    return ys, xs, torch.stack(crops, dim=1).flatten(0, 1)
 
 
-def _sliding_windows(clip, embed, images: Tensor, text: Tensor, protocol: Protocol) -> Tensor:
-    B, _, H, W = images.shape
-    window = protocol.window
-    images = _pad(images, window)
-    total = images.new_zeros(B, len(text), *images.shape[2:])
-    count = images.new_zeros(images.shape[2:])
-    grid = clip.grid(window, window, protocol.token_stride)[0]
-    upscale = interpolation_matrix(window, grid, protocol.token_stride or clip.patch_size, clip.patch_size).to(
-        clip.device
-    )
-    for y in window_starts(images.shape[2], window, protocol.window_stride):
-        for x in window_starts(images.shape[3], window, protocol.window_stride):
-            inside = (..., slice(y, y + window), slice(x, x + window))
-            total[inside] += upscale @ _whole_image(clip, embed, images[inside], text, protocol) @ upscale.T
-            count[inside] += 1
-    return (total / count)[..., :H, :W]
+def _beside(cosines: Tensor, n_y: int, n_x: int, grid: tuple[int, int]) -> Tensor:
+    """Token cosines of windows [B * n_y * n_x, h * w, M] laid beside each other: [B, M, n_y * h, n_x * w]."""
+    h, w = grid
+    windows = cosines.unflatten(0, (-1, n_y, n_x)).unflatten(3, (h, w))  # [B, n_y, n_x, h, w, M]
+    return windows.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 def _pad(images: Tensor, size: int) -> Tensor:

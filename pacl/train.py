@@ -251,10 +251,8 @@ def train_profile(profile: str) -> None:
     """Trains on data/features/PROFILE and writes checkpoints/PROFILE; in every process of a group, if there is one."""
     params, features = load_params(profile, "train").train, Path("data/features", profile)
     with ranks.process_group():
-        patches = {
-            split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in ("train", "validation")
-        }
-        texts = {split: Texts(features, split) for split in patches}
+        texts = {split: Texts(features, split) for split in ("train", "validation")}
+        patches = {split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in texts}
         train(
             CachedPairs(patches["train"], texts["train"], params),
             params,

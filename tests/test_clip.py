@@ -102,6 +102,27 @@ def test_a_stride_token_sees_the_patch_at_its_place(tiny):
         torch.testing.assert_close(dense[..., row, column], visual.conv1(crop)[..., 0, 0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("H, W, stride", [(32, 32, 4), (37, 50, 2), (37, 25, 4), (11, 8, 1)])
+def test_a_shifted_token_is_the_plain_one_of_the_crop_that_starts_a_patch_there(tiny, H, W, stride):
+    clip, x = tiny[0], images(2, H, W)
+    h, w = clip.grid(H, W, stride)
+    tokens = clip.patch_features(x, stride, passes="shifted").unflatten(1, (h, w))
+    plain = {}
+    for i in range(h):
+        for j in range(w):
+            (row, y), (column, z) = divmod(i * stride, 8), divmod(j * stride, 8)  # patch row, first pixel of its grid
+            if (y, z) not in plain:
+                crop = x[:, :, y:, z:]
+                plain[y, z] = clip.patch_features(crop).unflatten(1, clip.grid(*crop.shape[2:]))
+            torch.testing.assert_close(tokens[:, i, j], plain[y, z][:, row, column])
+
+
+@pytest.mark.parametrize("stride", [None, 8])
+def test_shifted_passes_at_the_patch_size_are_the_joint_one(tiny, stride):
+    x = images(2, 37, 50)
+    assert torch.equal(tiny[0].patch_features(x, stride, passes="shifted"), tiny[0].patch_features(x, stride))
+
+
 def test_position_embeddings_keep_the_class_token_and_a_constant():
     embedding = torch.cat([torch.tensor([[9.0, 9.0]]), torch.tensor([[1.0, 2.0]]).expand(16, 2)])
     resized = resize_position_embedding(embedding, (4, 4), (7, 5))
@@ -330,6 +351,11 @@ def test_a_timm_vit_gives_plain_tokens_only():
         clip.patch_features(x, 8)
     with pytest.raises(ValueError, match="224 x 224 pixels only"):
         clip.patch_features(images(1, 240, 240))
+    assert torch.equal(clip.patch_features(x, passes="shifted"), tokens)
+    with pytest.raises(ValueError, match="maskclip can't replace this CLIP's last block: use clip"):
+        clip.patch_features(x, last_block="maskclip")
+    with pytest.raises(ValueError, match="tokens other than after_norm of a timm network"):
+        load_clip_of(config, tokens="value")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 random weights, and on a mini world of a few scenes; only the mechanics can be judged here."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,19 +9,23 @@ import torch
 import yaml
 
 from pacl import miniworld
+from pacl.alignment import patch_predictions, scene_patches
 from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder
+from pacl.classify import class_scores, score_accuracies
 from pacl.clip import class_text_features
 from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, target_of
-from pacl.evaluate import class_scores, patch_predictions, scene_patches, score_accuracies, segmentation
+from pacl.evaluate import methods_of, segmentation
 from pacl.features import Texts, patch_tokens, text_features, text_table
 from pacl.metrics import mean_iou
 from pacl.params import Prepare, Protocol, Train
 from pacl.prepare import prepare
 from pacl.prompts import templates
+from pacl.segment import Method
 from pacl.train import train
 
-MINI = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["mini"]
+PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+MINI, FLICKR8K = PARAMS["mini"], PARAMS["flickr8k"]
 
 
 def train_settings(**changes):
@@ -52,8 +55,10 @@ def check_segmentation(clip, methods, images, masks, benchmarks, protocol):
 
 
 def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp_path):
-    numbers = {"seed": 0, "train_pairs": 64, "validation_scenes": 20, "test_scenes": 20}
-    prepare(tmp_path / "prepared", SimpleNamespace(source="flickr8k", raw=str(real_data), **numbers))
+    few = {"raw": str(real_data), "train_pairs": 64, "validation_scenes": 20, "test_scenes": 20}
+    prepare(
+        tmp_path / "prepared", Prepare.model_validate(FLICKR8K["prepare"] | few | {"benchmarks": ["voc20", "voc21"]})
+    )
     images, captions = read_pairs(tmp_path / "prepared", "train")
     captions = [[min(texts, key=len)] for texts in captions]  # five each would take minutes
     patches, texts = write_features(random_vit, tmp_path / "features", images, captions, "plain")
@@ -67,7 +72,9 @@ def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp
     images, masks, benchmarks = read_scenes(tmp_path / "prepared", "test")
     assert len(images) == 20 and set(benchmarks) == {"voc20", "voc21"}
     protocol = Protocol(short_side=224, templates="plain", background_rule="probability", background_threshold=0.1)
-    check_segmentation(random_vit, {"pacl": embedder}, images, masks, benchmarks, protocol)
+    check_segmentation(
+        random_vit, methods_of(random_vit, embedder, ["clip", "pacl"]), images, masks, benchmarks, protocol
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +96,20 @@ def test_a_mini_world_from_pairs_to_scores(mini_world, tiny_clip, tmp_path):
     )
     assert history[-1]["validation_loss"] < history[0]["validation_loss"] - 0.1
     embedder = load_embedder(tmp_path / "checkpoints/best")[0]
-    methods = {"clip": tiny_clip.project, "pacl": embedder}
+    methods = methods_of(tiny_clip, embedder, ["clip", "pacl"])
     images, masks, benchmarks = read_scenes(mini_world / "prepared", "test")
     windows = {"short_side": 48, "window": 32, "window_stride": 16, "background_rule": "entropy", "templates": "one"}
     two = {name: benchmarks[name] for name in ("voc21", "context59")}
     for protocol in (Protocol(token_stride=4, templates="plain"), Protocol(**windows, background_threshold=1.5)):
         check_segmentation(tiny_clip, methods, images, masks, two, protocol)
-    tokens, labels = scene_patches(tiny_clip, images, masks, benchmarks["voc20"]["table"], batch_size=4)
+    tokens, labels = scene_patches(
+        tiny_clip, images, masks, benchmarks["voc20"]["table"], batch_size=4, last_blocks=["clip"]
+    )
     text = class_text_features(tiny_clip, benchmarks["voc20"]["classes"], templates("seven"))
-    assert patch_predictions(embedder, tokens, *text).shape == labels.shape == (6, 16)
+    assert patch_predictions(embedder, tokens["clip"], *text).shape == labels.shape == (6, 16)
     pictures, answers, classes = read_labelled(mini_world / "prepared", "test", miniworld.SETS[0])
     attention = {"scoring": params.scoring, "scale": params.scale}
-    scores = class_scores(tiny_clip, embedder, pictures, classes, templates("plain"), attention)
+    scores = class_scores(tiny_clip, methods["pacl"], pictures, classes, templates("plain"), attention)
     assert [part.shape for part in scores] == [(4, len(classes))] * 2 and all(
         map(torch.all, map(torch.isfinite, scores))
     )
@@ -114,11 +123,10 @@ def test_photos_of_several_sizes_one_after_the_other(tiny_clip):
     masks = [rng.choice(np.array([0, 1, 2, 255], np.uint8), size) for size in sizes]
     benchmarks = {"both": {"classes": ["background", "cat", "dog, puppy"], "table": [0, 1, 2, *[-1] * 252, 255]}}
     protocol = Protocol(short_side=32, background_rule="probability", background_threshold=0.5)
-    whole = check_segmentation(
-        tiny_clip, {"clip": tiny_clip.project}, Images(images), Masks(masks), benchmarks, protocol
-    )
+    methods = {"clip": Method(tiny_clip.project, "clip")}
+    whole = check_segmentation(tiny_clip, methods, Images(images), Masks(masks), benchmarks, protocol)
     alone = [
-        segmentation(tiny_clip, {"clip": tiny_clip.project}, Images([image]), Masks([mask]), benchmarks, protocol)
+        segmentation(tiny_clip, methods, Images([image]), Masks([mask]), benchmarks, protocol)
         for image, mask in zip(images, masks, strict=True)
     ]
     assert torch.equal(whole["both"]["clip"], sum(confmats["both"]["clip"] for confmats in alone))
@@ -127,5 +135,6 @@ def test_photos_of_several_sizes_one_after_the_other(tiny_clip):
 def test_a_mask_with_a_foreign_value_stops_the_evaluation(tiny_clip):
     image, mask = np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 7, np.uint8)
     benchmarks = {"one": {"classes": ["cat"], "table": [0, *[-1] * 255]}}
+    methods = {"clip": Method(tiny_clip.project, "clip")}
     with pytest.raises(ValueError, match="holds the value 7"):
-        segmentation(tiny_clip, {"clip": tiny_clip.project}, Images([image]), Masks([mask]), benchmarks, Protocol())
+        segmentation(tiny_clip, methods, Images([image]), Masks([mask]), benchmarks, Protocol())

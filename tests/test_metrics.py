@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
-from sklearn.metrics import jaccard_score
+from sklearn.metrics import jaccard_score, roc_auc_score
 
 from pacl.metrics import (
     bootstrap_interval,
+    coherence_interval,
     coherence_roc,
     confusion_matrix,
     iou_per_class,
@@ -82,7 +83,19 @@ def test_labels_outside_the_classes_are_named(preds, target, message):
 
 
 def test_predictions_under_ignored_pixels_may_be_anything():
-    assert confusion_matrix(torch.tensor([9, 1]), torch.tensor([255, 1]), 3).sum() == 1
+    preds, target = torch.tensor([9, 1, -1, 0]), torch.tensor([255, 1, 255, 0])
+    expected = [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert confusion_matrix(preds, target, 3).tolist() == expected
+    assert confusion_matrix(preds, target.to(torch.uint8), 3).tolist() == expected
+    assert confusion_matrix(preds, target.where(target != 255, -7), 3, ignore_index=-7).tolist() == expected
+    assert preds.tolist() == [9, 1, -1, 0] and target.tolist() == [255, 1, 255, 0]  # neither is written to
+
+
+def test_without_an_ignored_label_255_is_a_class_like_others():
+    target = torch.tensor([255, 0], dtype=torch.uint8)
+    assert confusion_matrix(torch.tensor([255, 3]), target, 256, ignore_index=None)[255, 255] == 1
+    with pytest.raises(ValueError, match="target holds the label 255"):
+        confusion_matrix(torch.tensor([0, 3]), target, 4, ignore_index=None)
 
 
 def test_patch_labels_by_hand():
@@ -121,22 +134,38 @@ def test_coherence_is_one_for_separated_classes_and_a_half_for_noise():
     rng = torch.Generator().manual_seed(0)
     labels, images = torch.arange(400) % 4, torch.arange(400) // 20
     noise = torch.randn(400, 64, generator=rng)
-    scores, same, auc = coherence_roc(torch.eye(4)[labels] + 0.001 * noise[:, :4], labels, images, pairs=2000)
+    scores, same, _, auc = coherence_roc(torch.eye(4)[labels] + 0.001 * noise[:, :4], labels, images, pairs=2000)
     assert len(scores) == len(same) == 2000 and auc == 1
     assert (scores[same] > 0.99).all()
-    assert coherence_roc(noise, labels, images, pairs=5000)[2] == pytest.approx(0.5, abs=0.03)
+    assert coherence_roc(noise, labels, images, pairs=5000)[3] == pytest.approx(0.5, abs=0.03)
 
 
 def test_coherence_compares_different_images_only_and_leaves_ignored_patches_out():
     """Within an image all patches are equal; across images nothing is: pairs of one image would score 1."""
     images = torch.arange(60) // 10
     features, labels = torch.eye(6)[images], torch.arange(60) % 3
-    scores, same, auc = coherence_roc(features, labels, images, pairs=500, seed=3)
+    scores, same, of_images, auc = coherence_roc(features, labels, images, pairs=500, seed=3)
     assert (scores == 0).all() and auc == 0.5
+    assert of_images.shape == (2, 500) and (of_images[0] != of_images[1]).all()
     labels[images < 4] = 255
     assert len(coherence_roc(features, labels, images, pairs=50)[0]) == 50
     again = coherence_roc(features, labels, images, pairs=50)[1]
     assert (coherence_roc(features, labels, images, pairs=50)[1] == again).all()
+
+
+def test_interval_of_the_coherence_weighs_pairs_by_how_often_their_images_are_drawn():
+    rng = np.random.default_rng(0)
+    of_images = rng.integers(0, 12, (2, 800))
+    same = rng.random(800) < 0.4
+    scores = (same + rng.normal(size=800)).round(1)  # with ties
+    drawn = np.random.default_rng(5)
+    areas = []
+    for _ in range(10):
+        counts = np.bincount(drawn.integers(12, size=12), minlength=12)
+        areas.append(roc_auc_score(same, scores, sample_weight=counts[of_images[0]] * counts[of_images[1]]))
+    assert coherence_interval(scores, same, of_images, 5, resamples=10) == pytest.approx(
+        np.quantile(areas, [0.025, 0.975])
+    )
 
 
 def test_coherence_names_what_is_wrong():

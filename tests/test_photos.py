@@ -16,6 +16,7 @@ from pacl import photos as photos_module
 from pacl.checkpoints import save_embedder
 from pacl.model import VisionEmbedder
 from pacl.photos import embedding, find_photos, output_beside, segment_photos, split_prompts
+from pacl.segment import Method
 
 ROOT = Path(__file__).parents[1]
 P = 8
@@ -41,6 +42,9 @@ class ColourCLIP:
         self.seen = (*self.seen, tuple(images.shape[2:]))
         return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
 
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
+        return {name: self.patch_features(images, stride) for name in last_blocks}
+
     def text_features(self, prompts):
         words = [next((word for word in COLOURS if word in prompt), None) for prompt in prompts]
         return F.normalize(torch.tensor([COLOURS.get(word, (1, 1, 1)) for word in words]).float(), dim=-1)
@@ -55,7 +59,9 @@ def two_colours(left="red", right="blue", size=(64, 32)):
 def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **settings):
     clip = clip or ColourCLIP()
     settings = {"templates": ["a {}"], "model": "a stand-in"} | settings
-    return segment_photos(clip, lambda x: x, find_photos(folder), list(prompts), output or folder / "out", **settings)
+    return segment_photos(
+        clip, Method(lambda x: x, "clip"), find_photos(folder), list(prompts), output or folder / "out", **settings
+    )
 
 
 def read_areas(folder):
@@ -230,12 +236,15 @@ def test_a_stride_that_does_not_suit_is_refused_before_anything_is_written(folde
 
 def test_which_model_is_said_plainly(tiny_clip, tmp_path):
     embed, sentence = embedding(tiny_clip, "tiny", "a/folder", None)
-    assert embed == tiny_clip.project and sentence == "CLIP's own projection, no PACL embedder; tiny, weights a/folder"
+    assert (
+        embed == Method(tiny_clip.project, "clip")
+        and sentence == "CLIP's own projection, no PACL embedder; tiny, weights a/folder"
+    )
     tiny_clip.random_weights = True
     assert "random weights" in embedding(tiny_clip, "tiny", "random", None)[1]
     save_embedder(tmp_path / "best", VisionEmbedder(tiny_clip.width, tiny_clip.dim), {})
     embed, sentence = embedding(tiny_clip, "tiny", "random", tmp_path / "best")
-    assert embed(torch.zeros(1, 2, tiny_clip.width)).shape == (1, 2, tiny_clip.dim)
+    assert embed.embed(torch.zeros(1, 2, tiny_clip.width)).shape == (1, 2, tiny_clip.dim)
     assert sentence == f"PACL embedder {tmp_path}/best; tiny, random weights, nothing learned"
     save_embedder(tmp_path / "other", VisionEmbedder(768, 512), {})
     with pytest.raises(ValueError, match="tokens 768 and texts 512 wide, but those of tiny are 32 and 16 wide"):

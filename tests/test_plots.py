@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
 from pacl import plots
-from pacl.plots import COLOURS, NAMES, palette
+from pacl.plots import COLOURS, NAMES
+from pacl.scene_plots import palette, wrapped
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(3)]
@@ -51,6 +52,7 @@ PROTOCOLS = pd.concat(
     [table(["voc20", "ade20k"], "benchmark", "value").assign(protocol=name) for name in ("native", "tcl")],
     ignore_index=True,
 )
+CURVE = {"false_positives": [0, 0.2, 1], "true_positives": [0, 0.8, 1], "auc": 0.8, "interval": (0.7, 0.9)}
 FIGURES = {
     "image_grid": lambda: plots.image_grid([*PICTURES, Image.fromarray(PICTURES[0])], ["a", "b", "c", "d"], columns=3),
     "training_curves": lambda: plots.training_curves(HISTORY),
@@ -59,7 +61,7 @@ FIGURES = {
     "segmentation_grid": lambda: plots.segmentation_grid(PICTURES, {"truth": LABELS, "PACL": LABELS}, CLASSES),
     "class_bars": lambda: plots.class_bars(table(CLASSES), "by class"),
     "grouped_bars": lambda: plots.grouped_bars(table(CLASSES, "set", "value", list(COLOURS)), "set", "title", "%"),
-    "roc_curves": lambda: plots.roc_curves({method: ([0, 0.2, 1], [0, 0.8, 1], 0.8) for method in METHODS}),
+    "roc_curves": lambda: plots.roc_curves(dict.fromkeys(METHODS, CURVE)),
     "ablation": lambda: plots.ablation(ablation_table(), "t", {"patch_accuracy": "p", "voc20": "v"}),
     "scene_pairs": lambda: plots.scene_pairs(PICTURES, LABELS, CLASSES),
     "protocol_bars": lambda: plots.protocol_bars(PROTOCOLS, "protocols"),
@@ -106,7 +108,7 @@ def test_equal_figures_are_equal_files(tmp_path):
 def test_a_method_has_one_colour():
     assert set(NAMES.values()) == set(COLOURS) and len(set(COLOURS.values())) == len(COLOURS)
     for figure in (FIGURES["class_bars"](), FIGURES["grouped_bars"](), FIGURES["protocol_bars"]()):
-        names = legend_names(figure.axes[-1])
+        names = legend_names(next(axis for axis in figure.axes if axis.get_legend()))
         for axis in figure.axes:
             assert len(axis.containers) == len(names) >= 2
             for name, bars in zip(names, axis.containers, strict=True):
@@ -114,6 +116,25 @@ def test_a_method_has_one_colour():
     axis = FIGURES["roc_curves"]().axes[0]
     for name, line in zip(METHODS, axis.lines, strict=False):
         assert to_hex(line.get_color()) == COLOURS[name] and line.get_label().startswith(f"{name}: AUC 0.80")
+
+
+# What a colour looks like to the commonest kinds of colour blindness, linear RGB (Machado et al. 2009, severity 1).
+SEEN = {
+    "everyone": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "grey print": [[0.2126, 0.7152, 0.0722]] * 3,
+}
+
+
+@pytest.mark.parametrize("eye", SEEN)
+def test_methods_can_be_told_apart_by_every_reader(eye):
+    colours = np.array([to_rgb(colour) for colour in COLOURS.values()])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(SEEN[eye]), 0, 1)
+    shown = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    apart = np.abs(shown[:, None] - shown).max(-1)[~np.eye(len(COLOURS), dtype=bool)]
+    assert apart.min() > (0.05 if eye == "grey print" else 0.15)
 
 
 def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_first():
@@ -165,6 +186,6 @@ def test_classes_have_different_colours_that_do_not_depend_on_what_else_is_drawn
 
 
 def test_long_titles_are_wrapped_and_cut():
-    assert plots.wrapped("a cat") == "a cat"
-    lines = plots.wrapped("word " * 40).splitlines()
+    assert wrapped("a cat") == "a cat"
+    lines = wrapped("word " * 40).splitlines()
     assert len(lines) == 3 and lines[-1].endswith("…") and max(map(len, lines)) <= 30

@@ -1,7 +1,4 @@
-"""Upscaling against torch's, sliding windows against a brute-force loop, and background rules against numbers by
-hand."""
-
-import math
+"""Upscaling against torch's, and sliding windows against a brute-force loop."""
 
 import numpy as np
 import open_clip
@@ -10,14 +7,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl import segment as segment_module
+from pacl import labels as labels_module
 from pacl.clip import class_text_features, load_clip
+from pacl.labels import predict
 from pacl.params import Protocol
 from pacl.segment import (
+    Method,
+    coarse_logits,
     dense_logits,
     interpolation_matrix,
     patch_class_logits,
-    predict,
     segment,
     window_starts,
 )
@@ -40,11 +39,15 @@ class ColourCLIP:
     def patch_features(self, images, stride=None):
         return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
 
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
+        return {name: self.patch_features(images, stride) * (-1 if name == "negative" else 1) for name in last_blocks}
+
 
 def embed(patch_features):
     return torch.cat([patch_features, patch_features.square() + 0.1], dim=-1)  # [B, N, 6]
 
 
+METHOD = Method(embed, "clip")
 TEXT = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))  # [M, D]
 
 
@@ -87,7 +90,7 @@ def test_an_image_of_one_patch_has_one_value():
 
 def test_whole_image_logits_are_cosines_at_the_images_own_size():
     image = picture(21, 30)
-    logits = dense_logits(ColourCLIP(), embed, image, TEXT, Protocol(token_stride=2))
+    logits = dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol(token_stride=2))
     assert logits.shape == (3, 21, 30) and logits.dtype == torch.float32
     tokens = embed(ColourCLIP().patch_features(image[None] / 255 - 0.5, 2))  # [1, N, D]
     cosines = F.cosine_similarity(tokens[0, :, None], TEXT, dim=-1).T.reshape(3, 9, 14)
@@ -98,7 +101,7 @@ def test_whole_image_logits_are_cosines_at_the_images_own_size():
 
 def test_short_side_is_resized_and_logits_come_back_at_the_original_size():
     image = picture(20, 32)
-    logits = dense_logits(ColourCLIP(), embed, image, TEXT, Protocol(short_side=40))
+    logits = dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol(short_side=40))
     enlarged = F.interpolate(image[None] / 255, size=(40, 64), mode="bilinear", antialias=True)
     tokens = embed(ColourCLIP().patch_features(enlarged - 0.5))
     cosines = F.cosine_similarity(tokens[0, :, None], TEXT, dim=-1).T.reshape(1, 3, 10, 16)
@@ -132,7 +135,7 @@ def test_sliding_windows_match_a_brute_force_loop(H, W, window, step, stride):
     image = picture(H, W)
     protocol = Protocol(window=window, window_stride=step, token_stride=stride)
     torch.testing.assert_close(
-        dense_logits(ColourCLIP(), embed, image, TEXT, protocol), brute_force_windows(image, window, step, stride)
+        dense_logits(ColourCLIP(), METHOD, image, TEXT, protocol), brute_force_windows(image, window, step, stride)
     )
 
 
@@ -144,75 +147,48 @@ def test_windows_end_flush_with_the_edge():
 
 def test_one_window_as_large_as_the_image_is_the_whole_image():
     image = picture(16, 16)
-    windowed = dense_logits(ColourCLIP(), embed, image, TEXT, Protocol(window=16, window_stride=8))
-    torch.testing.assert_close(windowed, dense_logits(ColourCLIP(), embed, image, TEXT, Protocol()))
+    windowed = dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol(window=16, window_stride=8))
+    torch.testing.assert_close(windowed, dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol()))
 
 
 @pytest.mark.parametrize("protocol", [Protocol(window=16, window_stride=8, token_stride=2), Protocol()])
 def test_an_image_smaller_than_a_window_or_a_patch_is_padded(protocol):
-    logits = dense_logits(ColourCLIP(), embed, picture(3, 9), TEXT, protocol)
+    logits = dense_logits(ColourCLIP(), METHOD, picture(3, 9), TEXT, protocol)
     assert logits.shape == (3, 3, 9) and torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("protocol", [Protocol(), Protocol(short_side=24, window=16, window_stride=8, token_stride=2)])
 def test_batches_pictures_and_blocks_of_rows_agree(monkeypatch, protocol):
     images = picture(20, 28, B=2)
-    logits = dense_logits(ColourCLIP(), embed, images, TEXT, protocol)
+    logits = dense_logits(ColourCLIP(), METHOD, images, TEXT, protocol)
     assert logits.shape == (2, 3, 20, 28)
     for one, image in zip(logits, images, strict=True):
-        torch.testing.assert_close(dense_logits(ColourCLIP(), embed, image, TEXT, protocol), one)
+        torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, image, TEXT, protocol), one)
         pil = Image.fromarray(image.permute(1, 2, 0).numpy())
-        torch.testing.assert_close(dense_logits(ColourCLIP(), embed, pil, TEXT, protocol), one)
-    monkeypatch.setattr(segment_module, "BLOCK_ELEMENTS", 1)
-    labels = segment(ColourCLIP(), embed, images, TEXT, protocol)
+        torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, pil, TEXT, protocol), one)
+    monkeypatch.setattr(labels_module, "CPU_TILE", 3)
+    labels = segment(ColourCLIP(), METHOD, images, TEXT, protocol)
     assert labels.dtype == torch.int64 and torch.equal(labels, predict(logits, protocol.logit_scale))
-    assert torch.equal(segment(ColourCLIP(), embed, images[0], TEXT, protocol), labels[0])
+    assert torch.equal(segment(ColourCLIP(), METHOD, images[0], TEXT, protocol), labels[0])
+
+
+def test_methods_with_last_blocks_of_their_own_share_a_run():
+    methods = {"plain": METHOD, "negative": Method(embed, "negative"), "other": Method(lambda x: embed(x) + 1, "clip")}
+    protocol = Protocol(window=16, window_stride=8, token_stride=2)
+    together, rows, columns = coarse_logits(ColourCLIP(), methods, picture(20, 28), TEXT, protocol)
+    assert rows.shape == (20, 2 * 7) and columns.shape == (28, 3 * 7)  # windows' tokens side by side
+    for name, method in methods.items():
+        alone = dense_logits(ColourCLIP(), method, picture(20, 28), TEXT, protocol)
+        torch.testing.assert_close(rows @ together[name] @ columns.T, alone)
+    assert not torch.allclose(together["plain"], together["negative"])
 
 
 def test_segment_follows_the_protocols_background():
     protocol = Protocol(logit_scale=5.0, background_rule="entropy", background_threshold=1.0)
-    labels = segment(ColourCLIP(), embed, picture(20, 28), TEXT, protocol)
-    logits = dense_logits(ColourCLIP(), embed, picture(20, 28), TEXT, protocol)
+    labels = segment(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol)
+    logits = dense_logits(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol)
     assert torch.equal(labels, predict(logits, 5.0, "entropy", 1.0))
     assert {0, 1} < set(labels.unique().tolist())
-
-
-def winner_by_five_hundredths():
-    logits = torch.full((20, 1, 1), 0.2, dtype=torch.double)
-    logits[7] += 0.05
-    return logits
-
-
-@pytest.mark.parametrize("logit_scale, nats", [(1.0, 2.995), (40.0, 2.713), (100.0, 0.688)])
-def test_entropy_rule_only_makes_sense_with_scaled_logits(logit_scale, nats):
-    """The paper's threshold of 1.5 nats calls a clear winner background at scales 1 and 40, and not at 100."""
-    winner = math.exp(0.05 * logit_scale) / (math.exp(0.05 * logit_scale) + 19)
-    other = (1 - winner) / 19
-    assert -winner * math.log(winner) - 19 * other * math.log(other) == pytest.approx(nats, abs=1e-3)
-    logits = winner_by_five_hundredths()
-    assert predict(logits, logit_scale, "entropy", nats + 0.002).item() == 8  # class 7, after background
-    assert predict(logits, logit_scale, "entropy", nats - 0.002).item() == 0
-    assert predict(logits, logit_scale, "entropy", 1.5).item() == (8 if logit_scale == 100 else 0)
-
-
-def test_probability_rule_and_a_background_among_the_classes():
-    logits = torch.tensor([0.1, 0.3, 0.2])[:, None, None]  # probabilities at scale 10: 0.09, 0.665, 0.245
-    assert predict(logits, 10.0).item() == 1
-    assert predict(logits, 10.0, "probability", 0.6).item() == 2
-    assert predict(logits, 10.0, "probability", 0.7).item() == 0
-    assert predict(logits, 10.0, "probability", 0.6, background_listed=True).item() == 1
-    assert predict(logits, 10.0, "probability", 0.7, background_listed=True).item() == 0
-
-
-def test_a_class_is_as_likely_as_its_best_phrase():
-    """The softmax is over phrases: a second phrase as good takes half of the probability away."""
-    logits = torch.tensor([0.1, 0.3, 0.3, 0.0])[:, None, None]
-    phrase_index = torch.tensor([0, 1, 1, 2])
-    assert predict(logits, 100.0, phrase_index=phrase_index).item() == 1
-    assert predict(logits, 100.0, "probability", 0.49, phrase_index=phrase_index).item() == 2
-    assert predict(logits, 100.0, "probability", 0.51, phrase_index=phrase_index).item() == 0
-    # entropy is of the distribution over classes, here all but certain
-    assert predict(logits, 100.0, "entropy", 0.01, phrase_index=phrase_index).item() == 2
 
 
 def test_patch_class_logits_take_the_best_phrase():
@@ -240,9 +216,7 @@ def test_protocols_name_what_is_wrong(options, message):
 
 def test_images_of_another_type_are_named():
     with pytest.raises(ValueError, match="uint8"):
-        dense_logits(ColourCLIP(), embed, torch.rand(3, 8, 8), TEXT, Protocol())
-    with pytest.raises(ValueError, match="background must be one of"):
-        predict(torch.rand(2, 1, 1), 1.0, "entropic")
+        dense_logits(ColourCLIP(), METHOD, torch.rand(3, 8, 8), TEXT, Protocol())
 
 
 def test_a_real_clip_segments(monkeypatch):
@@ -254,5 +228,7 @@ def test_a_real_clip_segments(monkeypatch):
     clip = load_clip("tiny", "random", device="cpu")
     features, phrase_index = class_text_features(clip, ["cat, kitten", "dog"], ["a {}"])
     for protocol in (Protocol(token_stride=4), Protocol(short_side=40, window=32, window_stride=16)):
-        labels = segment(clip, clip.project, picture(50, 70), features, protocol, phrase_index=phrase_index)
+        labels = segment(
+            clip, Method(clip.project, "clip"), picture(50, 70), features, protocol, phrase_index=phrase_index
+        )
         assert labels.shape == (50, 70) and labels.max() <= 1

@@ -86,3 +86,61 @@ const folded = () => document.querySelectorAll("details:not([open])");
 let opened = [];
 addEventListener("beforeprint", () => { opened = [...folded()]; opened.forEach((fold) => { fold.open = true; }); });
 addEventListener("afterprint", () => opened.forEach((fold) => { fold.open = false; }));
+
+// Viewer: a scene and a prompt, each method's heat map above and mask below.
+const explorer = document.getElementById("explorer");
+if (explorer) {
+  const { methods, scenes } = JSON.parse(document.getElementById("explorer-data").textContent);
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const picture = (kind, bytes, text = "") => {
+    const image = new Image();
+    image.src = `data:image/${kind};base64,${bytes}`;
+    image.alt = text;
+    return image;
+  };
+  const choices = (group, items, pick) => { // radio buttons: arrow keys move between them
+    const box = explorer.querySelector(`.${group}`);
+    box.querySelectorAll("label").forEach((label) => label.remove());
+    items.forEach((content, number) => {
+      const label = document.createElement("label");
+      const button = Object.assign(document.createElement("input"), { type: "radio", name: group, checked: number === 0 });
+      button.addEventListener("change", () => pick(number));
+      label.append(button, ...content);
+      box.append(label);
+    });
+  };
+  const view = (title, layers, told) => {
+    const figure = document.createElement("figure");
+    const frame = Object.assign(document.createElement("div"), { className: "layers" });
+    frame.append(...layers);
+    const name = Object.assign(document.createElement("figcaption"), { textContent: told });
+    name.prepend(Object.assign(document.createElement("strong"), { textContent: title }), " ");
+    figure.append(frame, name);
+    return figure;
+  };
+  const layer = (image, kind) => { image.className = kind; return image; };
+  const show = (scene, prompt) => {
+    const found = Object.entries(prompt.methods);
+    const heats = found.map(([method, says]) => view(methods[method],
+      [layer(picture("jpeg", scene.image), "quiet"), layer(picture("png", says.heat, `Heat map of ${methods[method]} for “${prompt.name}”`), "heat")],
+      `cosine ${says.low.toFixed(2)} to ${says.high.toFixed(2)}`.replaceAll("-", "−")));
+    const masks = found.map(([method, says]) => view(methods[method],
+      [picture("jpeg", scene.image), layer(picture("png", says.mask, `Mask of ${methods[method]} for “${prompt.name}”`), "mask")],
+      prompt.present ? `IoU ${percent(says.iou)}` : `${percent(says.share)} of the pixels, all wrong`));
+    const truth = view("Truth", [picture("jpeg", scene.image), layer(picture("png", prompt.truth, `True mask of “${prompt.name}”`), "mask")],
+      prompt.present ? "" : "not in this scene");
+    explorer.querySelector(".views").replaceChildren(view("Scene", [picture("jpeg", scene.image, "The scene")], ""), ...heats, truth, ...masks);
+    explorer.querySelector(".told").textContent = `“${prompt.name}”${prompt.present ? "" : " is not in this scene"}: `
+      + found.map(([method, says]) => `${methods[method]} ${prompt.present ? `IoU ${percent(says.iou)}` : `takes ${percent(says.share)} of the pixels for it`}`).join(", ") + ".";
+  };
+  const open = (scene) => {
+    choices("prompts", scene.prompts.map((prompt) => prompt.present ? [prompt.name]
+      : [prompt.name, Object.assign(document.createElement("small"), { textContent: "not there" })]),
+    (number) => show(scene, scene.prompts[number]));
+    show(scene, scene.prompts[0]);
+  };
+  choices("scenes", scenes.map((scene, number) => [picture("jpeg", scene.image, `Scene ${number + 1}`)]), (number) => open(scenes[number]));
+  explorer.style.setProperty("--columns", Object.keys(methods).length + 1);
+  open(scenes[0]);
+  explorer.hidden = false;
+}

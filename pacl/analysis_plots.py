@@ -1,0 +1,112 @@
+"""Figures of the analyses: patches and texts in one plane, differences with intervals, mistakes, other worlds (paper,
+section 4).
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from pacl.plots import COLOURS, title_above_legend
+from pacl.scene_plots import palette
+
+
+def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
+    """One panel a method: patches as dots and class texts as labelled stars in one plane, a colour a class.
+
+    maps: method -> columns x, y, label, is_text (pacl.alignment.patch_map).
+    """
+    labels = sorted(set(next(iter(maps.values())).label))
+    colours = dict(zip(labels, palette(len(labels) + 1)[1:], strict=True))
+    figure, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps), 4.6), squeeze=False)
+    for axis, (method, table) in zip(axes[0], maps.items(), strict=True):
+        patches, texts = table[~table.is_text], table[table.is_text]
+        axis.scatter(patches.x, patches.y, c=[colours[k] for k in patches.label], s=5, alpha=0.7, linewidths=0)
+        axis.scatter(
+            texts.x, texts.y, c=[colours[k] for k in texts.label], s=150, marker="*", edgecolors="black", linewidths=0.8
+        )
+        for row, lift in zip(texts.itertuples(), label_lifts(texts, table), strict=True):
+            box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.8), "ec": "none"}
+            place = {"xytext": (0, 8 + 11 * lift), "textcoords": "offset points", "ha": "center"}
+            axis.annotate(classes[row.label], (row.x, row.y), fontsize=7, bbox=box, **place)
+        axis.set(title=method, xticks=[], yticks=[])
+    figure.tight_layout()
+    return figure
+
+
+def label_lifts(texts: pd.DataFrame, table: pd.DataFrame) -> list[int]:
+    """How many lines up each label goes, so that those of texts in one place stand above each other."""
+    reach = 0.16 * (table.x.max() - table.x.min()), 0.04 * (table.y.max() - table.y.min())
+    places, lifts = texts[["x", "y"]].to_numpy(), []
+    for i, place in enumerate(places):
+        taken = {lift for j, lift in enumerate(lifts) if (abs(place - places[j]) < reach).all()}
+        lifts.append(next(n for n in range(i + 1) if n not in taken))
+    return lifts
+
+
+def differences(table: pd.DataFrame, title: str):
+    """Accuracy minus CLIP's with its interval, by set and method; the last set, their mean, in bold.
+
+    Columns set, method, difference, low, high, in [0, 1]; a table without rows gives an empty picture.
+    """
+    sets, methods = table["set"].unique().tolist(), table.method.unique().tolist()
+    figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(sets) + 1.3))
+    for i, method in enumerate(methods):
+        rows = 100 * table[table.method == method].set_index("set").loc[sets, ["difference", "low", "high"]]
+        at = [y + 0.32 * (i - (len(methods) - 1) / 2) for y in range(len(sets))]
+        error = [rows.difference - rows.low, rows.high - rows.difference]
+        axis.errorbar(rows.difference, at, xerr=error, fmt="o", ms=4.5, lw=1.4, color=COLOURS[method], label=method)
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set(xlabel="accuracy minus CLIP's, points", ylabel="", yticks=range(len(sets)), yticklabels=sets)
+    if sets:
+        axis.get_yticklabels()[-1].set_fontweight("bold")
+        axis.legend()
+        title_above_legend(axis, title)
+    axis.invert_yaxis()
+    return figure
+
+
+def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, title: str):
+    """Three panels: the most frequent confusions; recall by area; IoU by how many training images' captions name the
+    class. Tables as pacl.errors makes them, methods by their names.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4), width_ratios=[1.1, 1, 1.1])
+    names = confused["class"] + " → " + confused.taken_for
+    axes[0].barh(names, 100 * confused.share, color=COLOURS["PACL"])
+    axes[0].invert_yaxis()
+    axes[0].set(title="PACL's most frequent confusions", xlabel="share of the class's pixels, %")
+    sns.barplot(
+        size.assign(recall=100 * size.recall),
+        x="size",
+        y="recall",
+        hue="method",
+        palette=COLOURS,
+        saturation=1,
+        ax=axes[1],
+    )
+    axes[1].set(title="Small and large areas", xlabel="area, share of the image", ylabel="pixels found, mean, %")
+    axes[1].tick_params(axis="x", labelsize=7.5)
+    axes[1].legend(frameon=False, title=None)
+    for method, rows in mention.groupby("method", sort=False):
+        axes[2].scatter(rows.images, 100 * rows.iou, color=COLOURS[method], s=22, label=method)
+    axes[2].set(
+        title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %"
+    )
+    axes[2].legend(frameon=False)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    figure.tight_layout()
+    return figure
+
+
+def worlds(table: pd.DataFrame, title: str, metrics: dict[str, str]):
+    """One panel a metric: CLIP and PACL in each world, joined by a line; columns seed, method and the metrics.
+    Without metrics the picture is empty.
+    """
+    figure, axes = plt.subplots(1, max(1, len(metrics)), figsize=(2.9 * max(1, len(metrics)), 3.2), squeeze=False)
+    for axis, (metric, label) in zip(axes[0], metrics.items(), strict=False):
+        for _, rows in table.groupby("seed"):
+            axis.plot(rows.method, 100 * rows[metric], color="grey", lw=1, zorder=1)
+            axis.scatter(rows.method, 100 * rows[metric], color=[COLOURS[m] for m in rows.method], zorder=2)
+        axis.set(ylabel=label, xlim=(-0.4, 1.4), ylim=(0, None))
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,94 @@
+"""What to read from CLIP's last block without any training, a function a published method: the baselines beside PACL.
+
+Each takes the last residual block, its input x [B, 1 + N, D_v], the class token first, and the grid (h, w) of the
+N = h * w patches, and returns what stands in for the block's output, of the same shape. As CLIP's own, it then passes
+CLIP's final LayerNorm and projection. q, k, v are the block's own queries, keys and values of ln_1(x), one head at a
+time, d numbers each; out its output projection.
+
+All but `clip` need a block of open_clip's with torch's MultiheadAttention. Memory is linear in N but for `naclip`.
+To add one: write its function and name it in LAST_BLOCKS.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NEIGHBOURHOOD_STD = 5.0  # in patches; NACLIP's setting for all benchmarks
+
+
+def clip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """CLIP's own output: y = x + out(softmax(q k^T / sqrt(d)) v), y + mlp(ln_2(y)).
+
+    Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv 2103.00020.
+    """
+    return block(x)
+
+
+def maskclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Each token's own value: out(v).
+
+    Zhou, Loy, Dai, Extract Free Dense Labels from CLIP (MaskCLIP), ECCV 2022, arXiv 2112.01071: queries and keys are
+    dropped, values and output projection become 1 x 1 convolutions. This is the paper's text, and what ClearCLIP
+    compares; the authors' code for ViTs also adds x and the feed-forward network. Key smoothing is left out.
+    """
+    attention, D = block.attn, x.shape[-1]
+    values = F.linear(block.ln_1(x), attention.in_proj_weight[2 * D :], attention.in_proj_bias[2 * D :])
+    return block.ls_1(attention.out_proj(values))
+
+
+def sclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Correlative self-attention, with C = softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d)): y = x + out(C v), y +
+    mlp(ln_2(y)).
+
+    Wang, Mei, Yuille, SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference, ECCV 2024, arXiv
+    2312.01597. The two softmaxes are added, not averaged; residuals and feed-forward network stay.
+    """
+    q, k, v = _heads(block, x)
+    attended = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
+    x = x + _output(block, attended)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def naclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Keys and neighbours: out(softmax(k k^T / sqrt(d) + G) v), G the `neighbourhood`; no residual, no feed-forward.
+
+    Hajimiri, Ben Ayed, Dolz, Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation
+    (NACLIP), WACV 2025, arXiv 2404.08181, with its reduced last block. Takes memory for G, (1 + N)^2 numbers for all
+    heads and images together.
+    """
+    _, k, v = _heads(block, x)
+    bias = neighbourhood(grid).to(k)
+    return _output(block, F.scaled_dot_product_attention(k, k, v, attn_mask=bias))
+
+
+def clearclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Query-query attention alone: out(softmax(q q^T / sqrt(d)) v); no residual, no feed-forward network.
+
+    Lan et al., ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference, ECCV 2024, arXiv
+    2407.12442.
+    """
+    q, _, v = _heads(block, x)
+    return _output(block, F.scaled_dot_product_attention(q, q, v))
+
+
+LAST_BLOCKS = {"clip": clip, "maskclip": maskclip, "sclip": sclip, "naclip": naclip, "clearclip": clearclip}
+
+
+def neighbourhood(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> Tensor:
+    """NACLIP's G [1 + h * w, 1 + h * w]: exp(-(distance in patches)^2 / (2 std^2)), 0 to and from the class token."""
+    rows, columns = (
+        torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * std**2)) for n in grid
+    )  # a Gaussian of two dimensions is a product of two of one
+    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+
+
+def _heads(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v, each [B, heads, 1 + N, d]."""
+    attention = block.attn
+    projected = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # [B, 1 + N, 3 D_v]
+    return projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _output(block: nn.Module, attended: Tensor) -> Tensor:
+    """[B, heads, 1 + N, d] -> [B, 1 + N, D_v]."""
+    return block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))

@@ -1,0 +1,85 @@
+"""Where a segmentation errs: which classes are taken for which, things against stuff, small against large, rare against
+often named in captions.
+"""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from pacl.clip import FrozenCLIP, class_text_features
+from pacl.data import Images, Masks, target_of
+from pacl.evaluate import equal_sizes, foreground, on_benchmark
+from pacl.metrics import IGNORE_INDEX, iou_per_class
+from pacl.params import Protocol
+from pacl.prompts import templates
+from pacl.segment import Method, segment
+
+
+def confusions(confmat: Tensor, classes: list[str], count: int) -> pd.DataFrame:
+    """The `count` most frequent mistakes: columns class, taken_for, share (of the class's pixels), pixels."""
+    wrong = confmat.clone().fill_diagonal_(0)
+    largest = wrong.flatten().argsort(descending=True, stable=True)[:count].tolist()
+    pairs = [divmod(i, len(classes)) for i in largest]
+    names = [name.split(",")[0] for name in classes]
+    rows = [
+        (names[a], names[b], (wrong[a, b] / confmat[a].sum()).item(), int(wrong[a, b])) for a, b in pairs if wrong[a, b]
+    ]
+    return pd.DataFrame(rows, columns=["class", "taken_for", "share", "pixels"])
+
+
+def areas(
+    clip: FrozenCLIP, methods: dict[str, Method], images: Images, masks: Masks, benchmark: dict, protocol: Protocol
+) -> pd.DataFrame:
+    """How much of a class in an image is found: columns method, class, area (share of the image), recall."""
+    protocol = on_benchmark(protocol, benchmark)
+    text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
+    names, rows = [name.split(",")[0] for name in benchmark["classes"]], []
+    for picture, mask in equal_sizes(images, masks, 32):
+        targets = np.stack([target_of(m, benchmark["table"]) for m in mask])
+        for method, way in methods.items():
+            preds = segment(clip, way, picture, text, protocol, phrase_index=phrase_index).cpu().numpy()
+            for target, pred in zip(targets, preds, strict=True):
+                for k in np.unique(target[target != IGNORE_INDEX]):
+                    here = target == k
+                    rows.append((method, names[k], here.mean(), (pred[here] == k).mean()))
+    return pd.DataFrame(rows, columns=["method", "class", "area", "recall"])
+
+
+def by_size(table: pd.DataFrame, bins: int = 4) -> pd.DataFrame:
+    """Mean recall of areas in `bins` equal groups, smallest first: columns method, size, recall, areas."""
+    edges = np.quantile(table.area, np.linspace(0, 1, bins + 1))
+    labels = [f"{100 * a:.1f}–{100 * b:.1f} %" for a, b in zip(edges, edges[1:], strict=False)]
+    size = pd.cut(table.area, edges, labels=labels, include_lowest=True)
+    grouped = table.assign(size=size).groupby(["method", "size"], observed=True, sort=False).recall
+    return grouped.agg(recall="mean", areas="size").reset_index()
+
+
+def by_mention(confmats: dict[str, Tensor], classes: list[str], captions: list[list[str]]) -> pd.DataFrame:
+    """IoU of each class beside the number of images whose captions name it: columns method, class, iou, images."""
+    images = mentions(captions, classes)
+    names = [name.split(",")[0] for name in classes]
+    rows = [
+        (method, name, iou, images[name])
+        for method, confmat in confmats.items()
+        for name, iou in zip(names, iou_per_class(confmat).tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["method", "class", "iou", "images"]).dropna()
+
+
+def mentions(captions: list[list[str]], classes: list[str]) -> Counter:
+    """How many images have a caption with one of the class's phrases in it, as whole words, plural or not."""
+    counts = Counter()
+    for name in classes:
+        phrases = "|".join(re.escape(phrase.strip()) for phrase in name.split(","))
+        pattern = re.compile(rf"\b(?:{phrases})(?:s|es)?\b", re.IGNORECASE)
+        counts[name.split(",")[0]] = sum(any(map(pattern.search, texts)) for texts in captions)
+    return counts
+
+
+def things_and_stuff(by_class: pd.DataFrame, things: set[str]) -> pd.DataFrame:
+    """Mean IoU of things and of stuff: columns method, kind, iou."""
+    kind = np.where(by_class["class"].isin(things), "things", "stuff")
+    return by_class.assign(kind=kind).groupby(["method", "kind"], sort=False).iou.mean().reset_index()

@@ -1,0 +1,125 @@
+"""Figures of scenes: grids of images, heat maps over images, label maps in colours (paper, section 4: qualitative
+results).
+"""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+
+IGNORED = (1.0, 1.0, 1.0)
+
+
+def image_grid(images: list, titles: list[str] | None = None, *, columns: int = 8, side: float = 1.6):
+    """Images, uint8 [H, W, 3] or PIL, in rows with a small title under each."""
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * side, rows * (side + (0.42 if titles else 0.05))), squeeze=False
+    )
+    for i, axis in enumerate(axes.flat):
+        axis.axis("off")
+        if i < len(images):
+            axis.imshow(images[i], interpolation="lanczos")
+            if titles:
+                axis.text(0.5, -0.04, wrapped(titles[i]), fontsize=6.5, ha="center", va="top", transform=axis.transAxes)
+    figure.subplots_adjust(wspace=0.12, hspace=0.3 if titles else 0.06)
+    return figure
+
+
+def wrapped(text: str, width: int = 25, lines: int = 3) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
+
+
+def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
+    """For each image one prompt: the image, then each method's similarity over it (each map scaled from its own
+    lowest to its highest value).
+    """
+    figure, axes = plt.subplots(
+        len(maps) + 1, len(images), figsize=(1.75 * len(images), 1.85 * (len(maps) + 1)), squeeze=False
+    )
+    for column, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+        axes[0, column].imshow(image, interpolation="lanczos")
+        axes[0, column].set_title(f"“{prompt}”", fontsize=9, fontweight="normal")
+        for row, method in enumerate(maps, 1):
+            show_heat(axes[row, column], image, maps[method][column])
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        axis.grid(False)
+    for row, label in enumerate(["image", *maps]):
+        axes[row, 0].set_ylabel(label)
+    figure.subplots_adjust(wspace=0.05, hspace=0.05)
+    return figure
+
+
+def overlays(image: np.ndarray, maps, titles: list[str]):
+    """The image, then maps [h, w] laid over it, each from its own lowest to its highest value, with a title each."""
+    figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.5 * (len(titles) + 1), 2.7), squeeze=False)
+    axes[0, 0].imshow(image, interpolation="lanczos")
+    for axis, values, title in zip(axes[0, 1:], maps, titles, strict=True):
+        show_heat(axis, image, values)
+        axis.set_title(wrapped(title, 30), fontsize=8.5, fontweight="normal")
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.tight_layout()
+    return figure
+
+
+def show_heat(axis, image, values) -> None:
+    """A map [h, w] over the whole of the image in grey, from the map's lowest (dark) to its highest value (bright)."""
+    grey = np.asarray(image).mean(-1)
+    extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
+    axis.imshow(grey, cmap="gray", interpolation="lanczos", vmin=-80, vmax=330)
+    axis.imshow(np.asarray(values), cmap="inferno", alpha=0.72, extent=extent, interpolation="nearest")
+
+
+def palette(count: int) -> np.ndarray:
+    """`count` well-spread colours [count, 3] in [0, 1], the same for equal counts."""
+    golden = (np.arange(count) * 0.61803398875) % 1
+    return np.array(
+        [sns.husl_palette(1, h=h, s=(0.75, 0.5)[i % 2], l=(0.6, 0.78, 0.47)[i % 3])[0] for i, h in enumerate(golden)]
+    )
+
+
+def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]):
+    """One row an image: the image, then label maps by column title ("truth", "CLIP", ...), coloured and with the
+    names of the classes in them.
+    """
+    figure = label_grid([[image, *labels] for image, *labels in zip(images, *columns.values(), strict=True)], classes)
+    for axis, title in zip(figure.axes, ["image", *columns], strict=False):
+        axis.set_title(title)
+    return figure
+
+
+def scene_pairs(images: list, labels: list, classes: list[str]):
+    """Images above their label maps."""
+    return label_grid([images, labels], classes)
+
+
+def label_grid(rows: list[list], classes: list[str]):
+    """Images, uint8 [H, W, 3] or PIL, and label maps [H, W] in rows and columns."""
+    colours = np.vstack([palette(len(classes)), IGNORED])
+    size = (2.1 * len(rows[0]), 2.05 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False)
+    for axis, content in zip(axes.flat, (np.asarray(content) for row in rows for content in row), strict=True):
+        axis.axis("off")
+        if content.ndim == 3:
+            axis.imshow(content, interpolation="lanczos")
+        else:
+            show_labels(axis, content, colours, classes)
+    figure.subplots_adjust(wspace=0.04, hspace=0.05)
+    return figure
+
+
+def show_labels(axis, labels: np.ndarray, colours: np.ndarray, classes: list[str]) -> None:
+    """A label map, with the names of its larger areas written in them; ignored pixels are white."""
+    axis.imshow(colours[np.where(labels >= len(classes), len(classes), labels)], interpolation="nearest")
+    for label in np.unique(labels[labels < len(classes)]):
+        ys, xs = np.nonzero(labels == label)
+        if len(ys) > labels.size * 0.03:
+            middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+            box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.75), "ec": "none"}
+            axis.text(
+                xs[middle], ys[middle], classes[label], fontsize=5.5, ha="center", va="center", bbox=box, clip_on=True
+            )

@@ -1,0 +1,66 @@
+"""Is the effect one of a lucky world? Everything but pre-training anew, from other seeds of the mini world: python -m
+pacl.worlds PROFILE SEED.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pacl.cached import CachedPairs
+from pacl.clip import load_clip
+from pacl.config import load_params
+from pacl.data import read_json, read_pairs, read_scenes, write_json
+from pacl.features import Texts, patch_tokens, text_features, text_table
+from pacl.measure import measure, scenes_of
+from pacl.params import Train
+from pacl.prepare import prepare
+from pacl.train import train
+
+
+def run_world(profile: str, seed: int) -> Path:
+    """Renders pairs and test scenes from `seed`, trains the ablations' base setting, measures CLIP and PACL;
+    writes reports/PROFILE/worlds/SEED.json. Photographs have no seed: then the file says so.
+    """
+    params = load_params(profile, "prepare", "model", "features", "train", "protocols", "ablations")
+    target = Path("reports", profile, "worlds", f"{seed}.json")
+    if params.prepare.source != "miniworld":
+        write_json(target, {"seed": seed, "skipped": f"{params.prepare.source} is not drawn from a seed"})
+        return target
+    settings = Train.model_validate(params.train.model_dump() | params.ablations.base)
+    few = {"seed": seed, "train_pairs": settings.pairs, "validation_scenes": 10, "classification_images": 1}
+    clip = load_clip(
+        params.model.backbone, params.model.pretrained, tokens=params.model.tokens, dtype=params.model.dtype
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder / "prepared", params.prepare.model_copy(update=few))
+        pairs, captions = read_pairs(folder / "prepared", "train")
+        images, masks, benchmarks = read_scenes(folder / "prepared", "test")
+        for what, pictures in (("train", pairs), ("scenes", images)):
+            patch_tokens(clip, pictures, folder / f"{what}.npy", batch_size=params.features.batch_size)
+        text_features(clip, text_table({"train": captions}), folder, params.features.templates)
+        pairs = CachedPairs(np.load(folder / "train.npy"), Texts(folder, "train"), settings)
+        embedder, _ = train(pairs, settings)
+        scenes = scenes_of(clip, [(np.load(folder / "scenes.npy"), masks, benchmarks)], params.protocols.native)
+        result = {method: measure(scenes, embed) for method, embed in (("clip", clip.project), ("pacl", embedder))}
+    write_json(target, {"seed": seed, **result})
+    return target
+
+
+def world_table(folder: Path) -> pd.DataFrame:
+    """Columns seed, method and the metrics, of every world in reports/PROFILE/worlds."""
+    worlds = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    rows = [{"seed": w["seed"], "method": m, **w[m]} for w in worlds for m in ("clip", "pacl") if m in w]
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or not sys.argv[2].isdigit():
+        sys.exit("Usage: python -m pacl.worlds PROFILE SEED")
+    try:
+        print(run_world(sys.argv[1], int(sys.argv[2])))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))

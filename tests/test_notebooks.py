@@ -1,0 +1,71 @@
+"""Notebooks in a project where nothing has run yet: each says what it needs, how long it takes, and what is missing."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import nbclient
+import nbformat
+import pytest
+
+from pacl.notebook import ThisInterpreter
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STOPS = {
+    "00_pacl_explained": "checkpoints/mini/best.json is missing: train first",
+    "02_features": "data/prepared/mini/train.json is missing: run `dvc repro`, or the notebook before this one.",
+    "03_train": "data/features/mini/texts.json is missing: run `dvc repro`, or the notebook before this one.",
+    "04_patch_alignment": "reports/mini/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
+    "05_segmentation": "reports/mini/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
+    "06_classification": "reports/mini/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
+    "07_ablations": "reports/mini/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
+    "08_report": "patch_alignment.json is missing: run the stage patch_alignment (`dvc repro patch_alignment`).",
+    "segment_your_images": "There is no folder photos: give images=... the folder that holds your photos.",
+}
+FIRST = {"01_prepare", "pretrain_miniclip"}  # they need nothing
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The project as cloned, without any result, as the working directory."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "params.yaml").symlink_to(ROOT / "params.yaml")
+    for path in (ROOT / "data").iterdir():
+        if path.name not in ("prepared", "features", "raw"):
+            (tmp_path / "data" / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def test_every_notebook_is_known_here():
+    assert {path.stem for path in NOTEBOOKS} == set(STOPS) | FIRST
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_says_what_it_needs_and_how_long_it_takes(path):
+    first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    assert re.search(r"\*\*Needs\*\* \w+", first) and re.search(r"\*\*Takes\*\* \w+", first)
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_notebook_stops_early_where_an_earlier_stage_has_not_run(name, project):
+    matplotlib.use("Agg")
+    cells = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict = {}
+    with pytest.raises(FileNotFoundError, match=re.escape(STOPS[name])):
+        for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+            exec(compile("".join(cell["source"]), name, "exec"), names)
+    written = [path for path in project.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert written == [], "nothing half-written"
+
+
+def test_a_kernel_shows_the_sentence(project):
+    notebook = nbformat.read(ROOT / "notebooks/08_report.ipynb", as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=120, kernel_manager_class=ThisInterpreter)
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match=re.escape(STOPS["08_report"])):
+        client.execute()
+    streams = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"]
+    assert streams == [], "no warnings"
