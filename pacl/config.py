@@ -85,11 +85,15 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
         raise ConfigError("\n".join(errors))
 
 
-def check_train(profile: str, sections: dict, root: Path) -> list[str]:
-    """There are as many pairs as are trained on."""
-    pairs = sections["train"].pairs
-    prepared = sections["prepare"].train_pairs if "prepare" in sections else pairs
-    return [] if pairs <= prepared else [f"{profile}.train.pairs is {pairs}, but must be at most prepare's {prepared}."]
+def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
+    """As many pairs are prepared as will be trained on."""
+    prepared = sections["prepare"].train_pairs
+    trained = sections["train"].pairs if "train" in sections else prepared
+    return (
+        []
+        if prepared >= trained
+        else [f"{profile}.prepare.train_pairs is {prepared}, but must be at least {trained}, {profile}.train.pairs."]
+    )
 
 
 def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
@@ -212,7 +216,7 @@ def as_yaml_number(text: str) -> str | None:
 
 BESIDE_TRAIN = {"tokens": "model", "templates": "features"}  # what an ablation point may change elsewhere
 CHECKS = {
-    "train": check_train,
+    "prepare": check_prepare,
     "protocols": check_protocols,
     "segmentation": check_segmentation,
     "ablations": check_ablations,

@@ -95,7 +95,11 @@ def test_no_file(tmp_path, monkeypatch):
         ("train.eps", "1.5e6", "mini.train.eps is the text '1.5e6': write 1.5e+6, without quotes."),
         ("train.max_logit_scale", 10.0, "mini.train.max_logit_scale is 10.0, but must be at least 15."),
         ("train.accumulate", 300, "mini.train: accumulate (300) must be at most batch_size (256)."),
-        ("train.pairs", 20001, "mini.train.pairs is 20001, but must be at most prepare's 20000."),
+        (
+            "prepare.train_pairs",
+            19999,
+            "mini.prepare.train_pairs is 19999, but must be at least 20000, mini.train.pairs.",
+        ),
         ("train.precision", "fp16", "mini.train.precision is 'fp16', but must be one of 'float32' or 'bfloat16'."),
         ("train.scal", 1.0, "mini.train.scal is no parameter: did you mean scale."),
         ("features", 3, "mini.features is 3, but must be a section: there are batch_size, "),
@@ -106,7 +110,7 @@ def test_no_file(tmp_path, monkeypatch):
         (
             "protocols.native.token_stride",
             3,
-            "mini.protocols.native.token_stride is 3, but must be one of 1, 2, 4, 8, which divide the patches of 8 pixels",
+            "mini.protocols.native.token_stride is 3, but must be one of 1, 2, 4, 8, which divide the patches of 8 pix",
         ),
         ("ablations.strides", [8, 5], "mini.ablations.strides.1 is 5, but must be one of 1, 2, 4, 8"),
         ("ablations.strides", [], "mini.ablations.strides is [], but must be a list of at least 1."),
