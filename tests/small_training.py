@@ -3,14 +3,17 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from pacl import ranks, resume
 from pacl.cached import CachedPairs
 from pacl.features import Texts
 from pacl.params import Train
+from pacl.pretrain import model_config, pretrain
 from pacl.train import Run, batch_loss, train
 
 B, N, D_v, D = 32, 4, 12, 8
@@ -53,6 +56,28 @@ def run_training(folder, changes):
     settings = params(**SHORT | changes)
     patches, texts = random_pairs(folder / f"data {os.getpid()}", 30)
     train(CachedPairs(patches, texts, settings), settings, validation=(patches, texts), folder=folder / "out/mini")
+
+
+def run_pretraining(folder):
+    """Six epochs of two steps of a tiny CLIP; its weights and history are what is left."""
+    torch.set_num_threads(1)
+    sizes = dict(image_size=16, patch_size=8, width=16, layers=1, head_width=16, embed_dim=8, context_length=8)
+    settings = SimpleNamespace(
+        **sizes, text_width=16, text_layers=1, batch_size=8, epochs=6, learning_rate=3e-3, weight_decay=0.1, seed=0
+    )
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+    captions = [f"caption {i}" for i in range(16)]
+
+    def tokenizer(texts):
+        return torch.arange(len(texts) * 8).reshape(-1, 8) % 90
+
+    model, history = pretrain(
+        images, captions, model_config(settings, 100), tokenizer, settings, resume=folder / "state"
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors"
+    )
+    (folder / "history.json").write_text(json.dumps(history))
 
 
 class UnevenPairs(CachedPairs):
