@@ -173,3 +173,8 @@ def photos_in(folder: Path) -> list[Path]:
 
 def class_file(name: str) -> Path:
     return project_root() / f"data/classification/{name}.txt"
+
+
+def class_count(name: str) -> int:
+    """How many classes a set of data/classification/sets.yaml has, 0 for one that isn't there."""
+    return described(name).get("count", 0)
