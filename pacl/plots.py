@@ -37,7 +37,12 @@ NAMES = {
     "ensemble": "CLIP + PACL",
     "random": "random encoder",
 }
-ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
+ABLATION_METRICS = {
+    "patch_accuracy": "patch accuracy, %",
+    "voc20": "voc20 mIoU, %",
+    "voc21": "voc21 mIoU, %",
+    "context59": "context59 mIoU, %",
+}
 
 
 def use_style() -> None:
