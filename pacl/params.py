@@ -24,10 +24,11 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    """source: what is trained on. raw: the folder that holds downloaded data. validation_scenes: how many pairs, and
-    scenes of each image set, are held out. benchmarks: those of pacl.benchmarks, or folders below raw.
-    classification_sets: those of data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes,
-    classification_images: at most so many of a split, None for all. max_bad_share: of the samples in WebDataset shards.
+    """source: what is trained on. raw: the folder that holds downloaded data. train_pairs: of shards, how many are
+    unpacked for the ablations. validation_scenes: how many pairs, and scenes of each image set, are held out.
+    benchmarks: those of pacl.benchmarks, or folders below raw. classification_sets: those of
+    data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes, classification_images: at most so
+    many of a split, None for all. max_bad_share: of the samples in shards.
     """
 
     source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]

@@ -247,14 +247,17 @@ def validate(embedder, logit_scale: Tensor, validation, params) -> dict:
     return {"validation_loss": float(np.mean(losses)), "validation_retrieval": float(np.mean(hits))}
 
 
-def train_profile(profile: str) -> None:
-    """Trains on data/features/PROFILE and writes checkpoints/PROFILE; in every process of a group, if there is one."""
+def train_profile(profile: str, open_source=None) -> None:
+    """Trains on data/features/PROFILE and writes checkpoints/PROFILE; in every process of a group, if there is one.
+
+    open_source: opens another source of training batches, a profile -> what `train` takes; validation stays the same.
+    """
     params, features = load_params(profile, "train").train, Path("data/features", profile)
     with ranks.process_group():
         texts = {split: Texts(features, split) for split in ("train", "validation")}
         patches = {split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in texts}
         train(
-            CachedPairs(patches["train"], texts["train"], params),
+            open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params),
             params,
             validation=(patches["validation"], texts["validation"]),
             folder=Path("checkpoints", profile),
