@@ -24,10 +24,11 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    """source: what is trained on. raw: the folder that holds downloaded data. validation_scenes: how many pairs, and
-    scenes of each image set, are held out. benchmarks: those of pacl.benchmarks, or folders below raw.
-    classification_sets: those of data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes,
-    classification_images: at most so many of a split, None for all. max_bad_share: of the samples in WebDataset shards.
+    """source: what is trained on. raw: the folder that holds downloaded data. train_pairs: of shards, how many are
+    unpacked for the ablations. validation_scenes: how many pairs, and scenes of each image set, are held out.
+    benchmarks: those of pacl.benchmarks, or folders below raw. classification_sets: those of
+    data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes, classification_images: at most so
+    many of a split, None for all. max_bad_share: of the samples in shards.
     """
 
     source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
@@ -86,7 +87,7 @@ class Train(Section):
     eps: Positive
     weight_decay: NonNegative
     warmup_steps: Count
-    max_logit_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    max_logit_scale: Annotated[float, Field(ge=15, allow_inf_nan=False)]  # CLIP's starts at 1 / 0.07
     precision: Literal["float32", "bfloat16"]
     compile: bool
     accumulate: PositiveInt
@@ -99,6 +100,8 @@ class Train(Section):
         steps = self.epochs * (self.pairs // self.batch_size)
         if self.warmup_steps >= steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below all of its {steps} steps")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})")
         return self
 
 
@@ -176,7 +179,7 @@ class Classification(Section):
     sets: list[str]
     templates: str
     batch_size: PositiveInt
-    weights: list[Fraction]
+    weights: Annotated[list[Fraction], Field(min_length=1)]
 
 
 class Ablations(Section):
@@ -186,8 +189,8 @@ class Ablations(Section):
     """
 
     base: dict
-    seeds: list[Count]
-    strides: list[PositiveInt]
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    strides: Annotated[list[PositiveInt], Field(min_length=1)]
     inference_scenes: PositiveInt
     points: dict[str, dict]
 
@@ -214,8 +217,13 @@ class Pretrain(Section):
 
     @model_validator(mode="after")
     def sizes_divide(self):
-        if self.image_size % self.patch_size or self.width % self.head_width or self.text_width % self.head_width:
-            raise ValueError("patch_size must divide image_size, and head_width must divide width and text_width")
+        for part, whole in (("patch_size", "image_size"), ("head_width", "width"), ("head_width", "text_width")):
+            if getattr(self, whole) % getattr(self, part):
+                divisors = [n for n in range(1, getattr(self, whole) + 1) if getattr(self, whole) % n == 0]
+                raise ValueError(
+                    f"{part} ({getattr(self, part)}) must divide {whole} ({getattr(self, whole)}): one of "
+                    f"{', '.join(map(str, divisors))}"
+                )
         return self
 
 
