@@ -12,9 +12,9 @@ import pandas as pd
 from pacl.cached import CachedPairs
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import ConfigError, load_params
-from pacl.data import Images, read_json, read_pairs, read_scenes, write_json
-from pacl.features import Texts, noun_features, patch_tokens
-from pacl.measure import measure, scenes_of
+from pacl.data import Images, all_scenes, read_json, read_pairs, write_json
+from pacl.features import Texts, noun_features, patch_tokens, scene_patches_file
+from pacl.measure import is_measured, measure, scenes_of
 from pacl.params import Train
 from pacl.train import train
 
@@ -103,15 +103,16 @@ def run_point(profile: str, point: str) -> Path:
     texts = Texts(features, "train")
     if changes.get("templates", params.features.templates) != params.features.templates:
         texts.noun_features = noun_features(clip, read_json(features / "texts.json")["nouns"], changes["templates"])
-    images, masks, benchmarks = read_scenes(prepared, "test")
+    image_sets = {name: one for name, one in all_scenes(prepared, "test").items() if is_measured(one[2])}
     if tokens == params.model.tokens:
         train_tokens = np.load(features / "train_patches.npy", mmap_mode="r")
-        scene_tokens = np.load(features / "test_scene_patches.npy")
+        of_scenes = {name: np.load(scene_patches_file(features, "test", name)) for name in image_sets}
     else:
         pairs = read_pairs(prepared, "train")[0]
         train_tokens = tokens_of(clip, Images(pairs.source[: settings[0].pairs]), params.features.batch_size)
-        scene_tokens = tokens_of(clip, images, params.features.batch_size)
-    scenes = scenes_of(clip, scene_tokens, masks, benchmarks, params.protocols.native)
+        of_scenes = {name: tokens_of(clip, one[0], params.features.batch_size) for name, one in image_sets.items()}
+    sets = [(of_scenes[name], masks, benchmarks) for name, (_, masks, benchmarks) in image_sets.items()]
+    scenes = scenes_of(clip, sets, params.protocols.native)
     runs = []
     for setting in settings:
         embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)

@@ -24,13 +24,23 @@ def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
         axis.scatter(
             texts.x, texts.y, c=[colours[k] for k in texts.label], s=150, marker="*", edgecolors="black", linewidths=0.8
         )
-        for row in texts.itertuples():
+        for row, lift in zip(texts.itertuples(), label_lifts(texts, table), strict=True):
             box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.8), "ec": "none"}
-            place = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+            place = {"xytext": (0, 8 + 11 * lift), "textcoords": "offset points", "ha": "center"}
             axis.annotate(classes[row.label], (row.x, row.y), fontsize=7, bbox=box, **place)
         axis.set(title=method, xticks=[], yticks=[])
     figure.tight_layout()
     return figure
+
+
+def label_lifts(texts: pd.DataFrame, table: pd.DataFrame) -> list[int]:
+    """How many lines up each label goes, so that those of texts in one place stand above each other."""
+    reach = 0.16 * (table.x.max() - table.x.min()), 0.04 * (table.y.max() - table.y.min())
+    places, lifts = texts[["x", "y"]].to_numpy(), []
+    for i, place in enumerate(places):
+        taken = {lift for j, lift in enumerate(lifts) if (abs(place - places[j]) < reach).all()}
+        lifts.append(next(n for n in range(i + 1) if n not in taken))
+    return lifts
 
 
 def differences(table: pd.DataFrame, title: str):
@@ -41,7 +51,7 @@ def differences(table: pd.DataFrame, title: str):
     sets, methods = table["set"].unique().tolist(), table.method.unique().tolist()
     figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(sets) + 1.3))
     for i, method in enumerate(methods):
-        rows = table[table.method == method].set_index("set").loc[sets] * {"difference": 100, "low": 100, "high": 100}
+        rows = 100 * table[table.method == method].set_index("set").loc[sets, ["difference", "low", "high"]]
         at = [y + 0.32 * (i - (len(methods) - 1) / 2) for y in range(len(sets))]
         error = [rows.difference - rows.low, rows.high - rows.difference]
         axis.errorbar(rows.difference, at, xerr=error, fmt="o", ms=4.5, lw=1.4, color=COLOURS[method], label=method)
@@ -79,7 +89,7 @@ def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, 
     for method, rows in mention.groupby("method", sort=False):
         axes[2].scatter(rows.images, 100 * rows.iou, color=COLOURS[method], s=22, label=method)
     axes[2].set(
-        title="Seen rarely and often in captions", xlabel="training images that name the class", ylabel="IoU, %"
+        title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %"
     )
     axes[2].legend(frameon=False)
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")

@@ -10,7 +10,13 @@ from pacl.data import read_json
 FILES = {
     "prepare": ("prepare.json", "pairs.png", "scenes.png"),
     "train": ("training.csv", "training.png"),
-    "patch_alignment": ("patch_alignment.json", "patch_accuracy.csv", "patch_roc.png", "patch_accuracy.png"),
+    "patch_alignment": (
+        "patch_alignment.json",
+        "patch_accuracy.csv",
+        "patch_roc.png",
+        "patch_accuracy.png",
+        "patch_map.png",
+    ),
     "segmentation": (
         "segmentation.json",
         "iou_by_class.csv",

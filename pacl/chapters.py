@@ -4,11 +4,12 @@ from pathlib import Path
 
 import yaml
 
+from pacl.ablation_results import ablations, pooling
 from pacl.blocks import capital, code, figure, fold, load, missing, percent, table, text
 from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, load_ledger
 from pacl.data import read_json
 from pacl.provenance import last_commit, versions
-from pacl.results import ablations, classification, patch_alignment, pooling, segmentation, viewer
+from pacl.results import classification, patch_alignment, segmentation, viewer
 
 LEAD = (
     "PACL (Mukhoti et al., CVPR 2023) trains one small vision embedder on top of a frozen CLIP, from images with "
@@ -44,8 +45,8 @@ def chapters(profile: str, params, folder: Path) -> dict:
     notices += [prepared["note"]] if prepared.get("note") else []
     label = ", ".join([prepared.get("label", params.prepare.source)] + ["random weights"] * random)
     sections = [
-        section("look", "See for yourself", "05_segmentation", viewer(folder)),
         section("pooling", "Every pair its own attention", "07_ablations", pooling(folder)),
+        section("look", "See for yourself", "05_segmentation", viewer(folder)),
         section("world", "The data", "01_prepare", world(folder, params.prepare.source, prepared)),
         section("training", "Training", "03_train", training(folder, params.train)),
         section("patch-alignment", "Are patches aligned with text?", "04_patch_alignment", patch_alignment(folder)),

@@ -3,6 +3,7 @@ every source (paper, section 4).
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ IGNORE = 255  # the label of pixels that no class is asked for
 
 
 class Images:
-    """A sequence of pictures: rows of a uint8 array [M, H, W, 3] or [M, H, W], or paths of files."""
+    """A sequence of pictures: rows of a uint8 array [M, H, W, 3] or [M, H, W], paths of files, or a sequence that gives
+    pictures itself.
+    """
 
     def __init__(self, source):
         self.source = source
@@ -22,6 +25,8 @@ class Images:
 
     def __getitem__(self, index: int) -> Image.Image:
         item = self.source[index]
+        if isinstance(item, Image.Image):
+            return item.convert("RGB")
         return Image.fromarray(np.asarray(item)) if isinstance(item, np.ndarray) else open_image(item)
 
 
@@ -35,22 +40,30 @@ class Masks(Images):
 
 def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
     """An image file as RGB, turned upright by its EXIF tag; with `mask`, as the integers it holds. Raises ValueError
-    for a torn or foreign file.
+    for a torn or foreign file, and for a mask that holds colours.
     """
     try:
         with Image.open(path) as image:
             image.load()
-            return image if mask else ImageOps.exif_transpose(image).convert("RGB")
+            if not mask:
+                return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} can't be read as an image ({error}): replace or remove it.") from None
+    if len(image.getbands()) > 1:
+        raise ValueError(
+            f"{path} holds colours ({image.mode}), not one label a pixel: save it with a palette or as grey."
+        )
+    return image
 
 
 def write_json(path: Path, content) -> None:
-    """Writes JSON, floats rounded to six decimals, so that equal results are equal bytes."""
+    """Writes JSON, whole or not at all; floats are rounded to six decimals, so that equal results are equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(rounded(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def rounded(content, digits: int = 6):
@@ -62,17 +75,23 @@ def rounded(content, digits: int = 6):
 
 
 def read_json(path: Path):
-    """A JSON file that an earlier stage wrote. Raises FileNotFoundError naming the file and the remedy."""
+    """A JSON file that an earlier stage wrote. Raises FileNotFoundError, or ValueError for a torn one, naming the file
+    and the remedy.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
+    except ValueError:
+        raise ValueError(f"{path} is no whole JSON file: remove it and run the stage that writes it again.") from None
 
 
 def store(folder: Path, name: str, source):
-    """What a prepared file says of its pictures: an array is written beside it and named, a list of paths is kept as
-    it is.
+    """What a prepared file says of its pictures: an array is written beside it and named, a list of paths and what
+    `TorchvisionImages` takes are kept as they are.
     """
+    if isinstance(source, dict):
+        return source
     if not isinstance(source, np.ndarray):
         return [str(path) for path in source]
     np.save(folder / f"{name}.npy", source)
@@ -80,7 +99,24 @@ def store(folder: Path, name: str, source):
 
 
 def source_of(folder: Path, stored):
+    if isinstance(stored, dict):
+        return TorchvisionImages(**stored)
     return np.load(folder / stored, mmap_mode="r") if isinstance(stored, str) else stored
+
+
+class TorchvisionImages:
+    """Some rows of one of torchvision's data sets, so that none of its files is copied."""
+
+    def __init__(self, torchvision: str, root: str, options: dict, rows: list[int]):
+        from torchvision import datasets  # slow to import, and most profiles have no such set
+
+        self.dataset, self.rows = getattr(datasets, torchvision)(root, **options), rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.dataset[self.rows[index]][0]
 
 
 def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> None:
@@ -94,28 +130,45 @@ def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
     return Images(source_of(folder, content["images"])), content["captions"]
 
 
-def write_scenes(folder: Path, split: str, images, masks, benchmarks: dict) -> None:
-    """Images and masks that several benchmarks share.
+def write_scenes(folder: Path, split: str, images, masks, benchmarks: dict, image_set: str = "") -> None:
+    """Images and masks that several benchmarks share; benchmarks of other images are another image set.
 
     benchmarks: name -> {"classes": one string a class with its phrases comma-separated, "table": 256 integers from a
-    mask's values to class indices}.
+    mask's values to class indices}, and what else is to be said of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    name = "_".join(filter(None, (split, image_set)))
     content = {
-        "images": store(folder, f"{split}_scenes", images),
-        "masks": store(folder, f"{split}_masks", masks),
+        "images": store(folder, f"{name}_scenes", images),
+        "masks": store(folder, f"{name}_masks", masks),
         "benchmarks": benchmarks,
     }
-    write_json(folder / f"{split}_scenes.json", content)
+    write_json(folder / f"{name}_scenes.json", content)
 
 
-def read_scenes(folder: Path, split: str) -> tuple[Images, Masks, dict]:
-    content = read_json(folder / f"{split}_scenes.json")
-    return (
-        Images(source_of(folder, content["images"])),
-        Masks(source_of(folder, content["masks"])),
-        content["benchmarks"],
-    )
+def all_scenes(folder: Path, split: str) -> dict[str, tuple[Images, Masks, dict]]:
+    """Every image set of a split, by name: images, masks, and its benchmarks as they were written.
+
+    The mini world's only set has the name "". Raises FileNotFoundError where there is none.
+    """
+    paths = sorted(folder.glob(f"{split}_*scenes.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no {split} scenes: run `dvc repro`, or the notebook before this one.")
+    sets = {path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_json(path) for path in paths}
+    return {
+        name: (Images(source_of(folder, one["images"])), Masks(source_of(folder, one["masks"])), one["benchmarks"])
+        for name, one in sets.items()
+    }
+
+
+def read_scenes(folder: Path, split: str, benchmark: str | None = None) -> tuple[Images, Masks, dict]:
+    """The image set that has a benchmark, by default the only one. Raises ValueError where that is none or several."""
+    sets = all_scenes(folder, split)
+    found = [one for one in sets.values() if benchmark is None or benchmark in one[2]]
+    if len(found) != 1:
+        has = ", ".join(name for _, _, benchmarks in sets.values() for name in benchmarks)
+        raise ValueError(f"{folder}: there is no one set of {split} scenes for {benchmark or 'all of'}: it has {has}.")
+    return found[0]
 
 
 def target_of(mask: np.ndarray, table: list[int]) -> np.ndarray:
@@ -132,7 +185,7 @@ def target_of(mask: np.ndarray, table: list[int]) -> np.ndarray:
 
 
 def write_labelled(folder: Path, split: str, set_name: str, images, labels: list[int], classes: list[str]) -> None:
-    """A classification set."""
+    """A classification set. images: as `write_pairs` takes them, or what `TorchvisionImages` takes."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"images": store(folder, f"{split}_{set_name}", images), "labels": labels, "classes": classes}
     write_json(folder / f"{split}_{set_name}.json", content)

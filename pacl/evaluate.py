@@ -33,10 +33,8 @@ def segmentation(
     benchmarks: name -> {"classes", "table"} as pacl.data.read_scenes gives them; all are measured from the same tokens,
     and methods share all of CLIP's blocks but the last.
     """
-    texts = {
-        name: class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
-        for name, benchmark in benchmarks.items()
-    }
+    asked = {name: foreground(benchmark, protocol) for name, benchmark in benchmarks.items()}
+    texts = texts_of(clip, asked, protocol.templates)
     union = torch.cat([features for features, _ in texts.values()])  # [M, D], every phrase of every benchmark
     own = dict(zip(texts, pairwise(accumulate((len(f) for f, _ in texts.values()), initial=0)), strict=True))
     confmats = {
@@ -53,6 +51,45 @@ def segmentation(
                 preds = label_maps(part, rows, columns, settings, phrase_index=texts[name][1])
                 confmat += confusion_matrix(preds.cpu(), target, len(benchmark["classes"]))
     return confmats
+
+
+def segmentation_of_sets(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    image_sets: dict[str, tuple[Images, Masks, dict]],
+    names: list[str],
+    protocol: Protocol,
+    *,
+    batch_size: int = 32,
+) -> dict[str, dict[str, Tensor]]:
+    """`segmentation` of the named benchmarks, whichever image set they belong to (pacl.data.all_scenes).
+
+    Raises ValueError for a benchmark that no set has.
+    """
+    known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
+    confmats = {}
+    for images, masks, benchmarks in image_sets.values():
+        if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
+            confmats |= segmentation(clip, methods, images, masks, wanted, protocol, batch_size=batch_size)
+    return {name: confmats[name] for name in names}
+
+
+def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str) -> dict:
+    """class_text_features of several lists of classes, name -> (features [M, D], phrase_index [M]); a class that is in
+    several is embedded once.
+    """
+    distinct = list(dict.fromkeys(name for names in classes.values() for name in names))
+    features, index = class_text_features(clip, distinct, templates(template_list))
+    of_class = {name: features[index == k] for k, name in enumerate(distinct)}
+    return {
+        key: (
+            torch.cat([of_class[name] for name in names]),
+            torch.tensor([k for k, name in enumerate(names) for _ in of_class[name]], device=features.device),
+        )
+        for key, names in classes.items()
+    }
 
 
 def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:

@@ -45,14 +45,20 @@ def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: in
     rows.flush()
 
 
-def text_table(captions: dict[str, list[list[str]]]) -> dict:
+def scene_patches_file(folder: Path, split: str, image_set: str) -> Path:
+    """Where the patch tokens of an image set of `pacl.data.all_scenes` lie."""
+    return folder / f"{'_'.join(filter(None, (split, image_set)))}_scene_patches.npy"
+
+
+def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -> dict:
     """Every distinct caption and noun once, and for each split the numbers of each image's captions and nouns.
 
     captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions":
     [[...]], "nouns": [[...]]}}.
     """
     of_image = {
-        split: [{n: None for text in texts for n in nouns(text)} for texts in rows] for split, rows in captions.items()
+        split: [{n: None for text in texts for n in nouns(text, tagger)} for texts in rows]
+        for split, rows in captions.items()
     }
     distinct_captions = dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts)
     distinct_nouns = dict.fromkeys(noun for rows in of_image.values() for found in rows for noun in found)

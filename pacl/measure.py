@@ -24,22 +24,29 @@ MEASURED = ("voc20", "context59")  # benchmarks, where a source has them; patch 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Tokens [M, N, D_v] of M scenes, and for each benchmark its label maps [M, H, W] in CLIP's crop, its classes'
-    text [K, D], the class of each phrase, and the number of classes.
+    """For each benchmark the patch tokens [M, N, D_v] of its scenes, their label maps [M, H, W] in CLIP's crop, its
+    classes' text [K, D], the class of each phrase, and the number of classes.
     """
 
     clip: FrozenCLIP
-    tokens: Tensor
-    benchmarks: dict[str, tuple[Tensor, Tensor, Tensor, int]]
+    benchmarks: dict[str, tuple[Tensor, Tensor, Tensor, Tensor, int]]
 
 
-def scenes_of(clip: FrozenCLIP, tokens: np.ndarray, masks: Masks, benchmarks: dict, protocol: Protocol) -> Scenes:
+def is_measured(benchmarks: dict) -> bool:
+    return any(name in benchmarks for name in MEASURED)
+
+
+def scenes_of(clip: FrozenCLIP, image_sets: list[tuple[np.ndarray, Masks, dict]], protocol: Protocol) -> Scenes:
+    """image_sets: patch tokens [M, N, D_v], masks and benchmarks of each (pacl.data.all_scenes)."""
     prepared = {}
-    for name in (name for name in MEASURED if name in benchmarks):
-        views = [view_of(target_of(masks[i], benchmarks[name]["table"]), clip.image_size) for i in range(len(masks))]
-        text = class_text_features(clip, foreground(benchmarks[name], protocol), templates(protocol.templates))
-        prepared[name] = (torch.from_numpy(np.stack(views)), *text, len(benchmarks[name]["classes"]))
-    return Scenes(clip, torch.from_numpy(np.asarray(tokens)).float(), prepared)
+    for tokens, masks, benchmarks in image_sets:
+        for name in (name for name in MEASURED if name in benchmarks):
+            table = benchmarks[name]["table"]
+            views = [view_of(target_of(masks[i], table), clip.image_size) for i in range(len(masks))]
+            text = class_text_features(clip, foreground(benchmarks[name], protocol), templates(protocol.templates))
+            patches = torch.from_numpy(np.asarray(tokens)).float()
+            prepared[name] = (patches, torch.from_numpy(np.stack(views)), *text, len(benchmarks[name]["classes"]))
+    return Scenes(clip, {name: prepared[name] for name in MEASURED if name in prepared})
 
 
 def measure(scenes: Scenes, embed, embed_text=lambda text: text) -> dict[str, float]:
@@ -47,8 +54,8 @@ def measure(scenes: Scenes, embed, embed_text=lambda text: text) -> dict[str, fl
     -> patch embeddings, embed_text: text features -> text embeddings.
     """
     result = {}
-    for name, (targets, text, phrase_index, count) in scenes.benchmarks.items():
-        preds, patch_preds = label_tokens(scenes.clip, embed, scenes.tokens, embed_text(text), phrase_index)
+    for name, (tokens, targets, text, phrase_index, count) in scenes.benchmarks.items():
+        preds, patch_preds = label_tokens(scenes.clip, embed, tokens, embed_text(text), phrase_index)
         if name == MEASURED[0]:
             result["patch_accuracy"] = patch_accuracy(patch_preds, patch_labels(targets, scenes.clip.patch_size))
         result[name] = mean_iou(confusion_matrix(preds, targets, count))

@@ -24,18 +24,29 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    source: Literal["miniworld", "flickr8k", "webdataset"]
+    """source: what is trained on. raw: the folder that holds downloaded data. validation_scenes: how many pairs, and
+    scenes of each image set, are held out. benchmarks: those of pacl.benchmarks, or folders below raw.
+    classification_sets: those of data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes,
+    classification_images: at most so many of a split, None for all. max_bad_share: of the samples in WebDataset shards.
+    """
+
+    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
     raw: str | None
     seed: Count
     train_pairs: PositiveInt
     validation_scenes: PositiveInt
-    test_scenes: PositiveInt
-    classification_images: PositiveInt
+    test_scenes: PositiveInt | None
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    classification_sets: list[str]
+    classification_images: PositiveInt | None
+    max_bad_share: Fraction
 
     @model_validator(mode="after")
-    def downloaded_sources_have_a_folder(self):
+    def sources_have_what_they_need(self):
         if self.source != "miniworld" and self.raw is None:
             raise ValueError(f"raw must name the folder that holds {self.source}")
+        if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
+            raise ValueError("test_scenes and classification_images must be numbers, as the mini world has no end")
         return self
 
 
@@ -47,8 +58,13 @@ class Model(Section):
 
 
 class Features(Section):
+    """batch_size: images at a time. templates: a list of data/templates.yaml, for noun prompts. nouns: the tagger that
+    finds a caption's nouns, see pacl.prompts.nouns.
+    """
+
     batch_size: PositiveInt
     templates: str
+    nouns: Literal["textblob", "spacy"]
 
 
 class Train(Section):

@@ -37,7 +37,12 @@ NAMES = {
     "ensemble": "CLIP + PACL",
     "random": "random encoder",
 }
-ABLATION_METRICS = {"patch_accuracy": "patch accuracy, %", "voc20": "voc20 mIoU, %", "context59": "context59 mIoU, %"}
+ABLATION_METRICS = {
+    "patch_accuracy": "patch accuracy, %",
+    "voc20": "voc20 mIoU, %",
+    "voc21": "voc21 mIoU, %",
+    "context59": "context59 mIoU, %",
+}
 
 
 def use_style() -> None:
@@ -218,8 +223,10 @@ def protocol_bars(table: pd.DataFrame, title: str):
     """
     protocols, methods = table.protocol.unique(), table.method.nunique()
     width = max(6.5, 0.25 * methods * table.benchmark.nunique() + 1.2)
-    figure, axes = plt.subplots(len(protocols), 1, figsize=(width, 2.3 * len(protocols) + 0.6), sharex=True)
-    for axis, protocol in zip(np.atleast_1d(axes), protocols, strict=True):
+    figure, axes = plt.subplots(
+        len(protocols), 1, figsize=(width, 2.3 * len(protocols) + 0.8), sharex=True, squeeze=False
+    )
+    for axis, protocol in zip(axes[:, 0], protocols, strict=True):
         rows = table[table.protocol == protocol].assign(percent=100 * table.value)
         sns.barplot(
             rows,
@@ -234,9 +241,9 @@ def protocol_bars(table: pd.DataFrame, title: str):
         )
         for bars in axis.containers:
             axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-        axis.set(title=f"{protocol} protocol", xlabel="", ylabel="mIoU, %")
-    figure.suptitle(title, fontweight="bold", x=0.02, ha="left")
-    first = np.atleast_1d(axes)[0]
-    sns.move_legend(first, "lower right", frameon=False, title=None, ncols=methods, bbox_to_anchor=(1.0, 1.0))
+        axis.set(xlabel="", ylabel="mIoU, %")
+        axis.set_title(f"{protocol} protocol", loc="left")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    sns.move_legend(axes[0, 0], "lower right", frameon=False, title=None, ncols=methods, bbox_to_anchor=(1.0, 1.12))
     figure.tight_layout()
     return figure

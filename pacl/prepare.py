@@ -1,7 +1,8 @@
 """Brings each source into the one form that pacl.data reads (paper, section 4: training pairs, four segmentation
-benchmarks, twelve classification sets).
+benchmarks, twelve classification sets). Photos stay where they are; only their paths are written.
 """
 
+import itertools
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
@@ -10,42 +11,46 @@ from pathlib import Path
 
 import numpy as np
 
-from pacl import miniworld, sources
-from pacl.data import write_labelled, write_pairs, write_scenes
+from pacl import benchmarks, labelled, layouts, miniworld, shards, sources
+from pacl.data import write_json, write_labelled, write_pairs, write_scenes
 
 LABELS = {
     "miniworld": "mini world, not Pascal VOC",
-    "flickr8k": "Flickr8k and Pascal VOC 2012",
+    "flickr8k": "trained on Flickr8k",
+    "flickr30k": "trained on Flickr30k",
+    "coco": "trained on COCO captions",
+    "webdataset": "trained on web pairs",
 }  # what every result of a source is called
 
 
 def prepare(folder: Path, params) -> str | None:
-    """Brings the source that the `prepare` section names into `folder`, whole or not at all.
+    """Brings what the `prepare` section names into `folder`, whole or not at all.
 
     Returns sentences on what the data lack, None if there is nothing to say.
-    Raises FileNotFoundError with a table of what is missing, and ValueError for a source or numbers that don't work.
+    Raises FileNotFoundError with a table of what is missing, and ValueError for data or numbers that don't work.
     """
-    by_source = {"miniworld": prepare_miniworld, "flickr8k": prepare_flickr8k}
-    if params.source not in by_source:
-        ready = " or ".join(by_source)
-        raise ValueError(f"There is no preparation of {params.source} yet: set prepare.source to {ready}.")
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        note = by_source[params.source](unfinished, params)
+        if params.source == "miniworld":
+            notes = prepare_miniworld(unfinished, params)
+        else:
+            notes = prepare_photos(unfinished, folder, params)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return note
+    return " ".join(filter(None, notes)) or None
 
 
-def prepare_miniworld(folder: Path, params) -> None:
+def prepare_miniworld(folder: Path, params) -> list[str]:
     """Renders training pairs, evaluation scenes and classification sets of the mini world into `folder`; params: the
     `prepare` section.
     """
-    benchmarks = {
+    check_names("benchmarks", params.benchmarks, miniworld.BENCHMARKS)
+    check_names("classification_sets", params.classification_sets, miniworld.SETS)
+    described = {
         name: {"classes": miniworld.benchmark_classes(name), "table": miniworld.benchmark_map(name).tolist()}
-        for name in miniworld.BENCHMARKS
+        for name in params.benchmarks
     }
     with ProcessPoolExecutor() as pool:  # one for all: each process paints its textures and things once
         draw = partial(miniworld.render, pool, seed=params.seed)
@@ -53,51 +58,107 @@ def prepare_miniworld(folder: Path, params) -> None:
             images, captions = draw(miniworld.pair, count, split=split)
             write_pairs(folder, split, images, [[caption] for caption in captions])
         for split, count in (("validation", params.validation_scenes), ("test", params.test_scenes)):
-            write_scenes(folder, split, *draw(miniworld.labelled_scene, count, split=split), benchmarks)
-            for name in miniworld.SETS:
+            write_scenes(folder, split, *draw(miniworld.labelled_scene, count, split=split), described)
+            for name in params.classification_sets:
                 made = draw(miniworld.classification_image, params.classification_images, split=split, set_name=name)
                 write_labelled(folder, split, name, *made, miniworld.set_classes(name))
+    return []
 
 
-def prepare_flickr8k(folder: Path, params) -> str | None:
-    """Flickr8k to train on, PASCAL VOC 2012 to measure with; their files stay in params.raw, only paths are written.
+def check_names(key: str, names: list[str], known: tuple[str, ...]) -> None:
+    """Raises ValueError for a name that the mini world doesn't have."""
+    odd = [name for name in names if name not in known]
+    if odd:
+        raise ValueError(f"prepare.{key}: the mini world has no {', '.join(odd)}; it has {', '.join(known)}.")
 
-    Validation pairs are the last `validation_scenes` of a shuffle with params.seed, training pairs the first
-    `train_pairs`. Test scenes are VOC's val; validation scenes its train or, without that list, what the test leaves.
+
+def prepare_photos(folder: Path, finished: Path, params) -> list[str]:
+    """Captioned photos to train on, benchmarks and classification sets to measure with, all below params.raw.
+
+    finished: the name that `folder` will get. Returns what is to be said of the data.
     """
     raw = Path(params.raw)
-    photos, voc = raw / "flickr8k", raw / "VOCdevkit/VOC2012"
-    sources.check_present([(photos, sources.FLICKR8K, ""), (voc, sources.VOC, "val")])
-    images, captions = sources.flickr8k(photos)
-    train, validation = split_pairs(len(images), params)
-    for split, chosen in (("train", train), ("validation", validation)):
-        write_pairs(folder, split, [images[i] for i in chosen], [captions[i] for i in chosen])
-    test_images, test_masks, note = sources.voc(voc, "val")
-    benchmarks = {"voc20": sources.voc20(), "voc21": sources.voc21()}
-    write_scenes(folder, "test", test_images[: params.test_scenes], test_masks[: params.test_scenes], benchmarks)
-    write_scenes(folder, "validation", *validation_scenes(voc, test_images, test_masks, params), benchmarks)
-    return " ".join(filter(None, (sources.partial(sources.FLICKR8K, len(images)), note))) or None
+    pairs = shards.SHARDS if params.source == "webdataset" else sources.CAPTIONED[params.source]
+    layouts.check_present(
+        [
+            (raw / pairs["folder"], pairs, ""),
+            *benchmarks.check_benchmarks(raw, params.benchmarks),
+            *labelled.check_sets(raw, params.classification_sets),
+        ]
+    )
+    if params.source == "webdataset":
+        notes = [write_shards(folder, finished, raw / pairs["folder"], params)]
+    else:
+        notes = [write_captioned(folder, raw / pairs["folder"], pairs, params)]
+    notes += [
+        note for one in benchmarks.image_sets(params.benchmarks) for note in write_image_set(folder, raw, *one, params)
+    ]
+    return notes + [labelled.write_set(folder, raw, name, params) for name in params.classification_sets]
 
 
-def split_pairs(count: int, params) -> tuple[np.ndarray, np.ndarray]:
-    """Which images are trained on and which are held out. Raises ValueError where none is left to train on."""
-    order = np.random.default_rng(params.seed).permutation(count)
+def write_captioned(folder: Path, raw: Path, dataset: dict, params) -> str:
+    """Training pairs, the first `train_pairs` of a shuffle with params.seed, and validation pairs, its last ones."""
+    images, captions = sources.captioned(raw, dataset)
+    order = np.random.default_rng(params.seed).permutation(len(images))
     rest, validation = order[: -params.validation_scenes], order[-params.validation_scenes :]
     if not len(rest):
         held_out = f"prepare.validation_scenes ({params.validation_scenes})"
-        raise ValueError(f"There are {count} captioned images, and none is left to train on: lower {held_out}.")
-    return rest[: params.train_pairs], validation
+        raise ValueError(f"There are {len(images)} captioned images, and none is left to train on: lower {held_out}.")
+    for split, chosen in (("train", rest[: params.train_pairs]), ("validation", validation)):
+        write_pairs(folder, split, [images[i] for i in chosen], [captions[i] for i in chosen])
+    return layouts.partial(dataset, len(images))
 
 
-def validation_scenes(voc: Path, images: list[Path], masks: list[Path], params) -> tuple[list[Path], list[Path]]:
-    """Scenes that the test doesn't have; images, masks: VOC's val. Raises ValueError where there are none."""
-    if (voc / "ImageSets/Segmentation/train.txt").is_file():
-        images, masks, _ = sources.voc(voc, "train")
-    else:
-        images, masks = images[params.test_scenes :], masks[params.test_scenes :]
-    if not images:
+def write_shards(folder: Path, finished: Path, raw: Path, params) -> str:
+    """train_shards.json, the shards to train on and how many pairs each has; the last shards of a shuffle are held out,
+    and `validation_scenes` of their pairs are unpacked.
+    """
+    found = shards.find_shards(raw)
+    counts, note = shards.survey(found, params.max_bad_share)
+    order = np.random.default_rng(params.seed).permutation(len(found))
+    held_out = 1 + int(np.searchsorted(np.cumsum([counts[i] for i in order[::-1]]), params.validation_scenes))
+    if held_out >= len(found):
         raise ValueError(
-            f"{voc} has no scenes left for validation: lower prepare.test_scenes ({params.test_scenes}), "
-            "or unpack VOC's train split, too."
+            f"{raw} has {len(found)} shards, and none is left to train on when {params.validation_scenes} pairs are "
+            "held out in whole shards: lower prepare.validation_scenes, or download more."
         )
-    return images[: params.validation_scenes], masks[: params.validation_scenes]
+    train = sorted(order[:-held_out])
+    content = {"shards": [str(found[i]) for i in train], "pairs": [counts[i] for i in train]}
+    write_json(folder / "train_shards.json", content)
+    pairs = shards.samples([found[i] for i in order[-held_out:]])
+    unpack(folder, finished, itertools.islice(pairs, params.validation_scenes))
+    return note
+
+
+def unpack(folder: Path, finished: Path, pairs) -> None:
+    """Writes validation pairs of a shard as image files."""
+    images, captions = [], []
+    (folder / "validation_images").mkdir(parents=True)
+    for number, (key, image, caption) in enumerate(pairs):
+        name = f"validation_images/{number}_{Path(key).name}"
+        (folder / name).write_bytes(image)
+        images.append(finished / name)
+        captions.append([caption])
+    write_pairs(folder, "validation", images, captions)
+
+
+def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], params) -> list[str]:
+    """Test scenes of an image set, the first `test_scenes` of its official split, and validation scenes, of its
+    training split or, where that isn't there, what the test leaves. Returns what is to be said of them.
+    """
+    place = raw / dataset["folder"]
+    images, masks, note = benchmarks.scenes(place, dataset, dataset["test"])
+    splits = {"test": (images[: params.test_scenes], masks[: params.test_scenes])}
+    training = dataset["validation"]
+    if training and not layouts.missing(place, dataset, training):
+        rest = benchmarks.scenes(place, dataset, training)[:2]
+    else:
+        rest = (images[len(splits["test"][0]) :], masks[len(splits["test"][0]) :])
+    if rest[0]:
+        splits["validation"] = tuple(paths[: params.validation_scenes] for paths in rest)
+    for split, (pictures, labels) in splits.items():
+        benchmarks.check_sizes(pictures, labels)
+        described = {name: benchmarks.benchmark(name, place, labels) for name in names}
+        write_scenes(folder, split, pictures, labels, described, dataset["key"])
+    unused = "" if rest[0] else f"{dataset['name']} has no scenes for validation: its training split isn't there."
+    return [note, unused]

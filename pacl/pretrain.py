@@ -3,8 +3,8 @@ it where no weights can be had.
 """
 
 import gzip
+import hashlib
 import json
-import os
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +14,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
+
+from pacl.resume import Progress
 
 
 def used_merges(texts: list[str]) -> list[tuple[str, str]]:
@@ -75,14 +77,15 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 
 
 def pretrain(
-    images: np.ndarray, captions: list[str], config: dict, tokenizer, params, *, checkpoint: Path
+    images: np.ndarray, captions: list[str], config: dict, tokenizer, params, *, resume: Path
 ) -> tuple[open_clip.CLIP, list[dict]]:
     """Trains an open_clip.CLIP; returns it with its history, a dict {"step", "loss", "learning_rate", "logit_scale"}
     every 50 steps.
 
     images: uint8 [M, H, W, 3], mirrored at random; captions: M texts. AdamW, one cycle, bf16 autocast, gradient norm
     clipped at 1.
-    checkpoint: a file written after each epoch; a run that was cut goes on from it to the weights of an unbroken one.
+    resume: a folder that has the state of the last epochs until the run has ended; a run that was cut goes on from it
+    to the weights of an unbroken one, if settings and data are the same.
     """
     torch.manual_seed(params.seed)
     model = open_clip.CLIP(**config)
@@ -95,8 +98,11 @@ def pretrain(
         optimizer, params.learning_rate, total_steps=steps * params.epochs, pct_start=0.1
     )
     learned, epochs_done, losses, history = (model, optimizer, schedule), 0, [], []
-    if checkpoint.exists():
-        epochs_done, losses, history = load_progress(checkpoint, learned)
+    progress = Progress(resume, identify(images, captions, config, params))
+    if saved := progress.load():
+        epochs_done, losses, history = saved["epochs_done"], saved["losses"], saved["history"]
+        for part, state in zip(learned, saved["learned"], strict=True):
+            part.load_state_dict(state)
     for epoch in range(epochs_done, params.epochs):
         rng = np.random.default_rng([params.seed, epoch])
         batches = rng.permutation(len(images))[: steps * params.batch_size].reshape(steps, -1)
@@ -111,23 +117,20 @@ def pretrain(
                 }
                 history.append(row | {"logit_scale": model.logit_scale.exp().item()})
                 losses = []
-        save_progress(checkpoint, learned, epoch + 1, losses, history)
+        states = [part.state_dict() for part in learned]
+        progress.save(
+            (epoch + 1) * steps, {"learned": states, "epochs_done": epoch + 1, "losses": losses, "history": history}
+        )
+    progress.remove()
     return model.eval(), history
 
 
-def save_progress(path: Path, learned: tuple, epochs_done: int, losses: list, history: list) -> None:
-    """Writes all that the next epoch needs to a temporary name, then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    states = [part.state_dict() for part in learned]
-    torch.save({"states": states, "epochs_done": epochs_done, "losses": losses, "history": history}, f"{path}.part")
-    os.replace(f"{path}.part", path)
-
-
-def load_progress(path: Path, learned: tuple) -> tuple[int, list, list]:
-    saved = torch.load(path, weights_only=True)
-    for part, state in zip(learned, saved["states"], strict=True):
-        part.load_state_dict(state)
-    return saved["epochs_done"], saved["losses"], saved["history"]
+def identify(images: np.ndarray, captions: list[str], config: dict, params) -> dict:
+    """What a run that was cut must have in common with the one that goes on: settings, captions, 64 of the images."""
+    names = ("batch_size", "epochs", "learning_rate", "weight_decay", "seed")
+    digest = hashlib.sha256(json.dumps([images.shape, captions]).encode())
+    digest.update(images[np.linspace(0, len(images) - 1, 64).astype(int)].tobytes())
+    return {"settings": {name: getattr(params, name) for name in names}, "model": config, "data": digest.hexdigest()}
 
 
 def parameter_groups(model, weight_decay: float) -> list[dict]:

@@ -27,21 +27,42 @@ def templates(name: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def tagger():
+def textblob_tagger():
     from textblob.en.taggers import PatternTagger  # its lexicon is part of the package: no download
 
     return PatternTagger()
 
 
+@lru_cache(maxsize=1)
+def spacy_tagger():
+    try:
+        import spacy
+
+        return spacy.load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
+    except (ImportError, OSError):
+        raise ValueError(
+            "features.nouns is spacy, but spaCy or its English model isn't installed: run `pip install spacy` and "
+            "`python -m spacy download en_core_web_sm`, or set it to textblob."
+        ) from None
+
+
+def tagged(caption: str, tagger: str) -> list[tuple[str, bool]]:
+    """The words of a caption, and whether each is a noun."""
+    if tagger == "spacy":
+        return [(token.text, token.pos_ in ("NOUN", "PROPN")) for token in spacy_tagger()(caption)]
+    return [(word, tag.startswith("NN")) for word, tag in textblob_tagger().tag(caption)]
+
+
 @lru_cache(maxsize=100_000)
-def nouns(caption: str) -> tuple[str, ...]:
+def nouns(caption: str, tagger: str = "textblob") -> tuple[str, ...]:
     """The nouns of a caption in order, once each; nouns in a row are one compound ("brick wall").
 
-    The paper doesn't name its extractor; this is TextBlob's rule-based tagger.
+    tagger: "textblob", rule-based and part of the installation, or "spacy", statistical. The paper doesn't name its
+    extractor. Raises ValueError for spaCy where it isn't installed.
     """
     runs, run = [], []
-    for word, tag in [*tagger().tag(caption.lower()), (".", ".")]:
-        if tag.startswith("NN") and re.search(r"[^\W\d_]", word):
+    for word, is_noun in [*tagged(caption.lower(), tagger), (".", False)]:
+        if is_noun and re.search(r"[^\W\d_]", word):
             run.append(word)
         elif run:
             runs.append(" ".join(run))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pacl.blocks import bars, capital, figure, fold, heading, load, missing, percent, table, text
+from pacl.blocks import capital, figure, fold, heading, load, missing, percent, table, text
 from pacl.config import project_root
 from pacl.plots import NAMES
 
@@ -19,14 +19,6 @@ COLUMNS = {
     "cityscapes": "City",
     "ade20k": "ADE150",
 }
-GROUPS = {
-    "scale": "Inner softmax: scoring and scale",
-    "pooling": "Own attention for every pair, or for the matched text only",
-    "embedder": "The embedder's form",
-    "pairs": "Number of image-caption pairs",
-    "nouns": "Noun prompts beside captions",
-    "stride": "Token stride at inference",
-}
 
 
 def patch_alignment(folder: Path) -> list[dict]:
@@ -39,12 +31,27 @@ def patch_alignment(folder: Path) -> list[dict]:
         )
     ]
     if measured:
-        rows = [[method_name(m), percent(v["accuracy"]), f"{v['auc']:.3f}"] for m, v in measured.items()]
-        content.append(table(["Method", "Patch accuracy, %", "Coherence AUC"], rows, caption="Measured here"))
+        rows = [
+            [
+                method_name(m),
+                percent(v["accuracy"]),
+                interval(v.get("accuracy_interval"), percent),
+                f"{v['auc']:.3f}" if "auc" in v else "–",
+                interval(v.get("auc_interval"), "{:.3f}".format),
+            ]
+            for m, v in measured.items()
+        ]
+        columns = ["Method", "Patch accuracy, %", "95 % interval", "Coherence AUC", "95 % interval"]
+        content.append(table(columns, rows, caption="Measured here; intervals resample images"))
     content += [] if measured else [missing("patch_alignment.json")]
     content += [
         literature_patches(),
         figure(folder, "patch_roc.png", "Are patches of one class more alike than patches of two?"),
+        figure(
+            folder,
+            "patch_map.png",
+            "Patches (dots) and class texts (stars) in one plane by t-SNE, ten classes: before and after training.",
+        ),
         figure(folder, "patch_accuracy.png", "Patch accuracy by class."),
     ]
     if by_class is None:
@@ -58,10 +65,11 @@ def segmentation(folder: Path) -> list[dict]:
     content = [
         text(
             "Every pixel gets the class whose text its patch is nearest to. One confusion matrix over the whole test "
-            "split, mean IoU over the classes that occur."
+            "split, mean IoU over the classes that occur. MaskCLIP, SCLIP, NACLIP and ClearCLIP read CLIP's last block "
+            "in other ways and train nothing."
         )
     ]
-    content.append(measured_segmentation(measured) if measured else missing("segmentation.json"))
+    content += measured_segmentation(measured) if measured else [missing("segmentation.json")]
     content += [
         figure(folder, "protocols.png", "Mean IoU by benchmark and protocol."),
         literature_segmentation(),
@@ -77,19 +85,43 @@ def segmentation(folder: Path) -> list[dict]:
         ),
         heading("Whole scenes"),
         figure(folder, "segmentation_grid.png", "Scenes, their true label maps, and each method's."),
+        *errors(folder),
     ]
 
 
-def measured_segmentation(measured: dict) -> dict:
-    rows = []
-    for benchmark, of_benchmark in measured.items():
-        for protocol, of_protocol in of_benchmark.items():
-            miou, pixels = ({m: v[key] for m, v in of_protocol.items()} for key in ("miou", "pixel_accuracy"))
-            cells = [percent(of_method.get(m)) for of_method in (miou, pixels) for m in ("clip", "pacl")]
-            gain = percent(miou["pacl"] - miou["clip"], "+") if {"clip", "pacl"} <= set(miou) else "–"
-            rows.append([benchmark, protocol, *cells[:2], gain, *cells[2:]])
-    names = ["Benchmark", "Protocol", "CLIP mIoU", "PACL mIoU", "PACL − CLIP", "CLIP pixels", "PACL pixels"]
-    return table(names, rows, caption="Measured here: mIoU and pixel accuracy in %")
+def measured_segmentation(measured: dict) -> list[dict]:
+    """Tables of mIoU and of pixel accuracy: a benchmark and protocol a row, a method a column, PACL's lead."""
+    tables = []
+    for key, title in (("miou", "mIoU"), ("pixel_accuracy", "pixel accuracy")):
+        rows = [
+            (benchmark, protocol, method_name(m), v[key])
+            for benchmark, of_benchmark in measured.items()
+            for protocol, of_protocol in of_benchmark.items()
+            for m, v in of_protocol.items()
+        ]
+        frame = pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "value"])
+        shown = by_method(frame, ["benchmark", "protocol"], "value", caption=f"Measured here: {title} in %")
+        tables.append(shown if key == "miou" else fold(capital(title), [shown]))
+    return tables
+
+
+def errors(folder: Path) -> list[dict]:
+    """Which classes are confused; things and stuff, small and large, often and rarely named."""
+    found = load(folder, "errors.json")
+    if not found:
+        return []
+    kinds = {(row["method"], row["kind"]): row["iou"] for row in found["kinds"]}
+    said = ", ".join(f"{method} {percent(iou)} % on {kind}" for (method, kind), iou in kinds.items())
+    rank = found["mention_rank_correlation"]
+    ranks = ", ".join(f"{method} {value:+.2f}".replace("-", "−") for method, value in rank.items())
+    return [
+        heading("Where it errs"),
+        text(
+            f"Mean IoU of things and of stuff: {said}. Rank correlation of a class's IoU with the number of images "
+            f"whose captions name it: {ranks}."
+        ),
+        figure(folder, "errors.png", "Frequent confusions; areas found, by size; IoU by how often a class is named."),
+    ]
 
 
 def class_tables(by_class: pd.DataFrame) -> list[dict]:
@@ -145,92 +177,38 @@ def classification(folder: Path) -> list[dict]:
         caption="Measured here: zero-shot accuracy",
         strong=(len(lines) - 1,),
     )
-    return [*content, result, picture]
+    return [*content, result, picture, *gains(folder)]
 
 
-def pooling(folder: Path) -> list[dict]:
-    """All-pairs phi against matched-only pooling, where that ablation was run; else nothing."""
-    runs = load(folder, "ablations.csv")
-    runs = runs[runs.group == "pooling"] if runs is not None else []
-    if not len(runs) or not {"default", "matched_only"} <= set(runs.point):
+def gains(folder: Path) -> list[dict]:
+    """Accuracy minus CLIP's with intervals, and in how many sets it is above or below zero."""
+    measured = load(folder, "classification.csv")
+    if measured is None or measured.empty:
         return []
-    ours, others = (runs[runs.point == point] for point in ("default", "matched_only"))
-    metrics = [name for name in metric_columns(runs) if runs[name].notna().all()]
-    gains = " and ".join(
-        f"{percent(ours[name].mean() - others[name].mean(), '+')} points of {metric_name(name)}" for name in metrics
-    )
-    said = text(
-        "The paper's compatibility pools an image's patches anew for **every** image-text pair. Public "
-        "re-implementations pool with the matched text only, and contrast that one vector with all texts: another "
-        f"objective, which lets the right answer into the image's vector. All else equal, the paper's own makes a "
-        f"difference of **{gains}** (means over seeds: {ours.seed.nunique()})."
-    )
-    pictures = [
-        bars(
-            metric_title(name),
-            [("all pairs", *mean_and_text(ours[name])), ("matched only", *mean_and_text(others[name]))],
+    said = []
+    for method, rows in measured.groupby("method", sort=False):
+        mean, sets = rows[rows["set"] == "mean"].iloc[0], rows[rows["set"] != "mean"]
+        said.append(
+            f"**{method_name(method)}**: {percent(mean.difference, '+')} points on average "
+            f"[{percent(mean.low, '+')}, {percent(mean.high, '+')}]; of {len(sets)} sets, the interval lies above zero "
+            f"on {(sets.low > 0).sum()} and below on {(sets.high < 0).sum()}."
         )
-        for name in metrics
-    ]
-    return [said, *pictures]
-
-
-def ablations(folder: Path) -> list[dict]:
-    runs, findings = load(folder, "ablations.csv"), load(folder, "findings.json") or {}
-    if runs is None:
-        return [missing("ablations.csv")]
-    content = [
-        text(
-            "The paper leaves choices open, and public re-implementations made other ones. Each point changes one "
-            "thing; means ± standard deviation over seeds."
-        )
-    ]
-    known = [*GROUPS, *(name for name in dict.fromkeys(runs.group) if name not in GROUPS)]
-    for group in (name for name in known if name in set(runs.group)):
-        rows = runs[runs.group == group]
-        metrics = metric_columns(rows)
-        lines = [
-            [setting, *(spread(of_setting[m]) for m in metrics), of_setting.seed.nunique()]
-            for setting, of_setting in rows.groupby("setting", sort=False)
-        ]
-        content.append(heading(GROUPS.get(group, group)))
-        content += [text(f"**Finding.** {capital(findings[group])}")] if group in findings else []
-        content.append(figure(folder, f"ablation_{group}.png", "Bars are means over seeds, dots single seeds."))
-        content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
-    return content
-
-
-def mean_and_text(values: pd.Series) -> tuple[float, str]:
-    return values.mean(), f"{spread(values)} %"
-
-
-def spread(values: pd.Series) -> str:
-    """Mean ± standard deviation over seeds in percent; the mean alone for one run."""
-    values = values.dropna()
-    if len(values) < 2:
-        return percent(values.mean())
-    return f"{percent(values.mean())} ± {percent(values.std())}"
-
-
-def metric_columns(runs: pd.DataFrame) -> list[str]:
     return [
-        name for name in runs.columns if name not in ("point", "group", "setting", "seed") and runs[name].notna().any()
+        heading("Is it a general improvement?"),
+        text(" ".join(said) + " Intervals are of 95 %, resampling images."),
+        figure(folder, "classification_differences.png", "Accuracy minus CLIP's, by set, with 95 % intervals."),
     ]
-
-
-def metric_title(column: str) -> str:
-    return "Patch accuracy" if column == "patch_accuracy" else metric_name(column)
-
-
-def metric_name(column: str) -> str:
-    return "patch accuracy" if column == "patch_accuracy" else f"{column} mIoU"
 
 
 def method_name(method: str) -> str:
     return NAMES.get(method, method)
 
 
-def by_method(rows: pd.DataFrame, keys: list[str], value: str) -> dict:
+def interval(bounds: list[float] | None, form) -> str:
+    return f"{form(bounds[0])} – {form(bounds[1])}" if bounds else "–"
+
+
+def by_method(rows: pd.DataFrame, keys: list[str], value: str, caption: str = "") -> dict:
     """A table with one column a method, in percent, and PACL minus CLIP where both are columns."""
     methods = list(dict.fromkeys(rows.method))
     both = {"PACL", "CLIP"} <= set(methods)
@@ -240,7 +218,8 @@ def by_method(rows: pd.DataFrame, keys: list[str], value: str) -> dict:
         cells = [percent(values.get(method)) for method in methods]
         gain = [percent(values.get("PACL", math.nan) - values.get("CLIP", math.nan), "+")] if both else []
         lines.append([*of_key.iloc[0][keys], *cells, *gain])
-    return table([*map(capital, keys), *(f"{m}, %" for m in methods), *["PACL − CLIP"] * both], lines)
+    names = [*map(capital, keys), *(f"{m}, %" for m in methods), *["PACL − CLIP"] * both]
+    return table(names, lines, caption=caption)
 
 
 def published() -> pd.DataFrame:

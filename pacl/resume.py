@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -20,13 +21,15 @@ SAVE_SECONDS = 300  # between two saves within an epoch
 
 
 class Progress:
-    """The states of one run in a folder of their own; the two newest stay.
+    """The states of one run, in a folder of its own below `folder`; the two newest stay.
 
-    run: whatever tells this run from others (settings, data), as JSON. A state of another run is not gone on from.
+    run: whatever tells this run from others (settings, data), as JSON. Another run's state is left alone and not gone
+    on from.
     """
 
     def __init__(self, folder: Path, run: dict):
-        self.folder, self.run = folder, json.loads(json.dumps(run))
+        self.parent, self.run = folder, json.loads(json.dumps(run))
+        self.folder = folder / hashlib.sha256(json.dumps(self.run).encode()).hexdigest()[:12]
         self.good, self.saved_at = [], time.monotonic()
 
     def due(self) -> bool:
@@ -38,8 +41,7 @@ class Progress:
         Raises OSError when it cannot be written; the states before it stay.
         """
         tensors = {}
-        header = {"run": self.run, "state": pack(state, tensors)}
-        text = json.dumps(header)
+        text = json.dumps({"run": self.run, "state": pack(state, tensors)})
         path = self.folder / f"step-{step:09d}.safetensors"
         write_durably(path, save(tensors, {"json": text, "sha256": checksum(text, tensors)}))
         self.good, self.saved_at = [*[p for p in self.good if p != path][-1:], path], time.monotonic()
@@ -48,23 +50,33 @@ class Progress:
 
     def load(self) -> dict | None:
         """The newest whole state of this run, None if there is none; warns of every one it refuses."""
-        for path in sorted(self.folder.glob("step-*.safetensors"), reverse=True):
+        for path in newest_first(self.folder):
             try:
                 header, tensors = read_state(path)
+                if header["run"] != self.run:
+                    raise ValueError(f"{path} is of {self.differing(header['run'])}.")
             except ValueError as error:
-                warnings.warn(f"{error} The state before it is used, or training starts anew.", stacklevel=3)
-                continue
-            if header["run"] != self.run:
-                differing = [key for key in self.run if header["run"].get(key) != self.run[key]]
-                warnings.warn(f"{path} belongs to a run with other {', '.join(differing)}: not used.", stacklevel=3)
+                warnings.warn(f"{error} It is not used: the state before it is, or none.", stacklevel=3)
                 continue
             self.good = [path]
             return unpack(header["state"], tensors)
+        for path in (states[0] for states in map(newest_first, self.parent.glob("*")) if states):
+            if path.parent != self.folder:
+                with suppress(ValueError):
+                    other = self.differing(read_state(path)[0]["run"])
+                    warnings.warn(f"{path} is of {other}. It is not used: this run starts anew.", stacklevel=3)
         return None
 
+    def differing(self, run: dict) -> str:
+        return f"a run with other {', '.join(key for key in self.run if run.get(key) != self.run[key])}"
+
     def remove(self) -> None:
-        """Forgets the run: it has ended."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forgets the run, which has ended, and all that were cut before it."""
+        shutil.rmtree(self.parent)
+
+
+def newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
 
 
 def write_durably(path: Path, content: bytes) -> None:

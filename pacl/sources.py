@@ -1,21 +1,21 @@
-"""Reads public data sets in their official layouts (paper, section 4: captions to train on, masks to measure with).
+"""Reads captioned images in their official layouts (paper, section 4: captions to train on).
 
-A reader of captioned images returns (images, captions), one of segmentation returns (images, masks, note): lists of
-paths, in the data set's own order. A benchmark is a list of classes and a table from a mask's values to them.
+A reader returns (images, captions): paths in the data set's own order, and for each image the list of its captions.
 """
 
 import csv
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from pacl.config import project_root
-from pacl.data import IGNORE
+from pacl.layouts import parts_of
 
-NO_LABEL = -1  # in a table: a value that no mask of the benchmark holds
 CAPTIONS_AN_IMAGE = 5
+HEADERS = (["image", "caption"], ["image_name", "comment_number", "comment"])  # of captions.txt
 
-# parts: what must be there, each in one of several places. sizes: how many images the official split has.
 FLICKR8K = {
     "name": "Flickr8k",
+    "folder": "flickr8k",
     "sizes": {"all": 8091},
     "parts": {
         "captions": ("captions.txt", "*.token.txt", "*/*.token.txt"),
@@ -24,128 +24,80 @@ FLICKR8K = {
     "get": "kaggle datasets download adityajn105/flickr8k --unzip -p {folder}",
     "terms": "non-commercial research; the photos' Flickr terms",
 }
-VOC = {
-    "name": "PASCAL VOC 2012",
-    "sizes": {"train": 1464, "val": 1449, "trainval": 2913},
+FLICKR30K = {
+    "name": "Flickr30k",
+    "folder": "flickr30k",
+    "sizes": {"all": 31783},
     "parts": {
-        "split": ("ImageSets/Segmentation/{split}.txt",),
-        "photos": ("JPEGImages",),
-        "masks": ("SegmentationClass",),
+        "captions": ("captions.txt", "*.token.txt", "*.token", "*/*.token"),
+        "photos": ("Images", "flickr30k_images", "flickr30k-images"),
     },
-    "get": "unpack VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012 in {folder.parent.parent}",
-    "terms": "research; the photos' Flickr terms",
+    "get": "kaggle datasets download adityajn105/flickr30k --unzip -p {folder}",
+    "terms": "non-commercial research; the photos' Flickr terms",
 }
+COCO = {
+    "name": "COCO captions",
+    "folder": "coco",
+    "sizes": {"all": 118287},
+    "parts": {"captions": ("annotations/captions_train2017.json",), "photos": ("train2017", "images/train2017")},
+    "get": "unpack train2017.zip of images.cocodataset.org/zips and annotations_trainval2017.zip of "
+    "images.cocodataset.org/annotations in {folder}",
+    "terms": "captions CC BY 4.0; the photos' Flickr terms",
+}
+CAPTIONED = {"flickr8k": FLICKR8K, "flickr30k": FLICKR30K, "coco": COCO}
 
 
-def flickr8k(folder: str | Path) -> tuple[list[Path], list[list[str]]]:
-    """The images that are there, and the five captions of each.
+def captioned(folder: str | Path, dataset: dict) -> tuple[list[Path], list[list[str]]]:
+    """The images that are there, and all captions of each: five in Flickr8k and Flickr30k, five to seven in COCO.
 
-    Reads Kaggle's captions.txt (header image,caption) or the original *.token.txt (image#number, a tab, the caption).
-    Raises FileNotFoundError where a part is missing, ValueError for a torn caption file.
+    Reads Kaggle's captions.txt (header image,caption), the original *.token.txt or *.token (image#number, a tab, the
+    caption) and COCO's JSON. Raises FileNotFoundError where a part is missing, ValueError for a torn caption file.
     """
-    paths = parts_of(folder, FLICKR8K)
+    paths = parts_of(folder, dataset)
     captions: dict[str, list[str]] = {}
-    read = token_rows if paths["captions"].name.endswith(".token.txt") else csv_rows
-    for name, caption in read(paths["captions"]):
+    for name, caption in rows_of(paths["captions"]):
         captions.setdefault(name, []).append(caption.strip())
     present = {path.name for path in paths["photos"].iterdir()} & captions.keys()
     if not present:
         raise FileNotFoundError(f"{paths['photos']} has no image that {paths['captions']} names: unpack both again.")
-    odd = next((name for name in present if len(captions[name]) != CAPTIONS_AN_IMAGE or not all(captions[name])), None)
-    if odd:
-        raise ValueError(f"{paths['captions']} hasn't five captions of {odd}, as it should: download it again.")
+    for name in present:
+        few, many = len(captions[name]) < CAPTIONS_AN_IMAGE, len(captions[name]) > CAPTIONS_AN_IMAGE
+        if few or not all(captions[name]) or (many and dataset is not COCO):
+            raise ValueError(f"{paths['captions']} hasn't five captions of {name}, as it should: download it again.")
     names = [name for name in captions if name in present]
     return [paths["photos"] / name for name in names], [captions[name] for name in names]
 
 
-def csv_rows(path: Path):
-    """(image, caption) of Kaggle's file, which quotes a caption with commas; one unquoted keeps its commas, too."""
+def rows_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(image, caption) of a caption file, by its suffix."""
+    if path.suffix == ".json":
+        return json_rows(path)
+    return csv_rows(path) if path.name == "captions.txt" else token_rows(path)
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """(image, caption) of Kaggle's files, which quote a caption with commas; one unquoted keeps its commas, too."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
-        if [name.strip() for name in next(rows, [])] != ["image", "caption"]:
+        header = [name.strip() for name in next(rows, [])]
+        if header not in HEADERS:
             raise ValueError(f"{path} must begin with the line image,caption: download it again.")
-        yield from ((name, ",".join(caption)) for name, *caption in filter(None, rows))
+        yield from ((row[0], ",".join(row[len(header) - 1 :])) for row in filter(None, rows))
 
 
-def token_rows(path: Path):
+def token_rows(path: Path) -> Iterator[tuple[str, str]]:
     """(image, caption) of the original file."""
     for line in path.read_text(encoding="utf-8").splitlines():
         key, _, caption = line.partition("\t")
         yield key.rpartition("#")[0], caption
 
 
-def voc(folder: str | Path, split: str = "val") -> tuple[list[Path], list[Path], str]:
-    """The images and masks of a split of PASCAL VOC 2012, and a sentence if that isn't the whole split, else "".
-
-    folder: VOCdevkit/VOC2012. split: train, val or trainval. Listed images without a file or a mask are left out.
-    Raises FileNotFoundError where a part, or every image, is missing, and ValueError for another split.
-    """
-    if split not in VOC["sizes"]:
-        raise ValueError(f"{split!r} is no split of {VOC['name']} that has masks: use {', '.join(VOC['sizes'])}.")
-    paths = parts_of(folder, VOC, split)
-    names = paths["split"].read_text(encoding="utf-8").split()
-    pairs = [(paths["photos"] / f"{name}.jpg", paths["masks"] / f"{name}.png") for name in names]
-    found = [pair for pair in pairs if all(path.is_file() for path in pair)]
-    if not found:
-        raise FileNotFoundError(f"{folder} has neither photo nor mask of what {paths['split']} lists: unpack it again.")
-    images, masks = map(list, zip(*found, strict=True))
-    return images, masks, partial(VOC, len(found), split)
-
-
-def partial(dataset: dict, found: int, split: str = "all") -> str:
-    """A sentence if there are other than the official number of images, else ""."""
-    official, name = dataset["sizes"][split], dataset["name"] if split == "all" else f"{dataset['name']} {split}"
-    if found == official:
-        return ""
-    return f"{name}: {found:,} of {official:,} images found, so no result on them is comparable to a published number."
-
-
-def parts_of(folder: str | Path, dataset: dict, split: str = "") -> dict[str, Path]:
-    """Where each part of a data set lies. Raises FileNotFoundError, see `missing`."""
-    check_present([(folder, dataset, split)])
-    return {part: next(places(Path(folder), globs, split)) for part, globs in dataset["parts"].items()}
-
-
-def places(folder: Path, globs: tuple[str, ...], split: str):
-    return (path for glob in globs for path in sorted(folder.glob(glob.format(split=split))))
-
-
-def check_present(wanted: list[tuple[str | Path, dict, str]]) -> None:
-    """Raises one FileNotFoundError that lists, as a table, what is missing of all wanted (folder, data set, split)."""
-    rows = [row for folder, dataset, split in wanted if (row := missing(Path(folder), dataset, split))]
-    if rows:
-        rows.insert(0, ("what", "where it is expected", "how to get it", "terms"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        raise FileNotFoundError("\n".join(["Data that can't come with this project is missing:", *lines]))
-
-
-def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str] | None:
-    """A row of that table, None if nothing is missing."""
-    parts = dataset["parts"].values()
-    absent = [globs[0].format(split=split) for globs in parts if not any(places(folder, globs, split))]
-    if not absent:
-        return None
-    return dataset["name"], f"{folder}: {', '.join(absent)}", dataset["get"].format(folder=folder), dataset["terms"]
-
-
-def class_list(name: str) -> list[str]:
-    """The classes in data/classes/NAME.txt, one a line, a class's synonyms separated by commas."""
-    text = (project_root() / f"data/classes/{name}.txt").read_text(encoding="utf-8")
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def value_table(classes: dict[int, int]) -> list[int]:
-    """256 entries, a mask's value -> its class; 255 is void everywhere, and values not in `classes` are no labels."""
-    return [classes.get(value, IGNORE if value == 255 else NO_LABEL) for value in range(256)]
-
-
-def voc20() -> dict:
-    """PASCAL VOC's twenty classes; background pixels are ignored."""
-    table = value_table({0: IGNORE} | {value: value - 1 for value in range(1, 21)})
-    return {"classes": class_list("voc20"), "table": table}
-
-
-def voc21() -> dict:
-    """PASCAL VOC's twenty classes after background, class 0."""
-    return {"classes": class_list("voc21"), "table": value_table({value: value for value in range(21)})}
+def json_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """(image, caption) of COCO's annotations, sorted by image and caption id."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name_of = {image["id"]: image["file_name"] for image in content["images"]}
+        rows = sorted(content["annotations"], key=lambda row: (row["image_id"], row["id"]))
+        return iter([(name_of[row["image_id"]], " ".join(row["caption"].split())) for row in rows])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is no complete JSON of COCO captions: unpack it again.") from None

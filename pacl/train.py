@@ -79,15 +79,12 @@ def train(source, params, *, validation=None, folder: Path | None = None) -> tup
     Raises FloatingPointError naming the step and the batch when the loss is no number, and ValueError for a source
     that ends early.
     """
-    run, progress = Run(source, params), None
-    if folder:
-        progress = Progress(folder.parent / ".resume" / folder.name, identify(source, params, validation))
-        if state := progress.load():
-            run.restore(state)
-        if not ranks.same_everywhere(run.step, run.device):
-            raise ValueError(
-                f"processes would go on from different steps: {folder} must be one folder for all of them."
-            )
+    run = Run(source, params)
+    progress = folder and Progress(folder.parent / ".resume" / folder.name, identify(source, params, validation))
+    if progress and (state := progress.load()):
+        run.restore(state)
+    if not ranks.same_everywhere(run.step, run.device):
+        raise ValueError(f"processes would go on from different steps: {folder} must be one folder for all of them.")
     keep(run, params, folder, progress)
     embedder = torch.compile(run.embedder) if params.compile else run.embedder
     for epoch in tqdm(range(len(run.history), params.epochs), desc="epochs", mininterval=5):
@@ -155,14 +152,17 @@ def end_epoch(run: Run, params, validation) -> None:
 
 
 def keep(run: Run, params, folder: Path | None, progress: Progress | None) -> None:
-    """Writes last, best and what a cut run goes on from, after an epoch."""
-    if not (folder and run.history and ranks.rank() == 0):
+    """Writes what a cut run goes on from, last and best; before the first epoch, to find out whether it can, only the
+    first of them.
+    """
+    if not progress or ranks.rank() > 0:
         return
     state = run.state()
-    best = min(run.history, key=lambda row: row.get("validation_loss", -row["epoch"]))["epoch"]
-    for name, weights, epochs in (("last", None, len(run.history)), ("best", run.best, best)):
-        about = {"train": params.model_dump(mode="json"), "history": run.history[:epochs]}
-        save_embedder(folder / name, run.embedder, about, weights)
+    if run.history:
+        best = min(run.history, key=lambda row: row.get("validation_loss", -row["epoch"]))["epoch"]
+        for name, weights, epochs in (("last", None, len(run.history)), ("best", run.best, best)):
+            about = {"train": params.model_dump(mode="json"), "history": run.history[:epochs]}
+            save_embedder(folder / name, run.embedder, about, weights)
     progress.save(run.step, state)
 
 

@@ -44,7 +44,7 @@ def run_world(profile: str, seed: int) -> Path:
         text_features(clip, text_table({"train": captions}), folder, params.features.templates)
         pairs = CachedPairs(np.load(folder / "train.npy"), Texts(folder, "train"), settings)
         embedder, _ = train(pairs, settings)
-        scenes = scenes_of(clip, np.load(folder / "scenes.npy"), masks, benchmarks, params.protocols.native)
+        scenes = scenes_of(clip, [(np.load(folder / "scenes.npy"), masks, benchmarks)], params.protocols.native)
         result = {method: measure(scenes, embed) for method, embed in (("clip", clip.project), ("pacl", embedder))}
     write_json(target, {"seed": seed, **result})
     return target

@@ -1,16 +1,14 @@
 """Prepared data: what is written is read back, files from cameras and strangers, masks, the mini world."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from pacl import miniworld
 from pacl.data import (
     IGNORE,
     Images,
     Masks,
+    all_scenes,
     open_image,
     read_json,
     read_labelled,
@@ -23,7 +21,6 @@ from pacl.data import (
     write_pairs,
     write_scenes,
 )
-from pacl.prepare import prepare_miniworld
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (3, 5, 7, 3), dtype=np.uint8)
@@ -110,6 +107,13 @@ def test_images_of_any_mode_are_rgb(mode, tmp_path):
     assert image.mode == "RGB" and np.abs(np.asarray(image, int) - half).max() <= 3
 
 
+def test_a_mask_in_colours_is_named(tmp_path):
+    Image.fromarray(PICTURES[0]).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"mask.png holds colours \(RGB\), not one label a pixel: save it") as error:
+        Masks([tmp_path / "mask.png"])[0]
+    one_sentence(error)
+
+
 def test_a_palette_mask_gives_its_indices(tmp_path):
     image = Image.fromarray(LABELS[0]).convert("P")
     image.putdata(LABELS[0].ravel().tolist())
@@ -176,27 +180,28 @@ def test_numbers_are_rounded_and_equal_contents_are_equal_bytes(tmp_path):
     assert "é" in (tmp_path / "two.json").read_text(encoding="utf-8")
 
 
-# --- the mini world ---
+# --- several image sets ---
 
 
-def test_the_mini_world_is_prepared(tmp_path, monkeypatch):
-    monkeypatch.setattr(miniworld, "SETS", ("clean", "textures"))
-    params = SimpleNamespace(seed=5, train_pairs=4, validation_scenes=3, test_scenes=2, classification_images=2)
-    prepare_miniworld(tmp_path, params)
-    for split, count in (("train", 4), ("validation", 3)):
-        images, captions = read_pairs(tmp_path, split)
-        assert len(images) == len(captions) == count
-        image, caption = miniworld.pair(2, seed=5, split=split)
-        assert np.array_equal(images[2], image) and captions[2] == [caption]
-    for split, count in (("validation", 3), ("test", 2)):
-        images, masks, benchmarks = read_scenes(tmp_path, split)
-        image, mask = miniworld.labelled_scene(1, seed=5, split=split)
-        assert len(images) == count and np.array_equal(images[1], image) and np.array_equal(masks[1], mask)
-        for name in miniworld.BENCHMARKS:
-            assert benchmarks[name]["classes"] == miniworld.benchmark_classes(name)
-            assert benchmarks[name]["table"] == miniworld.benchmark_map(name).tolist()
-        for name in miniworld.SETS:
-            images, labels, classes = read_labelled(tmp_path, split, name)
-            image, label = miniworld.classification_image(1, seed=5, split=split, set_name=name)
-            assert np.array_equal(images[1], image) and labels[1] == label and len(labels) == 2
-            assert classes == miniworld.set_classes(name)
+def test_benchmarks_of_different_images_lie_beside_each_other(tmp_path):
+    write_scenes(tmp_path, "test", PICTURES, LABELS, {"voc20": {"classes": ["a"], "table": []}}, "voc")
+    write_scenes(tmp_path, "test", PICTURES[:2], LABELS[:2], {"ade20k": {"classes": ["b"], "table": []}}, "ade20k")
+    write_scenes(tmp_path, "validation", PICTURES[:1], LABELS[:1], {"voc20": {"classes": ["a"], "table": []}}, "voc")
+    assert {name: (len(images), list(b)) for name, (images, _, b) in all_scenes(tmp_path, "test").items()} == {
+        "ade20k": (2, ["ade20k"]),
+        "voc": (3, ["voc20"]),
+    }
+    assert len(read_scenes(tmp_path, "test", "voc20")[0]) == 3
+    assert len(read_scenes(tmp_path, "validation")[0]) == 1
+    with pytest.raises(ValueError, match="no one set of test scenes for all of: it has ade20k, voc20"):
+        read_scenes(tmp_path, "test")
+    with pytest.raises(ValueError, match="no one set of test scenes for context59"):
+        read_scenes(tmp_path, "test", "context59")
+    with pytest.raises(FileNotFoundError, match="has no other scenes: run `dvc repro`"):
+        read_scenes(tmp_path, "other")
+
+
+def test_the_only_image_set_needs_no_name(tmp_path):
+    write_scenes(tmp_path, "test", PICTURES, LABELS, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test_masks.npy", "test_scenes.json", "test_scenes.npy"]
+    assert list(all_scenes(tmp_path, "test")) == [""]

@@ -2,7 +2,6 @@
 random weights, and on a mini world of a few scenes; only the mechanics can be judged here."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,8 @@ from pacl.prompts import templates
 from pacl.segment import Method
 from pacl.train import train
 
-MINI = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())["mini"]
+PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+MINI, FLICKR8K = PARAMS["mini"], PARAMS["flickr8k"]
 
 
 def train_settings(**changes):
@@ -55,8 +55,10 @@ def check_segmentation(clip, methods, images, masks, benchmarks, protocol):
 
 
 def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp_path):
-    numbers = {"seed": 0, "train_pairs": 64, "validation_scenes": 20, "test_scenes": 20}
-    prepare(tmp_path / "prepared", SimpleNamespace(source="flickr8k", raw=str(real_data), **numbers))
+    few = {"raw": str(real_data), "train_pairs": 64, "validation_scenes": 20, "test_scenes": 20}
+    prepare(
+        tmp_path / "prepared", Prepare.model_validate(FLICKR8K["prepare"] | few | {"benchmarks": ["voc20", "voc21"]})
+    )
     images, captions = read_pairs(tmp_path / "prepared", "train")
     captions = [[min(texts, key=len)] for texts in captions]  # five each would take minutes
     patches, texts = write_features(random_vit, tmp_path / "features", images, captions, "plain")

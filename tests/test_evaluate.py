@@ -20,6 +20,7 @@ from pacl.evaluate import (
     prompt_maps,
     scores_by_class,
     segmentation,
+    texts_of,
 )
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
@@ -235,3 +236,15 @@ def test_pacl_reads_its_own_tokens_and_others_project_a_last_block():
         "pacl": Method(embedder, "maskclip", embedder.text_embedder),
         "naclip": Method("projection", "naclip"),
     }
+
+
+def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same():
+    clip, asked = ColourCLIP(), {"one": ["cat, kitten", "dog"], "two": ["sea", "dog", "cat, kitten"]}
+    seen = []
+    embed = clip.text_features
+    clip.text_features = lambda prompts: seen.extend(prompts) or embed(prompts)
+    found = texts_of(clip, asked, "one")
+    assert sorted(seen) == sorted(f"a photo of a {name}." for name in ("cat", "kitten", "dog", "sea"))
+    for name, classes in asked.items():
+        features, index = class_text_features(clip, classes, templates("one"))
+        assert torch.equal(found[name][0], features) and torch.equal(found[name][1], index)

@@ -54,8 +54,8 @@ def tokenizer(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(world, tokenizer, tmp_path_factory):
-    checkpoint = tmp_path_factory.mktemp("trained") / "progress.pt"
-    return pretrain(*world, model_config(PARAMS, tokenizer.vocab_size), tokenizer, PARAMS, checkpoint=checkpoint)
+    resume = tmp_path_factory.mktemp("trained") / "resume"
+    return pretrain(*world, model_config(PARAMS, tokenizer.vocab_size), tokenizer, PARAMS, resume=resume)
 
 
 # --- tokenizer ---
@@ -116,7 +116,7 @@ def pretrained(world, tokenizer, path, **changes):
     params = SimpleNamespace(**{**vars(PARAMS), "epochs": 4, **changes})
     torch.rand(1)  # whatever was drawn before
     config = model_config(params, tokenizer.vocab_size)
-    model, history = pretrain(world[0], world[1], config, tokenizer, params, checkpoint=path)
+    model, history = pretrain(world[0], world[1], config, tokenizer, params, resume=path)
     return model.state_dict(), history
 
 
@@ -132,7 +132,7 @@ def test_equal_seeds_give_equal_weights(world, tokenizer, tmp_path):
 
 def test_a_run_that_was_cut_goes_on_to_the_same_weights(world, tokenizer, tmp_path, monkeypatch):
     """15 epochs of 4 steps, cut in the 12th: the 50 losses of the one row of history lie on both sides of the cut."""
-    unbroken = pretrained(world, tokenizer, tmp_path / "unbroken.pt", epochs=15)
+    unbroken = pretrained(world, tokenizer, tmp_path / "unbroken", epochs=15)
     step, calls = pretrain_module.train_step, []
 
     def cut_at_46(*arguments):
@@ -143,10 +143,10 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(world, tokenizer, tmp_pa
 
     monkeypatch.setattr(pretrain_module, "train_step", cut_at_46)
     with pytest.raises(KeyboardInterrupt):
-        pretrained(world, tokenizer, tmp_path / "cut.pt", epochs=15)
-    weights, history = pretrained(world, tokenizer, tmp_path / "cut.pt", epochs=15)
+        pretrained(world, tokenizer, tmp_path / "cut", epochs=15)
+    weights, history = pretrained(world, tokenizer, tmp_path / "cut", epochs=15)
     assert len(calls) == 46 + 16  # the 12th epoch anew and three more
-    assert equal(weights, unbroken[0]) and history == unbroken[1]
+    assert equal(weights, unbroken[0]) and history == unbroken[1] and not (tmp_path / "cut").exists()
     assert [row["step"] for row in history] == [50]
 
 
@@ -159,7 +159,7 @@ def test_every_epoch_sees_every_image_once(world, tokenizer, tmp_path, monkeypat
         return 0.0
 
     monkeypatch.setattr(pretrain_module, "train_step", step)
-    pretrained(world, tokenizer, tmp_path / "progress.pt", epochs=2)
+    pretrained(world, tokenizer, tmp_path / "resume", epochs=2)
     epochs = [[tuple(row) for row in torch.cat(seen[start : start + 4]).tolist()] for start in (0, 4)]
     everything = sorted(tuple(row) for row in tokenizer(world[1]).tolist())
     assert sorted(epochs[0]) == sorted(epochs[1]) == everything and epochs[0] != epochs[1]

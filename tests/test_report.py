@@ -32,6 +32,18 @@ TRAINING = """epoch,step,loss,logit_scale,validation_loss,validation_retrieval
 """
 
 
+GAINS = """set,method,accuracy,difference,low,high
+clean,pacl,0.5552,-0.0999,-0.15,-0.05
+mean,pacl,0.5552,-0.0999,-0.151,-0.052
+"""
+WORLDS = """seed,method,patch_accuracy,voc20
+11,clip,0.2,0.1
+11,pacl,0.5,0.4
+23,clip,0.3,0.1
+23,pacl,0.45,0.5
+"""
+
+
 @pytest.fixture(scope="module")
 def params():
     return load_params("mini", *SECTIONS, *MEASURED)
@@ -40,25 +52,40 @@ def params():
 @pytest.fixture
 def folder(tmp_path):
     """A small run's reports folder; every number in it is its own."""
-    patches = {"clip": {"accuracy": 0.4012, "auc": 0.8671}, "pacl": {"accuracy": 0.8523, "auc": 0.9512}}
+    patches = {
+        "clip": {
+            "accuracy": 0.4012,
+            "accuracy_interval": [0.3901, 0.4107],
+            "auc": 0.8671,
+            "auc_interval": [0.86, 0.87],
+        },
+        "pacl": {"accuracy": 0.8523, "auc": 0.9512},
+    }
     methods = {"clip": {"miou": 0.1711, "pixel_accuracy": 0.3622}, "pacl": {"miou": 0.5133, "pixel_accuracy": 0.6644}}
     written = {
         "prepare": {"label": "mini world, not Pascal VOC", "source": "miniworld", "training pairs": 12345},
         "patch_alignment": patches,
         "segmentation": {"voc20": {"native": methods}},
         "classification": {"clean": {"clip": 0.6551, "pacl": 0.5552, "ensemble": 0.7553}},
-        "findings": {"pooling": "all pairs: 5 < 6 & so on."},
+        "findings": {"pooling": {"title": "Whose attention?", "finding": "all pairs: 5 < 6 & so on."}},
+        "errors": {
+            "kinds": [{"method": "PACL", "kind": "things", "iou": 0.4321}],
+            "mention_rank_correlation": {"PACL": -0.25},
+        },
     }
     for name, content in written.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "training.csv").write_text(TRAINING)
+    (tmp_path / "classification.csv").write_text(GAINS)
+    (tmp_path / "worlds.csv").write_text(WORLDS)
     (tmp_path / "ablations.csv").write_text(ABLATIONS)
     rows = [("cat", "CLIP", 0.1234), ("cat", "PACL", 0.2345), ("dog", "CLIP", ""), ("dog", "PACL", 0.3456)]
     with open(tmp_path / "iou_by_class.csv", "w", newline="") as file:
         csv.writer(file).writerows([("benchmark", "protocol", "method", "class", "iou")])
         csv.writer(file).writerows(("voc20", "native", method, name, iou) for name, method, iou in rows)
     (tmp_path / "patch_accuracy.csv").write_text("class,method,accuracy,patches\ncat,CLIP,0.5,77\ncat,PACL,0.9,77\n")
-    for name in [name for name in STAGE_OF if name.endswith(".png")] + ["ablation_pooling.png"]:
+    own = ["ablation_pooling.png", "errors.png", "classification_differences.png", "worlds.png"]
+    for name in [name for name in STAGE_OF if name.endswith(".png")] + own:
         Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(tmp_path / name)
     return tmp_path
 
@@ -130,7 +157,7 @@ def test_compare_sets_the_exit_status(tmp_path, capsys):
 
 def test_metrics_are_the_three_parts_and_a_missing_part_names_its_stage(tmp_path):
     for part in ("patch_alignment", "classification"):
-        (tmp_path / f"{part}.json").write_text(json.dumps({"clip": part}))
+        (tmp_path / f"{part}.json").write_text(json.dumps({"clip": {"accuracy": 0.5}}))
     with pytest.raises(FileNotFoundError, match="run the stage segmentation"):
         write_metrics(tmp_path)
     (tmp_path / "segmentation.json").write_text("{}")
@@ -227,7 +254,7 @@ def test_what_isnt_there_is_named_with_its_stage(folder, params):
 
 def test_pictures_are_embedded_whole_and_linked_in_markdown(pages, folder):
     html, text = pages
-    assert html.count('<img src="data:image/png;base64,') == text.count("![") == 11
+    assert html.count('<img src="data:image/png;base64,') == text.count("![") == 15
     assert 'width="6" height="4"' in html, "drawn at twice the size they are shown at"
     assert "![Test scenes and their true label maps: what it is judged by.](scenes.png)" in text
     links = [link for link in re.findall(r'href="([^"#]+)"', html) if not link.startswith("data:")]
@@ -278,3 +305,13 @@ def test_the_viewer_is_left_out_where_its_data_are_not_there(folder, params):
     (data,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', html, re.S)
     assert json.loads(data)["methods"] == {"clip": "CLIP", "pacl": "PACL"} and "<b>" not in data
     assert "[report.html](report.html) shows 1 scenes" in text
+
+
+def test_intervals_mistakes_and_other_worlds_are_said_in_numbers(pages):
+    _, text = pages
+    assert "| 40.1 | 39.0 – 41.1 | 0.867 | 0.860 – 0.870 |" in text and "| 85.2 | – | 0.951 | – |" in text
+    assert "**PACL**: −10.0 points on average [−15.1, −5.2]" in text
+    assert "of 1 sets, the interval lies above zero on 0 and below on 1" in text
+    assert "PACL 43.2 % on things" in text and "PACL −0.25" in text
+    assert "In 2 worlds drawn from other seeds" in text and "at least 15.0 points above" in text
+    assert "Whose attention?" in text and "**Finding.** All pairs: 5 < 6 & so on." in text

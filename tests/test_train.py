@@ -6,50 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_training import B, D, D_v, N, params, random_pairs, texts_of
 from torch.nn import functional as F
 
 from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
-from pacl.features import Texts
 from pacl.loss import LogitScale
 from pacl.model import VisionEmbedder, compatibility
-from pacl.params import Train
 from pacl.train import learning_rate_factor, parameter_groups, train, validate
-
-B, N, D_v, D = 32, 4, 12, 8
-SETTINGS = dict(
-    embedder="residual", text_embedder="frozen", scoring="cosine", scale=10.0, activation="softmax",
-    pooling="all_pairs", pairs=B, noun_share=0.0, mask_same_text=True, batch_size=B, epochs=2, learning_rate=1e-2,
-    betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup_steps=0, max_logit_scale=100.0, precision="float32",
-    compile=False, accumulate=1, seed=0,
-)  # fmt: skip
-
-
-def params(**changes):
-    return Train(**SETTINGS | changes)
 
 
 def train_on(patches, texts, settings, **options):
     return train(CachedPairs(patches, texts, settings), settings, **options)
-
-
-def texts_of(features, numbers, folder, nouns=None):
-    """A Texts whose image i has the caption numbers[i], made of the files that pacl.features writes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "caption_features.npy", features.astype(np.float16))
-    np.save(folder / "noun_features.npy", np.zeros((0, 1, D), np.float16) if nouns is None else nouns)
-    found = [[0]] * len(numbers) if nouns is not None else [[]] * len(numbers)
-    table = {"train": {"captions": [[number] for number in numbers], "nouns": found}}
-    (folder / "texts.json").write_text(json.dumps(table))
-    return Texts(folder, "train")
-
-
-def random_pairs(folder, count=B, seed=0):
-    rng = np.random.default_rng(seed)
-    patches = rng.normal(size=(count, N, D_v)).astype(np.float16)
-    text = rng.normal(size=(count, D))
-    text /= np.linalg.norm(text, axis=1, keepdims=True)
-    return patches, texts_of(text, range(count), folder)
 
 
 def separable_pairs(folder):

@@ -1,0 +1,108 @@
+"""The report's chapters on what matters: the pooling, the ablations, other worlds (paper, section 4)."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pacl.blocks import bars, capital, figure, heading, load, missing, percent, table, text
+from pacl.plots import NAMES
+
+
+def pooling(folder: Path) -> list[dict]:
+    """All-pairs phi against matched-only pooling, where that ablation was run; else nothing."""
+    runs = load(folder, "ablations.csv")
+    runs = runs[runs.group == "pooling"] if runs is not None else []
+    if not len(runs) or not {"default", "matched_only"} <= set(runs.point):
+        return []
+    ours, others = (runs[runs.point == point] for point in ("default", "matched_only"))
+    metrics = [name for name in metric_columns(runs) if runs[name].notna().all()]
+    gains = " and ".join(
+        f"{percent(ours[name].mean() - others[name].mean(), '+')} points of {metric_name(name)}" for name in metrics
+    )
+    said = text(
+        "The paper's compatibility pools an image's patches anew for **every** image-text pair. Public "
+        "re-implementations pool with the matched text only, and contrast that one vector with all texts: another "
+        f"objective, which lets the right answer into the image's vector. All else equal, the paper's own makes a "
+        f"difference of **{gains}** (means over seeds: {ours.seed.nunique()})."
+    )
+    pictures = [
+        bars(
+            metric_title(name),
+            [("all pairs", *mean_and_text(ours[name])), ("matched only", *mean_and_text(others[name]))],
+        )
+        for name in metrics
+    ]
+    return [said, *pictures]
+
+
+def ablations(folder: Path) -> list[dict]:
+    runs, findings = load(folder, "ablations.csv"), load(folder, "findings.json") or {}
+    if runs is None:
+        return [missing("ablations.csv")]
+    content = [
+        text(
+            "The paper leaves choices open, and public re-implementations made other ones. Each point changes one "
+            "thing; means ± standard deviation over seeds. What changes at inference only is one trained model, read "
+            "in other ways on the first test scenes: one run a setting."
+        )
+    ]
+    for group, rows in runs.groupby("group", sort=False):
+        metrics = metric_columns(rows)
+        lines = [
+            [setting, *(spread(of_setting[m]) for m in metrics), of_setting.seed.nunique()]
+            for setting, of_setting in rows.groupby("setting", sort=False)
+        ]
+        found = findings.get(group, {})
+        content.append(heading(found.get("title", group)))
+        content += [text(f"**Finding.** {capital(found['finding'])}")] if found else []
+        content.append(figure(folder, f"ablation_{group}.png", "Bars are means over seeds, dots single seeds."))
+        content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
+    return [*content, *worlds(folder)]
+
+
+def worlds(folder: Path) -> list[dict]:
+    """The effect in worlds of other seeds, or nothing for photographs."""
+    runs = load(folder, "worlds.csv")
+    if runs is None or runs.empty:
+        return []
+    metrics = metric_columns(runs.drop(columns="method"))
+    lines = [
+        [f"{row.seed}", NAMES[row.method], *(percent(getattr(row, m)) for m in metrics)] for row in runs.itertuples()
+    ]
+    gain = runs.pivot(index="seed", columns="method", values=metrics[0])
+    least = (gain["pacl"] - gain["clip"]).min()
+    return [
+        heading("Is it one lucky world?"),
+        text(
+            f"In {len(gain)} worlds drawn from other seeds, each with its own pairs, test scenes and embedder (the "
+            f"CLIP is the same), PACL's {metric_name(metrics[0])} is at least {percent(least)} points above CLIP's."
+        ),
+        figure(folder, "worlds.png", "CLIP and PACL in each world, joined by a line."),
+        table(["World's seed", "Method", *(f"{metric_title(m)}, %" for m in metrics)], lines),
+    ]
+
+
+def mean_and_text(values: pd.Series) -> tuple[float, str]:
+    return values.mean(), f"{spread(values)} %"
+
+
+def spread(values: pd.Series) -> str:
+    """Mean ± standard deviation over seeds in percent; the mean alone for one run."""
+    values = values.dropna()
+    if len(values) < 2:
+        return percent(values.mean())
+    return f"{percent(values.mean())} ± {percent(values.std())}"
+
+
+def metric_columns(runs: pd.DataFrame) -> list[str]:
+    return [
+        name for name in runs.columns if name not in ("point", "group", "setting", "seed") and runs[name].notna().any()
+    ]
+
+
+def metric_title(column: str) -> str:
+    return "Patch accuracy" if column == "patch_accuracy" else metric_name(column)
+
+
+def metric_name(column: str) -> str:
+    return "patch accuracy" if column == "patch_accuracy" else f"{column} mIoU"

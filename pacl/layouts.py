@@ -1,0 +1,60 @@
+"""Official layouts of public data sets: what must lie where, how to get it, on what terms (paper, section 4).
+
+A data set is a dictionary: name; folder, below the raw folder; parts, what must be there, each in one of several places
+(globs, {split} filled in); sizes, how many images each official split has, several numbers where editions differ; get,
+how it is downloaded; terms.
+"""
+
+from pathlib import Path
+
+from pacl.config import project_root
+
+
+def partial(dataset: dict, found: int, split: str = "all") -> str:
+    """A sentence if there are other than the official number of images, else ""."""
+    sizes, name = dataset["sizes"][split], dataset["name"] if split == "all" else f"{dataset['name']} {split}"
+    official = sizes if isinstance(sizes, tuple) else (sizes,)
+    if found in official:
+        return ""
+    return (
+        f"{name}: {found:,} of {official[0]:,} images found, so no result on them is comparable to a published number."
+    )
+
+
+def parts_of(folder: str | Path, dataset: dict, split: str = "") -> dict[str, Path]:
+    """Where each part of a data set lies. Raises FileNotFoundError, see `check_present`."""
+    check_present([(folder, dataset, split)])
+    return {part: next(places(Path(folder), globs, split)) for part, globs in dataset["parts"].items()}
+
+
+def places(folder: Path, globs: tuple[str, ...], split: str):
+    return (path for glob in globs for path in sorted(folder.glob(glob.format(split=split))))
+
+
+def check_present(wanted: list[tuple[str | Path, dict, str]]) -> None:
+    """Raises one FileNotFoundError that lists, as a table, what is missing of all wanted (folder, data set, split)."""
+    rows = [row for folder, dataset, split in wanted if (row := missing(Path(folder), dataset, split))]
+    if rows:
+        rows = [("what", "where it is expected", "how to get it", "terms"), *dict.fromkeys(rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        raise FileNotFoundError("\n".join(["Data that can't come with this project is missing:", *lines]))
+
+
+def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str] | None:
+    """A row of that table, None if nothing is missing."""
+    parts = dataset["parts"].values()
+    absent = [globs[0].format(split=split) for globs in parts if not any(places(folder, globs, split))]
+    if not absent:
+        return None
+    return dataset["name"], f"{folder}: {', '.join(absent)}", dataset["get"].format(folder=folder), dataset["terms"]
+
+
+def lines_of(path: Path) -> list[str]:
+    """A text file's lines without blank ones, as class lists and splits are written."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def class_list(name: str) -> list[str]:
+    """The classes in data/classes/NAME.txt, one a line, a class's synonyms separated by commas."""
+    return lines_of(project_root() / f"data/classes/{name}.txt")

@@ -1,0 +1,102 @@
+"""WebDataset shards as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json in tar files (paper, section 4: CC3M, CC12M
+and YFCC15M).
+"""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import webdataset
+from webdataset.tariterators import base_plus_ext
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+SHARDS = {
+    "name": "image-caption shards",
+    "folder": "shards",
+    "sizes": {},
+    "parts": {"shards": ("*.tar", "*/*.tar")},
+    "get": "img2dataset with --output_format webdataset --output_folder {folder}/NAME; docs/data.md has the commands",
+    "terms": "CC3M and CC12M: Google's terms, free use; YFCC15M: Creative Commons licences of the photos",
+}
+BUFFER = 1000  # samples from which one is drawn at random, so that neighbours in a shard part
+
+
+def find_shards(folder: str | Path) -> list[Path]:
+    """The shards in a folder and in the folders in it, sorted."""
+    return sorted(path for place in SHARDS["parts"]["shards"] for path in Path(folder).glob(place))
+
+
+def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
+    """The number of whole samples in each shard, and a sentence on what is bad, "" if nothing is; reads names only.
+
+    A sample is bad without an image or without a caption, and so is the last of a shard that is cut. Raises ValueError
+    where more than `max_bad_share` of all are bad.
+    """
+    with ProcessPoolExecutor() as pool:
+        found = list(pool.map(whole_and_bad, shards))
+    good, bad = sum(g for g, _ in found), sum(b for _, b in found)
+    if not bad and good:
+        return [g for g, _ in found], ""
+    first = next(path for path, (_, b) in zip(shards, found, strict=True) if b or not good)
+    sentence = f"{bad:,} of {good + bad:,} samples in the shards are torn or miss a part, the first in {first}"
+    if not good or bad > max_bad_share * (good + bad):
+        raise ValueError(
+            f"{sentence}: more than prepare.max_bad_share ({max_bad_share}). Download them again, or raise it."
+        )
+    return [g for g, _ in found], f"{sentence}; they are skipped."
+
+
+def whole_and_bad(path: Path) -> tuple[int, int]:
+    """How many samples of a shard have all their parts, and how many don't."""
+    parts: dict[str, set[str]] = {}
+    torn = False
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, suffix = base_plus_ext(member.name)
+                if member.isfile() and key:
+                    parts.setdefault(key, set()).add(suffix.lower())
+    except (tarfile.TarError, EOFError, OSError):
+        torn = True
+    whole = {key for key, suffixes in parts.items() if suffixes & set(IMAGES) and suffixes & {"txt", "json"}}
+    if torn and parts:
+        whole.discard(list(parts)[-1])
+    return len(whole), max(len(parts) - len(whole), int(torn))
+
+
+def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None = None) -> Iterator[tuple]:
+    """(key, image file's bytes, caption) of all shards; in their order, or shuffled by the seed.
+
+    bad: counts what is skipped, by reason ("torn shard", "no image", "no caption").
+    """
+    bad = Counter() if bad is None else bad
+    stages = [webdataset.SimpleShardList([str(path) for path in shards])]
+    if seed is not None:
+        stages.append(webdataset.shuffle(len(shards), seed=seed))
+
+    def skip(error: Exception) -> bool:
+        bad["torn shard"] += 1
+        return True
+
+    stages.append(webdataset.tarfile_to_samples(handler=skip))
+    if seed is not None:
+        stages.append(webdataset.shuffle(BUFFER, initial=BUFFER, seed=seed))
+    for sample in webdataset.DataPipeline(*stages):
+        image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
+        caption = caption_of(sample)
+        if image is None or not caption:
+            bad["no image" if image is None else "no caption"] += 1
+            continue
+        yield sample["__key__"], image, caption
+
+
+def caption_of(sample: dict) -> str:
+    """The caption of KEY.txt or, without it, of KEY.json; "" where there is none."""
+    try:
+        text = sample["txt"].decode() if "txt" in sample else json.loads(sample.get("json", b"{}")).get("caption")
+    except (ValueError, AttributeError):
+        return ""
+    return " ".join((text or "").split())

@@ -1,0 +1,172 @@
+"""Training batches from WebDataset shards, CLIP's tokens and text embeddings made on the fly (paper, section 4: some
+30M pairs, whose tokens no disk would hold).
+"""
+
+import hashlib
+import io
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pacl.clip import FrozenCLIP, load_clip
+from pacl.config import load_params
+from pacl.data import open_image, read_json
+from pacl.prompts import nouns, templates
+from pacl.shards import samples
+
+CHUNK = 32  # samples that a worker hands over at once
+JUDGED = 1000  # samples, before their share of bad ones is judged
+
+
+class StreamedPairs:
+    """A source of training batches over shards, as pacl.cached.CachedPairs is one over features on the disk.
+
+    Each epoch reads the shards in an order drawn anew and ends after `steps` batches. A process reads every world-th
+    shard of that order, each of its workers a part of them, and none of the pairs twice before all are read.
+    clip: frozen. shards: a path -> the number of its pairs. params: with the sections prepare, features and train.
+    workers: processes that read and decode, beside each training process.
+    Raises ValueError where there are fewer pairs than train.pairs, or fewer shards than processes.
+    """
+
+    def __init__(self, clip: FrozenCLIP, shards: dict[str, int], params, *, workers: int = 4):
+        self.clip, self.shards, self.params, self.workers = clip, shards, params, workers
+        self.width, self.text_width = clip.width, clip.dim
+        self.steps = params.train.pairs // params.train.batch_size
+        self.skipped = Counter()  # bad samples by reason, since the source was made
+        if sum(shards.values()) < params.train.pairs:
+            raise ValueError(
+                f"there are {sum(shards.values())} training pairs in {len(shards)} shards, but train.pairs asks for "
+                f"{params.train.pairs}: download more, or lower it."
+            )
+
+    @property
+    def identity(self) -> str:
+        """A checksum of the shards' names and sizes."""
+        return hashlib.sha256(repr(sorted(self.shards.items())).encode()).hexdigest()
+
+    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This rank's part of each batch of an epoch: tokens float32 [b, N, D_v], text_embeddings float32 [b, D], keys
+        int64 [b], equal where two texts are the same caption or the same noun.
+
+        Raises ValueError where too many samples are bad.
+        """
+        own = len(np.array_split(np.arange(self.params.train.batch_size), world)[rank])
+        for images, texts, keys in itertools.islice(batches_of(self._chunks(number, rank, world), own), self.steps):
+            parts = images.split(self.params.features.batch_size)
+            tokens = torch.cat([self.clip.patch_features(part) for part in parts])
+            yield tokens, self.clip.text_features(texts), keys
+
+    def _chunks(self, number: int, rank: int, world: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+        """Decoded samples without end: when this rank's shards are read, they are read again in another order."""
+        seen, bad = 0, Counter()
+        for again in itertools.count():
+            before = seen
+            reader = self.reader(number, rank, world, again)
+            for images, texts, keys, skipped in DataLoader(
+                reader, batch_size=None, num_workers=min(self.workers, len(reader.shards))
+            ):
+                bad.update(skipped)
+                self.skipped.update(skipped)
+                seen += len(keys) + sum(skipped.values())
+                self._judge(seen, bad, JUDGED)
+                if len(keys):
+                    yield images, texts, keys
+            self._judge(seen, bad, 1)
+            if seen == before:
+                raise ValueError(f"{next(iter(self.shards))} and the other shards hold no sample: download them again.")
+
+    def reader(self, number: int, rank: int, world: int, again: int = 0) -> "Reader":
+        """What a rank reads in an epoch."""
+        if len(self.shards) < world:
+            raise ValueError(f"there are {len(self.shards)} shards for {world} processes: start at most as many.")
+        order = np.random.default_rng((self.params.train.seed, number)).permutation(len(self.shards))
+        paths = list(self.shards)
+        seed = (self.params.train.seed, number, again, rank)
+        return Reader([paths[i] for i in order[rank::world]], seed, self.clip.preprocess, self.params)
+
+    def _judge(self, seen: int, bad: Counter, least: int) -> None:
+        if seen >= least and bad.total() > self.params.prepare.max_bad_share * seen:
+            reasons = ", ".join(f"{count:,} x {reason}" for reason, count in bad.most_common())
+            raise ValueError(
+                f"{bad.total():,} of the first {seen:,} samples of the shards are bad ({reasons}): more than "
+                f"prepare.max_bad_share ({self.params.prepare.max_bad_share}). Download them again, or raise it."
+            )
+
+
+class Reader(IterableDataset):
+    """Shards as chunks (images [c, 3, H, W] as CLIP takes them, texts, keys [c], bad samples by reason), in a worker of
+    a DataLoader those of every n-th shard.
+    """
+
+    def __init__(self, shards: list[str], seed: tuple, preprocess, params):
+        self.shards, self.seed, self.preprocess = shards, seed, preprocess
+        self.noun_share, self.tagger = params.train.noun_share, params.features.nouns
+        self.templates = templates(params.features.templates)
+
+    def __iter__(self):
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        rng = np.random.default_rng((*self.seed, first))
+        bad = Counter()
+        chunk = []
+        for _, image, caption in samples(self.shards[first::step], seed=int(rng.integers(2**31)), bad=bad):
+            try:
+                picture = self.preprocess(open_image(io.BytesIO(image)))
+            except ValueError:
+                bad["torn image"] += 1
+                continue
+            chunk.append((picture, *self.draw(rng, caption)))
+            if len(chunk) == CHUNK:
+                yield self.handed_over(chunk, bad)
+                chunk = []
+        yield self.handed_over(chunk, bad)
+
+    def draw(self, rng: np.random.Generator, caption: str) -> tuple[str, int]:
+        """The caption or, with probability noun_share, one of its nouns in one of the templates, and its key."""
+        as_noun, pick, template = rng.random(3)
+        found = nouns(caption, self.tagger) if as_noun < self.noun_share else ()
+        if found:
+            noun = found[int(pick * len(found))]
+            return self.templates[int(template * len(self.templates))].format(noun), key_of(f"noun {noun}")
+        return caption, key_of(f"caption {caption}")
+
+    @staticmethod
+    def handed_over(chunk: list, bad: Counter) -> tuple:
+        pictures, texts, keys = zip(*chunk, strict=True) if chunk else ((), (), ())
+        counted = dict(bad)  # no Counter: torch copies what a worker hands over by update, which adds up
+        bad.clear()
+        images = torch.stack(pictures) if pictures else torch.zeros(0)
+        return images, list(texts), torch.tensor(keys, dtype=torch.long), counted
+
+
+def key_of(text: str) -> int:
+    """64 bits that equal texts share."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def batches_of(chunks: Iterator[tuple], size: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    """Chunks joined and cut into batches of `size`; an incomplete last batch is left out."""
+    waiting, count = [], 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        count += len(chunk[1])
+        while count >= size:
+            images, texts, keys = zip(*waiting, strict=True)
+            images, texts, keys = torch.cat(images), list(itertools.chain(*texts)), torch.cat(keys)
+            yield images[:size], texts[:size], keys[:size]
+            waiting, count = [(images[size:], texts[size:], keys[size:])], count - size
+
+
+def open_stream(profile: str) -> StreamedPairs:
+    """The source of a profile whose training pairs are shards, with its frozen CLIP; notebook 1 wrote their list."""
+    params = load_params(profile, "prepare", "model", "features", "train")
+    written = read_json(Path("data/prepared", profile, "train_shards.json"))
+    model = params.model
+    clip = load_clip(model.backbone, model.pretrained, tokens=model.tokens, dtype=model.dtype)
+    return StreamedPairs(clip, dict(zip(written["shards"], written["pairs"], strict=True)), params)

@@ -1,0 +1,116 @@
+"""Ablation points and other worlds from end to end in a world of a few scenes, and what is said of them."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from pacl.ablations import GROUPS, finding, point_table, run_point
+from pacl.clip import load_clip
+from pacl.config import ConfigError
+from pacl.data import read_pairs, read_scenes
+from pacl.features import patch_tokens, text_features, text_table
+from pacl.params import Prepare
+from pacl.prepare import prepare
+from pacl.worlds import run_world, world_table
+
+ROOT = Path(__file__).parents[1]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+POINTS = {"default": {}, "value": {"tokens": "value"}, "templates_1": {"templates": "one"}, "many": {"pairs": 999}}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project whose profile `mini` is a world of 64 pairs and 6 test scenes, seen by the real mini CLIP."""
+    folder = tmp_path_factory.mktemp("project")
+    params = yaml.safe_load(yaml.safe_dump(PARAMS))
+    mini = params["mini"]
+    mini["prepare"] |= {"train_pairs": 64, "validation_scenes": 2, "test_scenes": 6, "classification_images": 1}
+    mini["model"]["pretrained"] = str(ROOT / "data/miniclip")
+    mini["ablations"] |= {"base": {"pairs": 32, "epochs": 1, "batch_size": 16, "warmup_steps": 1}, "points": POINTS}
+    mini["ablations"]["seeds"] = [0, 1]
+    params["photos"] = mini | {"prepare": mini["prepare"] | {"source": "flickr8k", "raw": "nowhere"}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    prepared, features = folder / "data/prepared/mini", folder / "data/features/mini"
+    prepare(prepared, Prepare.model_validate(mini["prepare"]))
+    features.mkdir(parents=True)
+    clip = load_clip("miniclip", ROOT / "data/miniclip")
+    pairs, captions = read_pairs(prepared, "train")
+    patch_tokens(clip, pairs, features / "train_patches.npy", batch_size=64)
+    patch_tokens(clip, read_scenes(prepared, "test")[0], features / "test_scene_patches.npy", batch_size=64)
+    text_features(clip, text_table({"train": captions}), features, "seven")
+    return folder
+
+
+@pytest.fixture
+def inside(project, monkeypatch):
+    monkeypatch.chdir(project)
+    return project
+
+
+def runs_of(path):
+    return json.loads(path.read_text())["runs"]
+
+
+def test_a_point_is_trained_and_measured_for_each_seed(inside):
+    runs = runs_of(run_point("mini", "default"))
+    assert [run["seed"] for run in runs] == [0, 1] and runs[0] != runs[1] | {"seed": 0}
+    assert all(0 <= run[metric] <= 1 for run in runs for metric in ("patch_accuracy", "voc20", "context59"))
+    assert runs_of(run_point("mini", "default")) == runs  # equal seeds, equal numbers
+
+
+@pytest.mark.parametrize("point", ["value", "templates_1"])
+def test_other_tokens_and_templates_are_computed_anew_and_change_the_result(inside, point):
+    default = runs_of(run_point("mini", "default"))
+    assert runs_of(run_point("mini", point)) != default
+
+
+def test_more_pairs_than_there_are_is_said_and_not_an_error(inside):
+    written = json.loads(run_point("mini", "many").read_text())
+    assert written["runs"] == [] and written["skipped"] == "needs 999 pairs, mini has 64"
+
+
+def test_a_point_that_params_yaml_lacks_is_named(inside):
+    with pytest.raises(ConfigError, match="'scale_2' is no point of mini.ablations; it has default"):
+        run_point("mini", "scale_2")
+
+
+def test_worlds_differ_by_seed_and_photographs_have_none(inside):
+    for seed in (1, 2):
+        run_world("mini", seed)
+    table = world_table(inside / "reports/mini/worlds")
+    assert table[["seed", "method"]].values.tolist() == [[1, "clip"], [1, "pacl"], [2, "clip"], [2, "pacl"]]
+    assert table.patch_accuracy.nunique() > 2
+    assert "not drawn from a seed" in run_world("photos", 1).read_text()
+    assert world_table(inside / "reports/photos/worlds").empty
+
+
+@pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
+def test_every_point_has_a_place_in_the_figures(profile):
+    drawn = {point for _, settings in GROUPS.values() for point in settings}
+    assert drawn == set(PARAMS[profile]["ablations"]["points"])
+
+
+def test_default_stands_in_every_group_and_skipped_points_in_none(tmp_path):
+    runs = {"default": [{"seed": 0, "voc20": 0.5}], "mlp": [{"seed": 0, "voc20": 0.4}], "linear": []}
+    for point, found in runs.items():
+        (tmp_path / f"{point}.json").write_text(json.dumps({"point": point, "runs": found}))
+    table = point_table(tmp_path, runs)
+    assert set(table[table.point == "default"].group) == set(GROUPS)
+    assert table[table.group == "embedder"].point.tolist() == ["default", "mlp"]
+
+
+def test_a_finding_weighs_the_difference_against_the_seeds():
+    rows = pd.DataFrame({
+        "setting": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "patch_accuracy": [0.80, 0.82, 0.60, 0.64], "voc20": 0.1,
+    })  # fmt: skip
+    assert finding(rows) == (
+        "a is best with 81.0 % patch accuracy, b lowest with 62.0 %: 19.0 points apart, "
+        "more than the largest spread over 2 seeds, 4.0 points."
+    )
+    rows["patch_accuracy"] = [0.80, 0.82, 0.79, 0.82]
+    assert "no more than the largest spread" in finding(rows)
+    one = pd.DataFrame({"setting": ["a", "b"], "seed": 0, "voc21": [0.2, 0.3]})
+    assert finding(one).startswith("b is best with 30.0 % voc21 mIoU") and finding(one).endswith("one run each.")

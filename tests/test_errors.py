@@ -1,0 +1,60 @@
+"""Mistakes counted by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_evaluate import BENCHMARKS, METHODS, PROTOCOLS, ColourCLIP, pictures
+
+from pacl.data import Images, Masks
+from pacl.errors import areas, by_mention, by_size, confusions, mentions, things_and_stuff
+from pacl.evaluate import segmentation
+
+CONFMAT = torch.tensor([[6, 3, 1], [0, 5, 0], [8, 0, 2]])
+CLASSES = ["cat, kitten", "dog", "sea"]
+
+
+def test_confusions_are_sorted_by_pixels_and_shares_are_of_the_true_class():
+    table = confusions(CONFMAT, CLASSES, 9)
+    assert table.values.tolist() == [
+        ["sea", "cat", pytest.approx(0.8), 8],
+        ["cat", "dog", pytest.approx(0.3), 3],
+        ["cat", "sea", pytest.approx(0.1), 1],
+    ]
+    assert len(confusions(CONFMAT, CLASSES, 2)) == 2
+
+
+def test_areas_add_up_to_the_confusion_matrix():
+    images, masks = pictures([(14, 20)] * 3)
+    scenes = Images(np.stack(images)), Masks(np.stack(masks))
+    benchmark, protocol = BENCHMARKS["plain"], PROTOCOLS["whole"]
+    table = areas(ColourCLIP(), METHODS, *scenes, benchmark, protocol)
+    confmat = segmentation(ColourCLIP(), METHODS, *scenes, {"plain": benchmark}, protocol)["plain"]
+    for method, expected in confmat.items():
+        rows = table[table.method == method]
+        found = (rows.area * rows.recall).groupby(rows["class"]).sum() * 280
+        assert found.round().astype(int).to_dict() == dict(
+            zip(("cat", "dog", "duck", "sea"), expected.diagonal().tolist(), strict=True)
+        )
+        assert rows.area.sum() * 280 == pytest.approx(expected.sum().item())
+
+
+def test_sizes_are_in_groups_of_equal_number():
+    table = pd.DataFrame({"method": "PACL", "area": [0.1, 0.2, 0.3, 0.4], "recall": [0, 1, 0.5, 1]})
+    grouped = by_size(table, bins=2)
+    assert grouped.recall.tolist() == [0.5, 0.75] and grouped["areas"].tolist() == [2, 2]
+    assert grouped["size"].tolist() == ["10.0–25.0 %", "25.0–40.0 %"]
+
+
+def test_mentions_are_whole_words_plural_or_not_and_count_an_image_once():
+    captions = [["a Cat and cats", "a kitten"], ["a catalogue"], ["two DOGS by the sea"], ["hotdog stand"]]
+    assert mentions(captions, CLASSES) == {"cat": 1, "dog": 1, "sea": 1}
+    table = by_mention({"PACL": CONFMAT}, [*CLASSES[:2], "duck"], captions)
+    assert table["class"].tolist() == ["cat", "dog", "duck"] and table["images"].tolist() == [1, 1, 0]
+    assert table.iou.tolist() == pytest.approx([6 / 18, 5 / 8, 2 / 11])
+
+
+def test_things_and_stuff_are_means_over_classes():
+    by_class = pd.DataFrame({"method": "PACL", "class": ["cat", "dog", "sea"], "iou": [0.2, 0.4, 0.9]})
+    table = things_and_stuff(by_class, {"cat", "dog"})
+    assert table.set_index("kind").iou.to_dict() == pytest.approx({"things": 0.3, "stuff": 0.9})

@@ -1,0 +1,118 @@
+"""Classification sets: torchvision's, folders of images a class, their class names and templates."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from folders import write_image
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from torchvision import datasets
+
+from pacl.data import read_labelled
+from pacl.labelled import all_sets, check_sets, class_file, described, set_templates, words, write_set
+from pacl.layouts import check_present, lines_of
+
+PARAMS = SimpleNamespace(seed=0, classification_images=None)
+TWELVE = ["imagenet", "imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "cifar10"]
+TWELVE += ["cifar100", "food101", "pets", "flowers102", "dtd", "eurosat"]
+IMAGENET = dict(line.split(": ", 1) for line in lines_of(class_file("imagenet")))
+
+
+def test_there_are_twelve_sets_and_each_has_templates_with_one_place():
+    assert list(all_sets()) == TWELVE
+    for name in TWELVE:
+        assert all(template.count("{}") == 1 for template in set_templates(name)), name
+        assert {"name", "images", "get", "terms"} <= all_sets()[name].keys()
+    assert len(set_templates("imagenet")) == 80 and set_templates("pets") == ["a photo of a {}, a type of pet."]
+
+
+def test_imagenets_names_are_open_clips_in_the_order_of_the_wordnet_ids():
+    assert list(IMAGENET.values()) == list(IMAGENET_CLASSNAMES)
+    assert list(IMAGENET) == sorted(IMAGENET) and len(IMAGENET) == 1000
+    known = {"n01440764": "tench", "n02123045": "tabby cat", "n02085620": "Chihuahua", "n15075141": "toilet paper"}
+    assert {key: IMAGENET[key] for key in known} == known
+
+
+def test_every_torchvision_class_is_there_and_takes_its_options():
+    for entry in all_sets().values():
+        if "torchvision" in entry:
+            with pytest.raises(RuntimeError, match="not found"):  # it gets as far as looking for the files
+                getattr(datasets, entry["torchvision"]["class"])("/nowhere", **entry["torchvision"]["test"])
+
+
+def test_folders_of_imagenet_by_wordnet_id_or_by_number(tmp_path):
+    tench, goldfish = list(IMAGENET)[:2]
+    write_image(tmp_path / f"imagenet/val/{goldfish}/a.JPEG")
+    write_image(tmp_path / f"imagenet/val/{tench}/b.JPEG")
+    write_image(tmp_path / "imagenetv2-matched-frequency-format-val/1/c.jpeg")
+    write_image(tmp_path / "imagenetv2-matched-frequency-format-val/999/d.jpeg")
+    write_image(tmp_path / f"imagenet-a/{goldfish}/e.jpg")
+    notes = [write_set(tmp_path / "out", tmp_path, name, PARAMS) for name in ("imagenet", "imagenet_v2", "imagenet_a")]
+    images, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet")
+    assert labels.tolist() == [0, 1] and [path[-6:] for path in images.source] == ["b.JPEG", "a.JPEG"]
+    assert classes == list(IMAGENET_CLASSNAMES)  # of all, also without an image
+    assert read_labelled(tmp_path / "out", "test", "imagenet_v2")[1].tolist() == [1, 999]
+    _, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet_a")
+    assert labels.tolist() == [0] and classes == ["goldfish"]  # only of those that have a folder
+    assert notes[0].startswith("ImageNet-1k test: 2 of 50,000 images found")
+    (tmp_path / "imagenet/val/n99").mkdir()
+    with pytest.raises(ValueError, match="has a folder n99, which is no class of ImageNet-1k"):
+        write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
+
+
+def test_a_set_of_torchvision_is_read_in_place(tmp_path):
+    """EuroSAT has no splits: a fixed part is held out, the rest is the test."""
+    for name in ("AnnualCrop", "SeaLake"):
+        for i in range(4):
+            write_image(tmp_path / f"eurosat/2750/{name}/{name}_{i}.jpg", value=10 * i)
+    entry = all_sets()["eurosat"]
+    original, entry["held_out"] = entry["held_out"], 3
+    try:
+        write_set(tmp_path / "out", tmp_path, "eurosat", PARAMS)
+    finally:
+        entry["held_out"] = original
+    images, labels, classes = read_labelled(tmp_path / "out", "test", "eurosat")
+    assert classes == ["annual crop land", "lake or sea"] and len(images) == len(labels) == 5
+    validation = read_labelled(tmp_path / "out", "validation", "eurosat")[0].source.rows
+    assert sorted([*validation, *images.source.rows]) == list(range(8))
+    reference = datasets.EuroSAT(tmp_path)
+    for image, label, row in zip(images, labels, images.source.rows, strict=True):
+        assert np.array_equal(image, reference[row][0]) and label == reference[row][1] and image.mode == "RGB"
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["test_eurosat.json", "validation_eurosat.json"]  # no photo was copied
+
+
+def test_a_set_that_torchvision_reads_may_be_a_plain_folder(tmp_path):
+    write_image(tmp_path / "dtd/images/banded/b.jpg")
+    write_image(tmp_path / "dtd/images/zigzagged/z.jpg")
+    note = write_set(tmp_path / "out", tmp_path, "dtd", PARAMS)
+    assert read_labelled(tmp_path / "out", "test", "dtd")[2] == ["banded", "zigzagged"]
+    assert "2 of 1,880" in note and not (tmp_path / "out/validation_dtd.json").exists()
+
+
+def test_any_other_set_of_torchvision_by_its_name(tmp_path):
+    assert described("FGVCAircraft")["torchvision"]["test"] == {"split": "test"}
+    assert described("MNIST")["torchvision"]["validation"] == {"train": True}
+    assert "torchvision" not in described("my_birds")
+    folder = tmp_path / "rendered-sst2"
+    for split in ("test", "train"):
+        for name in ("negative", "positive"):
+            write_image(folder / split / name / "1.png")
+    write_set(tmp_path / "out", tmp_path, "RenderedSST2", PARAMS)
+    _, labels, classes = read_labelled(tmp_path / "out", "test", "RenderedSST2")
+    assert classes == ["negative", "positive"] and labels.tolist() == [0, 1]
+    assert len(read_labelled(tmp_path / "out", "validation", "RenderedSST2")[1]) == 2
+
+
+def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        check_present(check_sets(tmp_path, ["food101", "imagenet", "my_birds"]))
+    _, _, food, imagenet, birds = str(error.value).splitlines()
+    assert f"{tmp_path}: food-101/images" in food and f"Food101('{tmp_path}', download=True)" in food
+    assert f"{tmp_path}: imagenet/val" in imagenet and "image-net.org" in imagenet
+    assert f"{tmp_path}: my_birds/test" in birds and f"put images into {tmp_path}/my_birds/test/CLASS" in birds
+
+
+def test_words_of_classes():
+    assert words("apple_pie", {}) == "apple pie"
+    assert words("SeaLake", all_sets()["eurosat"]) == "lake or sea"

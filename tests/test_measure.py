@@ -1,0 +1,58 @@
+"""The quick measurements of ablations against label maps that are known by construction."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pacl.data import IGNORE, Masks
+from pacl.measure import measure, scenes_of
+from pacl.params import Protocol
+
+CLASSES = {"voc20": ["cat", "dog"], "context59": ["cat", "dog", "sea, lake"]}
+TABLES = {"voc20": [0, 1, IGNORE], "context59": [0, 1, 2]}
+
+
+class WordCLIP:
+    """A stand-in for FrozenCLIP of 16 pixels, patches of 8: a text's embedding says which word is in it."""
+
+    patch_size, image_size, dim, device = 8, 16, 4, torch.device("cpu")
+
+    def grid(self, H, W, stride=None):
+        return H // 8, W // 8
+
+    def text_features(self, prompts):
+        words = ("cat", "dog", "sea", "lake")
+        return torch.tensor([[float(word in prompt) for word in words] for prompt in prompts])
+
+
+@pytest.fixture
+def scenes():
+    """Two scenes whose patches show cat, dog / sea, lake; and dog everywhere, but one unlabelled patch."""
+    labels = np.array([[[0, 1], [2, 2]], [[1, 1], [1, 255]]])
+    masks = np.kron(labels, np.ones((8, 8))).astype(np.uint8)
+    table = {name: {"classes": CLASSES[name], "table": t + [-1] * 252 + [IGNORE]} for name, t in TABLES.items()}
+    tokens = F.one_hot(torch.tensor([[0, 1, 2, 3], [1, 1, 1, 1]]), 4).half().numpy()  # [M, N, D_v]
+    return scenes_of(WordCLIP(), [(tokens, Masks(masks), table)], Protocol())
+
+
+def test_the_right_tokens_are_measured_as_right(scenes):
+    """Patch labels are exact; of upscaled logits, the pixels between two classes go to the nearer patch."""
+    result = measure(scenes, lambda tokens: tokens)
+    assert list(result) == ["patch_accuracy", "voc20", "context59"]
+    assert result["patch_accuracy"] == 1.0
+    assert 0.8 < result["context59"] <= 1 and 0.8 < result["voc20"] <= 1
+
+
+def test_wrong_tokens_cost_what_they_cover(scenes):
+    """Dogs taken for cats: of 5 labelled patches of voc20, one is right."""
+    result = measure(scenes, lambda tokens: tokens[..., [1, 0, 2, 3]] + tokens[..., [0, 0, 2, 3]] * 0)
+    assert result["patch_accuracy"] == 0.0
+    only_cat = measure(scenes, lambda tokens: torch.ones_like(tokens) * torch.tensor([1.0, 0, 0, 0]))
+    assert only_cat["patch_accuracy"] == pytest.approx(1 / 5)
+    assert only_cat["voc20"] == pytest.approx(64 / 320 / 2)  # a cat's IoU is 64 of 320 pixels, a dog's 0
+
+
+def test_texts_pass_the_text_embedder(scenes):
+    swapped = measure(scenes, lambda tokens: tokens, lambda text: text[:, [1, 0, 2, 3]])
+    assert swapped["patch_accuracy"] == 0.0

@@ -1,0 +1,315 @@
+"""Nothing is lost: training and pre-training killed at random moments, torn and foreign states, disks that are full."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import resource
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from small_training import SHORT, params, random_pairs, run_training
+
+from pacl import resume
+from pacl.cached import CachedPairs
+from pacl.checkpoints import load_embedder, save_embedder
+from pacl.model import VisionEmbedder
+from pacl.resume import Progress, pack, read_state, unpack, write_durably
+from pacl.train import train
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes that have imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pacl.train"])
+    return context
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"text_embedder": "linear", "accumulate": 2}], ids=["default", "text head"])
+def test_training_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp_path, changes):
+    """At least 12 kills, most of them within the loop; what is written is compared byte by byte, history included."""
+
+    def start(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        process = processes.Process(target=run_training, args=(tmp_path / name, changes))
+        process.start()
+        return process
+
+    unbroken = start("unbroken")
+    unbroken.join()
+    assert unbroken.exitcode == 0
+    expected = files(tmp_path / "unbroken/out/mini")
+    assert expected.keys() == {"best.json", "best.safetensors", "last.json", "last.safetensors"}
+    chance, kills, within, runs = random.Random(0), 0, 0, 0
+    while kills < 12:
+        runs += 1
+        folder = tmp_path / f"cut {runs}"
+        while True:
+            before = set(folder.glob("out/.resume/mini/*/step*"))
+            process = start(folder.name)
+            while process.is_alive() and before == set(folder.glob("out/.resume/mini/*/step*")):
+                time.sleep(0.002)
+            process.join(chance.uniform(0, 0.1))
+            if not process.is_alive():
+                break
+            process.kill()
+            process.join()
+            kills += 1
+            within += len(list(folder.glob("out/.resume/mini/*/step*"))) > 0
+        assert process.exitcode == 0
+        assert files(folder / "out/mini") == expected
+        assert not (folder / "out/.resume/mini").exists()
+    assert within > kills / 2
+
+
+def cut_training(folder, steps, settings, pairs, monkeypatch):
+    """A run that ends with an error after so many steps, its state saved after each."""
+    source = CachedPairs(*pairs, settings)
+    whole = source.epoch
+
+    def epoch(number, rank=0, world=1):
+        for i, batch in enumerate(whole(number, rank, world)):
+            if number * source.steps + i == steps:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(source, "epoch", epoch)
+    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(source, settings, validation=pairs, folder=folder)
+    return sorted((folder.parent / ".resume" / folder.name).glob("*/*"))
+
+
+def go_on(folder, settings, pairs):
+    """The steps that the run takes, and its weights and history."""
+    source, taken = CachedPairs(*pairs, settings), []
+    whole = source.epoch
+    source.epoch = lambda number, *who: (taken.append(number) or batch for batch in whole(number, *who))
+    embedder, history = train(source, settings, validation=pairs, folder=folder)
+    return taken, embedder.state_dict(), history
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+
+
+def test_a_cut_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Cut in the third epoch, after the last step of the second, and before the first step."""
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    _, weights, history = go_on(tmp_path / "unbroken", settings, pairs)
+    for steps, epochs_seen in ((14, [2, 3, 4, 5]), (12, [2, 3, 4, 5]), (0, [0, 1, 2, 3, 4, 5])):
+        folder = tmp_path / f"cut after {steps}"
+        assert len(cut_training(folder, steps, settings, pairs, monkeypatch)) == (2 if steps else 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            taken, found, rows = go_on(folder, settings, pairs)
+        assert sorted(set(taken)) == epochs_seen
+        assert equal(found, weights) and rows == history
+
+
+def test_the_best_weights_come_back_though_their_files_are_gone(tmp_path, monkeypatch):
+    """DVC deletes a stage's outputs before it runs it again."""
+    settings, pairs = params(**SHORT | {"learning_rate": 0.3, "epochs": 4}), random_pairs(tmp_path / "data", 30)
+    go_on(tmp_path / "unbroken", settings, pairs)
+    expected = files(tmp_path / "unbroken")
+    best = len(load_embedder(tmp_path / "unbroken/best")[1]["history"])
+    assert best < 4
+    cut_training(tmp_path / "cut", 6 * best + 3, settings, pairs, monkeypatch)
+    for path in (tmp_path / "cut").iterdir():
+        path.unlink()
+    go_on(tmp_path / "cut", settings, pairs)
+    assert files(tmp_path / "cut") == expected
+
+
+def test_a_torn_state_is_refused_and_the_one_before_it_used(tmp_path, monkeypatch):
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    _, weights, history = go_on(tmp_path / "unbroken", settings, pairs)
+    tears = {
+        "cut": lambda content: content[: len(content) // 2],
+        "empty": lambda content: b"",
+        "zeros at its end": lambda content: content[:-100] + bytes(100),
+        "one byte": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        "header": lambda content: content[:100] + b"}" + content[101:],
+    }
+    for name, tear in tears.items():
+        older, newest = cut_training(tmp_path / name, 15, settings, pairs, monkeypatch)
+        assert (older.stem, newest.stem) == ("step-000000014", "step-000000015")
+        newest.write_bytes(tear(newest.read_bytes()))
+        with pytest.warns(UserWarning, match=r"step-000000015.safetensors is torn.* the state before it is"):
+            taken, found, rows = go_on(tmp_path / name, settings, pairs)
+        assert taken.count(2) == 6 and equal(found, weights) and rows == history, name
+    for path in cut_training(tmp_path / "both", 15, settings, pairs, monkeypatch):
+        path.write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="is torn") as warned:
+        taken, found, _ = go_on(tmp_path / "both", settings, pairs)
+    assert len(warned) == 2 and taken.count(0) == 6 and equal(found, weights)
+
+
+def test_other_settings_or_data_start_anew_and_lose_nothing(tmp_path, monkeypatch):
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    states = cut_training(tmp_path / "mini", 14, settings, pairs, monkeypatch)
+    kept = {path: path.read_bytes() for path in states}
+    other = settings.model_copy(update={"scale": 5.0})
+    with pytest.warns(UserWarning, match="is of a run with other settings. It is not used: this run starts anew."):
+        cut_training(tmp_path / "mini", 3, other, pairs, monkeypatch)
+    with pytest.warns(UserWarning, match="is of a run with other data, validation data"):
+        cut_training(tmp_path / "mini", 3, settings, random_pairs(tmp_path / "others", 30, seed=1), monkeypatch)
+    assert {path: path.read_bytes() for path in states} == kept
+    assert go_on(tmp_path / "mini", settings, pairs)[0].count(0) == 0
+    assert not (tmp_path / ".resume/mini").exists()
+
+
+def test_a_foreign_state_is_refused(tmp_path):
+    mine, theirs = (Progress(tmp_path / name, {"settings": name}) for name in ("mine", "theirs"))
+    theirs.save(3, {"weight": torch.ones(2)})
+    mine.save(2, {"weight": torch.zeros(2)})
+    (mine.folder / "step-000000003.safetensors").write_bytes(
+        (theirs.folder / "step-000000003.safetensors").read_bytes()
+    )
+    with pytest.warns(UserWarning, match="step-000000003.safetensors is of a run with other settings. It is not used"):
+        assert torch.equal(Progress(tmp_path / "mine", {"settings": "mine"}).load()["weight"], torch.zeros(2))
+    mine.save(4, {})
+    assert sorted(path.stem for path in mine.folder.iterdir()) == ["step-000000002", "step-000000004"]
+
+
+def test_no_state_is_ever_unpickled(tmp_path):
+    """A pickle under a state's name is refused as any torn file is; nothing in it runs."""
+    progress = Progress(tmp_path, {})
+    progress.folder.mkdir()
+    bomb = f"cposix\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
+    (progress.folder / "step-000000001.safetensors").write_bytes(bomb)
+    torch.save({"step": 1}, progress.folder / "step-000000002.safetensors")
+    with pytest.warns(UserWarning, match="is torn or no saved state"):
+        assert progress.load() is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    state = {
+        "weights": {"a": torch.randn(3, 4), "b": torch.tensor(2.5), "c": torch.arange(3), "d": torch.zeros(0)},
+        "moments": {0: {"step": torch.tensor(1.0)}, 1: {}},
+        "rate": 0.1 + 0.2,
+        "history": [{"loss": 1e-300, "pair": [1, None, True, "é"]}],
+    }
+    Progress(tmp_path, {}).save(1, state)
+    found = Progress(tmp_path, {}).load()
+    assert torch.equal(found["weights"]["a"], state["weights"]["a"]) and found["weights"]["b"].shape == ()
+    assert found["weights"]["c"].dtype == torch.int64 and found["weights"]["d"].shape == (0,)
+    assert found["moments"].keys() == {0, 1} and found["rate"] == state["rate"] and found["history"] == state["history"]
+    shared = torch.ones(4)
+    tensors = {}
+    packed = json.loads(json.dumps(pack([shared, shared.view(2, 2)], tensors)))
+    assert [tuple(t.shape) for t in unpack(packed, tensors)] == [(4,), (2, 2)]
+
+
+# --- disks ---
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 4,000 bytes: writing fails half way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path, request):
+    progress = Progress(tmp_path, {})
+    progress.save(1, {"weight": torch.ones(10)})
+    request.getfixturevalue("small_disk")
+    with pytest.raises(OSError, match=r"step-000000002.safetensors was not written; make room"):
+        progress.save(2, {"weight": torch.ones(10_000)})
+    assert [path.name for path in progress.folder.iterdir()] == ["step-000000001.safetensors"]
+    assert torch.equal(Progress(tmp_path, {}).load()["weight"], torch.ones(10))
+
+
+def test_a_full_disk_leaves_the_last_good_embedder(tmp_path, request):
+    small, large = VisionEmbedder(4, 4), VisionEmbedder(64, 64)
+    save_embedder(tmp_path / "best", small, {"history": [1]})
+    request.getfixturevalue("small_disk")
+    with pytest.raises(OSError, match="best.safetensors was not written"):
+        save_embedder(tmp_path / "best", large, {"history": [1, 2]})
+    found, about = load_embedder(tmp_path / "best")
+    assert equal(found.state_dict(), small.state_dict()) and about["history"] == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.json", "best.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_stops_training_before_it_starts(tmp_path, monkeypatch):
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    source = CachedPairs(*pairs, settings)
+    monkeypatch.setattr(source, "epoch", lambda *_: pytest.fail("training started"))
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="step-000000000.safetensors was not written; make room or make the folder"):
+        train(source, settings, folder=tmp_path / "taken/mini")
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", read_only)
+    with pytest.raises(OSError, match="Read-only file system: .*step-000000000.safetensors was not written"):
+        train(source, settings, folder=tmp_path / "new/mini")
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+
+
+def test_what_is_written_has_the_usual_rights_and_no_second_name(tmp_path):
+    write_durably(tmp_path / "a b 'ü'.json", b"{}")
+    (tmp_path / "plain").write_bytes(b"{}")
+    assert (tmp_path / "a b 'ü'.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a b 'ü'.json", "plain"]
+
+
+# --- numbers ---
+
+
+def test_a_bad_number_leaves_the_last_good_state(tmp_path):
+    """The second epoch's tokens are no numbers: what is kept is the first epoch's."""
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    source = CachedPairs(*pairs, settings)
+    whole = source.epoch
+    source.epoch = lambda number, *who: (
+        (tokens / 0 if number and i == 2 else tokens, *text) for i, (tokens, *text) in enumerate(whole(number, *who))
+    )
+    message = (
+        r"the loss is nan at step 8 \(epoch 2, batch 3\): the tokens of its pairs 0, 1, 2, 3, 4 \(counted from 0\)"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(source, settings, folder=tmp_path / "mini")
+    (state,) = (tmp_path / ".resume/mini").glob("*/*6.safetensors")
+    _, tensors = read_state(state)
+    assert all(np.isfinite(tensor.numpy()).all() for tensor in tensors.values())
+    assert len(load_embedder(tmp_path / "mini/last")[1]["history"]) == 1
+
+
+def test_weights_that_are_no_numbers_are_never_kept(tmp_path):
+    """A rate so large that the first step's weights overflow; the loss of that step was a number."""
+    settings, pairs = params(**SHORT | {"batch_size": 30, "epochs": 8, "learning_rate": 1e38}), None
+    pairs = random_pairs(tmp_path / "data", 30)
+    with pytest.raises(FloatingPointError, match="lower train.learning_rate"):
+        train(CachedPairs(*pairs, settings), settings, folder=tmp_path / "mini")
+    for path in (tmp_path / ".resume/mini").glob("*/*.safetensors"):
+        assert all(
+            torch.isfinite(tensor).all() for tensor in read_state(path)[1].values() if tensor.is_floating_point()
+        )
+
+
+def test_bad_texts_and_held_out_features_are_named(tmp_path):
+    settings, (patches, texts) = params(pairs=8, batch_size=4), random_pairs(tmp_path / "data", 8)
+    good, bad = random_pairs(tmp_path / "good", 8), random_pairs(tmp_path / "bad", 8)
+    texts.caption_features[:] = np.inf
+    with pytest.raises(
+        FloatingPointError, match=r"batch 1\): the texts of its pairs 0, 1, 2, 3 \(counted from 0\) are no"
+    ):
+        train(CachedPairs(patches, texts, settings), settings)
+    bad[0][5] = np.nan
+    with pytest.raises(FloatingPointError, match="the validation loss is nan in batch 2: look for bad features"):
+        train(CachedPairs(*good, settings), settings, validation=bad)

@@ -1,0 +1,232 @@
+"""Segmentation benchmarks on hand-made folders in their official layouts: files, label tables, what is refused."""
+
+import numpy as np
+import pytest
+from folders import write_image, write_mask, write_own, write_voc
+from PIL import Image
+from torchvision.datasets import Cityscapes
+
+from pacl.benchmarks import (
+    ADE20K,
+    CITYSCAPES,
+    COCO_STUFF,
+    CONTEXT,
+    TABLES,
+    VOC,
+    benchmark,
+    check_benchmarks,
+    check_sizes,
+    image_sets,
+    own_set,
+    scenes,
+)
+from pacl.data import IGNORE, target_of
+from pacl.layouts import check_present, class_list
+
+VOC_NAMES = [
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
+
+
+def test_voc_in_the_lists_order_and_how_much_of_it_there_is(tmp_path):
+    names = ["2007_000033", "2011_000003", "2008_000007"]
+    write_voc(tmp_path, val=names)
+    images, masks, note = scenes(tmp_path, VOC, "val")
+    assert [path.stem for path in images] == [path.stem for path in masks] == names
+    assert {path.parent.name for path in images} == {"JPEGImages"}
+    assert note.startswith("PASCAL VOC 2012 val: 3 of 1,449 images found")
+    (tmp_path / "SegmentationClass/2011_000003.png").unlink()
+    images, masks, note = scenes(tmp_path, VOC, "val")
+    assert [path.stem for path in images] == [path.stem for path in masks] == [names[0], names[2]]
+    assert " 2 of 1,449 " in note
+
+
+def test_a_whole_split_needs_no_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(VOC, "sizes", {"train": 2})
+    assert scenes(write_voc(tmp_path, train=["x", "y"]), VOC, "train")[2] == ""
+
+
+def test_voc_without_files_and_without_such_a_split(tmp_path):
+    write_voc(tmp_path, val=["x"])
+    (tmp_path / "JPEGImages/x.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="no image with a mask"):
+        scenes(tmp_path, VOC, "val")
+    with pytest.raises(ValueError, match="'test' is no split of PASCAL VOC 2012 that has masks"):
+        scenes(tmp_path, VOC, "test")
+    with pytest.raises(FileNotFoundError, match="ImageSets/Segmentation/train.txt"):
+        scenes(tmp_path, VOC, "train")
+
+
+def test_voc_classes_and_tables():
+    voc20, voc21 = benchmark("voc20", "", []), benchmark("voc21", "", [])
+    assert [line.split(",")[0] for line in voc20["classes"]] == VOC_NAMES
+    assert voc21["classes"] == ["background", *voc20["classes"]]
+    mask = np.array([[0, 1, 15, 20, 255]], np.uint8)  # background, aeroplane, person, tvmonitor, void
+    assert target_of(mask, voc20["table"]).tolist() == [[IGNORE, 0, 14, 19, IGNORE]]
+    assert target_of(mask, voc21["table"]).tolist() == [[0, 1, 15, 20, IGNORE]]
+    for one in (voc20, voc21):
+        assert len(one["table"]) == 256
+        assert [value for value, label in enumerate(one["table"]) if label < 0] == list(range(21, 255))
+
+
+def test_a_mask_value_outside_the_classes_is_named():
+    with pytest.raises(ValueError, match="value 21,"):
+        target_of(np.array([[0, 21]], np.uint8), benchmark("voc20", "", [])["table"])
+
+
+def names_at(one: dict, *values: int) -> list[str]:
+    """What a benchmark calls the values of a mask; "" for ignored ones."""
+    return ["" if one["table"][v] == IGNORE else one["classes"][one["table"][v]] for v in values]
+
+
+def write_context(folder, mask, names=("2010_1", "2010_2")):
+    (folder / "ImageSets/SegmentationContext").mkdir(parents=True)
+    (folder / "ImageSets/SegmentationContext/val.txt").write_text("\n".join(names))
+    for name in names:
+        write_image(folder / "JPEGImages" / f"{name}.jpg")
+        write_mask(folder / "SegmentationClassContext" / f"{name}.png", mask)
+    return folder
+
+
+def in_order(order, *names):
+    """A mask row of those classes, in halves and quarters, in the values of an order."""
+    return [[1 + order.index(name) for name in names]] * 4
+
+
+def test_context_is_alphabetical(tmp_path):
+    alphabetical = class_list("context59")
+    write_context(tmp_path, in_order(alphabetical, "sky", "sky", "sky", "bag", "cat", "wood"))
+    images, masks, note = scenes(tmp_path, CONTEXT, "val")
+    assert len(images) == 2 and note.startswith("Pascal Context val: 2 of 5,105")
+    c59, c60 = (benchmark(name, tmp_path, masks) for name in ("context59", "context60"))
+    assert names_at(c59, 0, 1, 2, 59, 255) == ["", "aeroplane", "bag", "wood", ""]
+    assert names_at(c60, 0, 1, 2, 59, 255) == ["background", "aeroplane", "bag", "wood", ""]
+    assert c60["classes"] == ["background", *c59["classes"]] and c59["classes"] == sorted(c59["classes"])
+    assert c59["table"][60] == c60["table"][60] == -1
+
+
+def test_context_in_the_other_order_is_named_and_read_with_its_list(tmp_path):
+    voc_first, seen = class_list("context59_voc_first"), ("sky", "sky", "grass", "person", "table", "bedclothes")
+    write_context(tmp_path, in_order(voc_first, *seen))
+    masks = scenes(tmp_path, CONTEXT, "val")[1]
+    with pytest.raises(ValueError, match="order aeroplane, bicycle, bird .* expected: .* need 59_labels.txt"):
+        benchmark("context59", tmp_path, masks)
+    other = {"table": "diningtable", "cloth": "clothes", "bedclothes": "bedcloth"}  # the list's own spelling
+    lines = [f"{value}: {other.get(name, name)}" for value, name in enumerate(["background", *voc_first])]
+    (tmp_path / "59_labels.txt").write_text("\n".join(lines))
+    one = benchmark("context59", tmp_path, masks)
+    assert names_at(one, *in_order(voc_first, *seen)[0]) == list(seen)
+    assert names_at(benchmark("context60", tmp_path, masks), 0, 2, 15) == ["background", "bicycle", "person"]
+    for path in masks:
+        write_mask(path, in_order(class_list("context59"), *seen))
+    with pytest.raises(ValueError, match="order aeroplane, bag, bed .* must not have it"):
+        benchmark("context59", tmp_path, masks)
+    (tmp_path / "59_labels.txt").write_text("1: aeroplane\n2: bicycle\n")
+    with pytest.raises(ValueError, match="doesn't list Pascal Context's 59 classes"):
+        benchmark("context59", tmp_path, masks)
+
+
+@pytest.mark.parametrize("ending", ["", "_labelTrainIds"])
+def test_coco_by_raw_values_and_by_train_ids(tmp_path, ending):
+    """Raw values are official ids - 1: 12 is stop sign (official 13), 91 banner, 181 wood."""
+    values = {"": [0, 12, 89, 91, 181, 255], "_labelTrainIds": [0, 11, 79, 80, 170, 255]}[ending]
+    write_image(tmp_path / "images/val2017/000000000139.jpg")
+    write_mask(tmp_path / f"annotations/val2017/000000000139{ending}.png", [values] * 4)
+    images, masks, note = scenes(tmp_path, COCO_STUFF, "val2017")
+    assert [path.name for path in masks] == [f"000000000139{ending}.png"] and "1 of 5,000" in note
+    stuff, things = (benchmark(name, tmp_path, masks) for name in ("coco_stuff", "coco_object"))
+    assert names_at(stuff, *values) == ["person", "stop sign", "toothbrush", "banner", "wood", ""]
+    assert names_at(things, *values) == ["person", "stop sign", "toothbrush", "background", "background", ""]
+    assert things["classes"] == ["background", *stuff["classes"][:80]]
+
+
+def test_raw_values_go_before_train_ids(tmp_path):
+    write_image(tmp_path / "images/val2017/000000000139.jpg")
+    for ending in ("", "_labelTrainIds"):
+        write_mask(tmp_path / f"annotations/val2017/000000000139{ending}.png", 0)
+    assert [path.name for path in scenes(tmp_path, COCO_STUFF, "val2017")[1]] == ["000000000139.png"]
+
+
+def test_the_eleven_values_that_coco_never_uses_are_no_labels(tmp_path):
+    one = benchmark("coco_stuff", tmp_path, [tmp_path / "1.png"])
+    unused = [value for value in range(182) if one["table"][value] < 0]
+    assert unused == [11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90]
+    assert sorted(set(one["table"]) - {-1, IGNORE}) == list(range(171))
+
+
+def test_ade20k_ignores_other(tmp_path):
+    write_image(tmp_path / "images/validation/ADE_val_00000001.jpg")
+    write_mask(tmp_path / "annotations/validation/ADE_val_00000001.png", 150)
+    images, masks, note = scenes(tmp_path, ADE20K, "validation")
+    assert "1 of 2,000" in note
+    one = benchmark("ade20k", tmp_path, masks)
+    assert names_at(one, 0, 1, 8, 150) == ["", "wall", "bed", "flag"]
+    assert one["table"][151] == -1 and len(one["classes"]) == 150
+
+
+@pytest.mark.parametrize("ending", ["labelIds", "labelTrainIds"])
+def test_cityscapes_by_ids_and_by_train_ids(tmp_path, ending):
+    name = "bonn_000000_000019"
+    write_image(tmp_path / f"leftImg8bit/val/bonn/{name}_leftImg8bit.png")
+    write_mask(tmp_path / f"gtFine/val/bonn/{name}_gtFine_{ending}.png", 7)
+    write_mask(tmp_path / f"gtFine/val/bonn/{name}_gtFine_instanceIds.png", 7)
+    images, masks, note = scenes(tmp_path, CITYSCAPES, "val")
+    assert [path.name for path in masks] == [f"{name}_gtFine_{ending}.png"] and "1 of 500" in note
+    one = benchmark("cityscapes", tmp_path, masks)
+    for official in (c for c in Cityscapes.classes if c.id >= 0):
+        value = official.id if ending == "labelIds" else official.train_id
+        expected = "" if official.train_id in (255, -1) else official.name
+        assert names_at(one, value) == [expected], official
+
+
+def test_a_folder_of_ones_own_needs_no_code(tmp_path):
+    write_own(tmp_path / "beach")
+    write_image(tmp_path / "beach/images/unlabelled.jpg")
+    ((dataset, names),) = image_sets(["beach"])
+    images, masks, note = scenes(tmp_path / dataset["folder"], dataset, "all")
+    assert [path.name for path in images] == ["x.jpg", "y.jpg"] and [path.name for path in masks] == ["x.png", "y.png"]
+    assert note == "beach: 1 images have no mask and are left out."
+    one = benchmark("beach", tmp_path / "beach", masks)
+    assert names == ["beach"] and one["classes"] == ["sea, ocean", "sky", "sand"]
+    assert one["table"][:4] == [0, 1, 2, -1] and one["table"][255] == IGNORE
+
+
+def test_benchmarks_of_the_same_photos_are_one_image_set():
+    grouped = [(dataset["key"], names) for dataset, names in image_sets(["voc21", "ade20k", "beach", "voc20"])]
+    assert grouped == [("voc", ["voc21", "voc20"]), ("ade20k", ["ade20k"]), ("beach", ["beach"])]
+
+
+def test_a_misspelt_benchmark_is_a_folder_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        check_present(check_benchmarks(tmp_path, ["voc2O", "cityscapes"]))
+    _, _, own, cityscapes = str(error.value).splitlines()
+    assert own.startswith("voc2O ") and f"{tmp_path}/voc2O: images, masks, classes.txt" in own and "voc20, voc21" in own
+    assert "leftImg8bit/val, gtFine/val" in cityscapes and "register at cityscapes-dataset.com" in cityscapes
+
+
+def test_a_mask_of_another_size_than_its_image_is_named_before_anything_runs(tmp_path):
+    write_own(tmp_path)
+    images, masks, _ = scenes(tmp_path, own_set("own"), "all")
+    check_sizes(images, masks)
+    write_image(images[1], size=(4, 6))
+    with pytest.raises(ValueError, match="y.png is 6 x 4 pixels, its image .*y.jpg 4 x 6"):
+        check_sizes(images, masks)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the same photo, stored lying on its side
+    write_image(images[1], size=(4, 6), exif=exif)
+    check_sizes(images, masks)
+    images[0].write_text("no image")
+    with pytest.raises(ValueError, match="x.jpg or .*x.png can't be read"):
+        check_sizes(images, masks)
+
+
+def test_the_evaluators_phrases_are_one_line_a_class(tmp_path):
+    with_phrases = {"voc20", "voc21", "coco_stuff", "coco_object", "ade20k", "cityscapes"}
+    for name in with_phrases:
+        one = benchmark(name, tmp_path, [tmp_path / "1.png"])
+        assert len(one["phrases"]["sclip"]) == len(one["classes"]), name
+    voc = benchmark("voc21", tmp_path, [])
+    assert voc["classes"][0] == "background" and len(voc["phrases"]["sclip"][0].split(", ")) == 26
+    assert voc["phrases"]["sclip"][4] == "ship" and voc["classes"][4] == "boat"
+    assert TABLES.keys() - with_phrases == {"context59", "context60"}

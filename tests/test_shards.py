@@ -1,0 +1,138 @@
+"""WebDataset shards: what is whole, what is skipped and counted, when it is too much."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+
+import pytest
+from folders import write_voc
+from PIL import Image
+
+from pacl.data import read_json, read_pairs
+from pacl.params import Prepare
+from pacl.prepare import prepare
+from pacl.shards import find_shards, samples, survey
+
+
+def jpeg(value=0, mode="RGB", **options):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 32), (value, value, value)).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def write_shard(path, first, count, **changes):
+    """A shard as img2dataset writes it; changes: file name -> other bytes, None for no file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for number in range(first, first + count):
+        key = f"{number:09d}"
+        about = json.dumps({"caption": f"caption {number}", "key": key, "status": "success"}).encode()
+        files |= {f"{key}.jpg": jpeg(number), f"{key}.txt": f"caption {number}\n".encode(), f"{key}.json": about}
+    with tarfile.open(path, "w") as tar:
+        for name, data in (files | changes).items():
+            if data is not None:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_all_samples_in_the_order_of_the_shards(tmp_path):
+    for number in range(2):
+        write_shard(tmp_path / f"cc3m/{number:05d}.tar", 10 * number, 3)
+    shards = find_shards(tmp_path)
+    assert [path.name for path in shards] == ["00000.tar", "00001.tar"]
+    assert survey(shards, 0.0) == ([3, 3], "")
+    found = list(samples(shards))
+    assert [caption for _, _, caption in found] == [f"caption {i}" for i in (0, 1, 2, 10, 11, 12)]
+    assert all(image == jpeg(int(key)) for key, image, _ in found)
+
+
+def test_a_seed_shuffles_and_repeats(tmp_path):
+    shards = [write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(3)]
+    orders = [[key for key, *_ in samples(shards, seed=seed)] for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == [f"{i:09d}" for i in range(30)]
+
+
+def test_samples_that_miss_a_part_are_skipped_and_counted(tmp_path):
+    """The caption may also stand in the json alone; one of spaces is none."""
+    changes = {
+        "000000000.txt": None,
+        "000000001.jpg": None,
+        "000000002.txt": b" \n",
+        "000000003.txt": None,
+        "000000003.json": None,
+    }
+    shard = write_shard(tmp_path / "0.tar", 0, 5, **changes)
+    bad = Counter()
+    assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 4"]
+    assert bad == {"no image": 1, "no caption": 2}
+    counts, note = survey([shard], 0.5)
+    assert counts == [3]  # names only: a caption of spaces is seen when it is read
+    assert note == f"2 of 5 samples in the shards are torn or miss a part, the first in {shard}; they are skipped."
+    with pytest.raises(ValueError, match=r"2 of 5 samples .* more than prepare.max_bad_share \(0.3\)"):
+        survey([shard], 0.3)
+
+
+@pytest.mark.parametrize("left", [0.4, 0.75])
+def test_a_shard_cut_in_the_middle_gives_what_is_whole(tmp_path, left):
+    whole, torn = (write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(2))
+    torn.write_bytes(torn.read_bytes()[: int(left * torn.stat().st_size)])
+    counts, note = survey([torn, whole], 0.5)
+    assert 0 < counts[0] < 10 and counts[1] == 10
+    assert note.startswith(f"1 of {sum(counts) + 1} samples") and f"the first in {torn}" in note
+    bad = Counter()
+    captions = [caption for *_, caption in samples([torn, whole], bad=bad)]
+    assert captions == [f"caption {i}" for i in (*range(10, 10 + counts[0]), *range(10))]
+    assert bad["torn shard"] >= 1
+
+
+def test_what_is_no_shard_is_named(tmp_path):
+    (tmp_path / "0.tar").write_text("this is no archive")
+    with pytest.raises(ValueError, match="0.tar: more than prepare.max_bad_share"):
+        survey([tmp_path / "0.tar"], 1.0)
+
+
+def settings(raw, **changes):
+    values = {"source": "webdataset", "raw": str(raw), "seed": 0, "train_pairs": 20, "validation_scenes": 6}
+    values |= {"test_scenes": None, "benchmarks": ["voc20"], "classification_sets": [], "classification_images": None}
+    return Prepare.model_validate(values | {"max_bad_share": 0.1} | changes)
+
+
+def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(tmp_path):
+    for number in range(5):
+        write_shard(tmp_path / f"raw/shards/cc12m/{number:05d}.tar", 10 * number, 4)
+    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
+    note = prepare(tmp_path / "out", settings(tmp_path / "raw"))
+    written = read_json(tmp_path / "out/train_shards.json")
+    assert written["pairs"] == [4, 4, 4] and "PASCAL VOC" in note and "skipped" not in note
+    images, captions = read_pairs(tmp_path / "out", "validation")
+    assert len(images) == len(captions) == 6 and not (tmp_path / "out/train.json").exists()
+    held_out = {f"{int(text.split()[1]) // 10:05d}.tar" for (text,) in captions}
+    assert len(held_out) == 2 and not held_out & {path.rsplit("/", 1)[1] for path in written["shards"]}
+    for i, (text,) in enumerate(captions):  # the number is the picture's grey
+        assert abs(images[i].getpixel((0, 0))[0] - int(text.split()[1])) <= 1
+
+
+def test_too_few_shards_to_hold_some_out(tmp_path):
+    write_shard(tmp_path / "raw/shards/0.tar", 0, 4)
+    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
+    with pytest.raises(ValueError, match="has 1 shards, and none is left .* lower prepare.validation_scenes"):
+        prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=1))
+    with pytest.raises(FileNotFoundError, match=r"shards: \*.tar  .*img2dataset"):
+        prepare(tmp_path / "out", settings(tmp_path / "nothing"))
+
+
+def test_real_shards_hold_what_plain_tarfile_reads(real_data):
+    shards = find_shards(real_data / "webdataset")
+    assert survey(shards, 0.0) == ([60, 60], "")
+    found = {key: (image, caption) for key, image, caption in samples(shards)}
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar}
+        for name in (name for name in files if name.endswith(".json")):
+            key = name.removesuffix(".json")
+            assert found.pop(key) == (files[f"{key}.jpg"], json.loads(files[name])["caption"])
+    assert not found

@@ -1,0 +1,154 @@
+"""Pairs streamed from shards: every pair once, over ranks and workers; CLIP's own features; bad samples counted."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from test_shards import jpeg, write_shard
+from torch.utils.data import DataLoader
+
+from pacl.prompts import templates
+from pacl.stream import StreamedPairs, batches_of, key_of
+
+PAIRS = 4  # in each shard
+
+
+def params_of(pairs, batch_size, **changes):
+    return SimpleNamespace(
+        prepare=SimpleNamespace(max_bad_share=changes.get("max_bad_share", 0.1)),
+        features=SimpleNamespace(batch_size=3, templates="seven", nouns="textblob"),
+        train=SimpleNamespace(pairs=pairs, batch_size=batch_size, noun_share=changes.get("noun_share", 0.0), seed=5),
+    )
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Seven shards of four pairs, captions "caption 0" to "caption 63"."""
+    folder = tmp_path_factory.mktemp("shards")
+    return {str(write_shard(folder / f"{number}.tar", 10 * number, PAIRS)): PAIRS for number in range(7)}
+
+
+@pytest.fixture
+def keys_of_all(shards):
+    return sorted(key_of(f"caption caption {10 * shard + i}") for shard in range(len(shards)) for i in range(PAIRS))
+
+
+def streamed(clip, shards, pairs=28, batch_size=7, workers=0, **changes):
+    return StreamedPairs(clip, shards, params_of(pairs, batch_size, **changes), workers=workers)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_and_workers_share_the_shards_and_none_is_read_twice_or_missed(tiny_clip, shards, keys_of_all, world):
+    source, read = streamed(tiny_clip, shards), []
+    for rank in range(world):
+        for _, texts, keys, _ in DataLoader(source.reader(3, rank, world), batch_size=None, num_workers=2):
+            assert len(texts) == len(keys)
+            read += keys.tolist()
+    assert sorted(read) == keys_of_all
+
+
+def test_an_epoch_of_one_process_has_every_pair_once(tiny_clip, shards, keys_of_all):
+    source = streamed(tiny_clip, shards)
+    batches = list(source.epoch(0))
+    assert source.steps == len(batches) == 4
+    assert sorted(key for _, _, keys in batches for key in keys.tolist()) == keys_of_all
+    for tokens, texts, keys in batches:
+        assert tokens.shape == (7, 16, source.width) and tokens.dtype == torch.float32
+        assert texts.shape == (7, source.text_width) and keys.dtype == torch.int64
+
+
+def test_ranks_have_their_parts_of_each_batch(tiny_clip, shards):
+    source = streamed(tiny_clip, shards, pairs=28, batch_size=8)
+    sizes = [[len(keys) for _, _, keys in source.epoch(0, rank, 3)] for rank in range(3)]
+    assert sizes == [[3, 3, 3], [3, 3, 3], [2, 2, 2]]
+    with pytest.raises(ValueError, match="7 shards for 8 processes"):
+        next(source.epoch(0, 7, 8))
+
+
+def test_tokens_and_texts_are_clips_own(tiny_clip, shards):
+    tokens, texts, keys = next(streamed(tiny_clip, shards).epoch(0))
+    captions = {key_of(f"caption caption {n}"): n for n in range(70)}
+    for i, key in enumerate(keys.tolist()):
+        number = captions[key]
+        image = tiny_clip.preprocess(Image.open(io.BytesIO(jpeg(number))).convert("RGB"))
+        torch.testing.assert_close(tokens[i], tiny_clip.patch_features(image[None])[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(texts[i], tiny_clip.text_features([f"caption {number}"])[0], atol=1e-5, rtol=1e-5)
+
+
+def test_epochs_have_orders_of_their_own_that_repeat(tiny_clip, shards):
+    source = streamed(tiny_clip, shards)
+    first, again, second = ([k for _, _, keys in source.epoch(n) for k in keys.tolist()] for n in (0, 0, 1))
+    assert first == again != second and sorted(first) == sorted(second)
+
+
+def test_nouns_stand_in_templates_and_share_a_key(tiny_clip, tmp_path):
+    words = {"000000000.txt": b"a dog", "000000001.txt": b"a dog on grass", "000000002.txt": b"untitled"}
+    shard = write_shard(tmp_path / "0.tar", 0, 3, **words)
+    drawn = set()
+    for number in range(6):
+        reader = streamed(tiny_clip, {str(shard): 3}, 3, 3, noun_share=1.0).reader(number, 0, 1)
+        for _, texts, keys, _ in reader:
+            drawn |= set(zip(texts, keys.tolist(), strict=True))
+    expected = {(t.format(noun), key_of(f"noun {noun}")) for t in templates("seven") for noun in ("dog", "grass")}
+    assert drawn - {("untitled", key_of("caption untitled"))} < expected
+    assert {key for _, key in drawn} == {key_of("noun dog"), key_of("noun grass"), key_of("caption untitled")}
+
+
+def test_photos_of_any_kind_are_read_and_torn_ones_counted(tiny_clip, tmp_path):
+    """Greyscale, CMYK, turned by EXIF, a PNG with alpha; a text and half a JPEG are none."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    png = io.BytesIO()
+    Image.new("RGBA", (40, 32), (9, 9, 9, 100)).save(png, "PNG")
+    kinds = [jpeg(mode="L"), jpeg(mode="CMYK"), jpeg(exif=exif), png.getvalue(), b"no image", jpeg()[:200]]
+    changes = {f"{i:09d}.jpg": data for i, data in enumerate(kinds)}
+    shard = write_shard(tmp_path / "0.tar", 0, 6, **changes)
+    source = streamed(tiny_clip, {str(shard): 6}, 4, 4, max_bad_share=0.5)
+    (batch,) = source.epoch(0)
+    assert sorted(batch[2].tolist()) == sorted(key_of(f"caption caption {i}") for i in range(4))
+    assert batch[0].isfinite().all()
+    strict = streamed(tiny_clip, {str(shard): 6}, 6, 6, max_bad_share=0.2)
+    with pytest.raises(ValueError, match=r"2 of the first 6 samples .* \(2 x torn image\): more than prepare.max_bad"):
+        list(strict.epoch(0))
+    assert strict.skipped == {"torn image": 2}
+
+
+def test_bad_samples_are_made_up_for_by_a_second_reading(tiny_clip, tmp_path):
+    shard = write_shard(tmp_path / "0.tar", 0, 6, **{"000000005.jpg": b"no image"})
+    batches = list(streamed(tiny_clip, {str(shard): 6}, 6, 3, max_bad_share=0.5).epoch(0))
+    assert [len(keys) for _, _, keys in batches] == [3, 3]
+
+
+def test_shards_without_a_sample_and_too_few_pairs_are_named(tiny_clip, tmp_path):
+    shard = write_shard(tmp_path / "0.tar", 0, 0)
+    with pytest.raises(ValueError, match="0.tar and the other shards hold no sample"):
+        list(streamed(tiny_clip, {str(shard): 6}, 6, 6).epoch(0))
+    with pytest.raises(ValueError, match="6 training pairs in 1 shards, but train.pairs asks for 7"):
+        streamed(tiny_clip, {str(shard): 6}, 7, 7)
+
+
+def test_the_data_are_told_from_other_data(tiny_clip, shards):
+    fewer = dict(list(shards.items())[:6])
+    assert streamed(tiny_clip, shards).identity == streamed(tiny_clip, shards).identity
+    assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, fewer, 24).identity
+
+
+def test_chunks_become_batches():
+    chunks = [
+        (torch.arange(4.0)[:, None], list("abcd"), torch.arange(4)),
+        (torch.arange(4.0, 9)[:, None], list("efghi"), torch.arange(4, 9)),
+    ]
+    batches = list(batches_of(iter(chunks), 3))
+    assert [texts for _, texts, _ in batches] == [["a", "b", "c"], ["d", "e", "f"], ["g", "h", "i"]]
+    assert torch.cat([images for images, _, _ in batches])[:, 0].tolist() == list(range(9))
+    assert [texts for _, texts, _ in batches_of(iter(chunks), 5)] == [list("abcde")]
+
+
+def test_real_shards_are_trained_on(real_data, tiny_clip):
+    paths = sorted((real_data / "webdataset").glob("*.tar"))
+    source = streamed(tiny_clip, {str(path): 60 for path in paths}, 120, 40, workers=2, noun_share=0.5)
+    batches = list(source.epoch(0))
+    assert [tokens.shape for tokens, _, _ in batches] == [(40, 16, 32)] * 3
+    assert all(tokens.isfinite().all() and texts.isfinite().all() for tokens, texts, _ in batches)
