@@ -32,7 +32,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECTIONS = ("prepare", "model", "features", "train", "protocols")
-LAB_NOTEBOOKS = ("00_pacl_explained.ipynb", "segment_your_images.ipynb")
+LAB_NOTEBOOKS = ("segment_your_images.ipynb", "00_pacl_explained.ipynb")
 MEASURED = ("patch_alignment", "segmentation", "classification", "ablations")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 
