@@ -32,7 +32,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECTIONS = ("prepare", "model", "features", "train", "protocols")
-LAB_NOTEBOOKS = ("00_pacl_explained.ipynb", "segment_your_images.ipynb")
+LAB_NOTEBOOKS = ("segment_your_images.ipynb", "00_pacl_explained.ipynb")
 MEASURED = ("patch_alignment", "segmentation", "classification", "ablations")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 
@@ -226,22 +226,21 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000, state="attached")
         page.click("text=Run >> nth=0")
         page.click("text=Run All Cells >> nth=0")
-        finished = """name => fetch(`/api/contents/notebooks/${name}?token=here`).then(r => r.json()).then(found =>
-            found.content.cells.filter(c => c.cell_type === "code").every(c => c.execution_count !== null))"""
-        for _ in range(90):
+        for _ in range(60):
             page.wait_for_timeout(2000)
             page.keyboard.press("Control+s")
-            if page.evaluate(finished, name):
+            cells = nbformat.read(project / "notebooks" / name, as_version=4).cells
+            failed = [o.evalue for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
+            if failed or all(cell.execution_count for cell in cells if cell.cell_type == "code"):
                 break
-        cells = nbformat.read(project / "notebooks" / name, as_version=4).cells
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        if os.environ.get("PACL_SCREENSHOTS"):
+            page.screenshot(path=Path(os.environ["PACL_SCREENSHOTS"], f"lab_{name}.png"))
+        assert failed == [], name
         assert all(cell.execution_count for cell in cells if cell.cell_type == "code"), name
-        assert [o for o in outputs if o.output_type == "error"] == []
         told = " ".join(o.text for o in outputs if o.get("name") == "stderr")
         assert "Warning" not in told
         assert any("image/png" in output.get("data", {}) for output in outputs)
-        if os.environ.get("PACL_SCREENSHOTS"):
-            page.screenshot(path=Path(os.environ["PACL_SCREENSHOTS"], f"lab_{name}.png"))
         page.close()
     assert (project / "photos_segmented/areas.csv").is_file()
     context.close()

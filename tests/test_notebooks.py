@@ -69,3 +69,8 @@ def test_a_kernel_shows_the_sentence(project):
         client.execute()
     streams = [o for cell in notebook.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"]
     assert streams == [], "no warnings"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_jupyterlab_need_not_ask_for_a_kernel(path):
+    assert json.loads(path.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
