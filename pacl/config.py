@@ -86,7 +86,9 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
-    """As many pairs are prepared as will be trained on."""
+    """As many pairs are prepared as will be trained on, unless they are streamed from shards."""
+    if sections["prepare"].source == "webdataset":
+        return []
     prepared = sections["prepare"].train_pairs
     trained = sections["train"].pairs if "train" in sections else prepared
     return (
