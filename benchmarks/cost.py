@@ -56,8 +56,8 @@ def table(rates: dict) -> dict:
         f"({milliseconds['tokens_seconds']}) and caption ({milliseconds['caption_seconds']}), once or in each of "
         f"{EPOCHS} epochs, plus in each epoch its training ({milliseconds['training_seconds']}) and the reading of its "
         f"cached tokens ({number(rates['read_bytes_a_second'] / 1e9)} GB a second, from the page cache). Disk: {N} "
-        f"tokens of {WIDTH} numbers and a caption of {DIM}, in float16; photos are not counted. Memory: a training step's, "
-        "and all captions' or the encoder's."
+        f"tokens of {WIDTH} numbers and a caption of {DIM}, in float16; photos are not counted. Memory: a "
+        "training step's, and all captions' or the encoder's."
     )
     limits = (
         "All rates are of this processor, of ViT-B/16 in bfloat16 with random weights; no GPU was measured. Where "
