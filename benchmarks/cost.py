@@ -1,5 +1,7 @@
 """What training costs as the number of pairs grows, computed from the measured rates of one machine's processor."""
 
+from benchmarks.tables import number
+
 EPOCHS = 10  # the paper's (appendix)
 PAIRS = (8_000, 118_000, 3_000_000, 30_000_000)  # as many as Flickr8k, COCO, GCC-3M and the paper's three sets
 N, WIDTH, DIM, BYTES = 196, 768, 512, 2  # ViT-B/16 at 224 pixels: tokens, D_v, D; float16
@@ -48,14 +50,14 @@ def cost(pairs: int, features: str, rates: dict) -> dict:
 
 def table(rates: dict) -> dict:
     """All rows, the rates they come from, and the rule in words."""
-    milliseconds = {name: f"{1e3 * value:.2g} ms" for name, value in rates.items()}
+    milliseconds = {name: f"{number(1e3 * value)} ms" for name, value in rates.items()}
     rule = (
         f"Rule: a pair's photo ({milliseconds['photo_seconds']} to decode and resize), tokens "
         f"({milliseconds['tokens_seconds']}) and caption ({milliseconds['caption_seconds']}), once or in each of "
         f"{EPOCHS} epochs, plus in each epoch its training ({milliseconds['training_seconds']}) and the reading of its "
-        f"cached tokens ({rates['read_bytes_a_second'] / 1e9:.2g} GB a second, from the page cache). Disk: {N} tokens "
-        f"of {WIDTH} numbers and a caption of {DIM}, in float16; photos are not counted. Memory: a training step's, "
-        "and all captions' or the encoder's."
+        f"cached tokens ({number(rates['read_bytes_a_second'] / 1e9)} GB a second, from the page cache). Disk: {N} "
+        f"tokens of {WIDTH} numbers and a caption of {DIM}, in float16; photos are not counted. Memory: a "
+        "training step's, and all captions' or the encoder's."
     )
     limits = (
         "All rates are of this processor, of ViT-B/16 in bfloat16 with random weights; no GPU was measured. Where "
