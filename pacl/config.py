@@ -86,16 +86,13 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
-    """As many pairs are prepared as will be trained on, unless they are streamed from shards."""
-    if sections["prepare"].source == "webdataset":
+    """As many pairs are prepared as will be trained on, but where training reads them from shards."""
+    prepare = sections["prepare"]
+    trained = sections["train"].pairs if "train" in sections and prepare.source != "webdataset" else 0
+    if prepare.train_pairs >= trained:
         return []
-    prepared = sections["prepare"].train_pairs
-    trained = sections["train"].pairs if "train" in sections else prepared
-    return (
-        []
-        if prepared >= trained
-        else [f"{profile}.prepare.train_pairs is {prepared}, but must be at least {trained}, {profile}.train.pairs."]
-    )
+    path = f"{profile}.prepare.train_pairs"
+    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs."]
 
 
 def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:

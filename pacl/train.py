@@ -5,6 +5,7 @@ python -m pacl.train --profile PROFILE    (alone, or by torchrun in several proc
 """
 
 import argparse
+import importlib
 import math
 import sys
 from itertools import islice
@@ -267,7 +268,13 @@ def train_profile(profile: str, open_source=None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m pacl.train", description="Trains a profile's vision embedder.")
     parser.add_argument("--profile", default="mini", help="a section of params.yaml")
+    chosen = parser.parse_args().profile
     try:
-        train_profile(parser.parse_args().profile)
+        if Path("data/prepared", chosen, "train_shards.json").is_file():
+            importlib.import_module("pacl.stream").train_streamed(
+                chosen
+            )  # by name: no stage needs it through this module
+        else:
+            train_profile(chosen)
     except (ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
         sys.exit(str(error))

@@ -2,6 +2,10 @@
 
 import json
 import math
+import runpy
+import sys
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -423,3 +427,27 @@ def test_missing_and_torn_checkpoints_are_named(tmp_path):
     (tmp_path / "best.safetensors").write_bytes(whole)
     (tmp_path / "best.json").write_text(about)
     load_embedder(tmp_path / "best")
+
+
+# --- the command line ---
+
+
+def test_a_profile_whose_pairs_are_shards_is_streamed(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setitem(sys.modules, "pacl.stream", SimpleNamespace(train_streamed=trained.append))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--profile", "paper"])
+    (tmp_path / "data/prepared/paper").mkdir(parents=True)
+    (tmp_path / "data/prepared/paper/train_shards.json").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of runpy, that pacl.train was imported already
+        runpy.run_module("pacl.train", run_name="__main__")
+    assert trained == ["paper"]
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--profile", "mini"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit, match="params.yaml is neither in"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        runpy.run_module("pacl.train", run_name="__main__")
