@@ -193,7 +193,11 @@ def jupyterlab(tmp_path, tiny_folder):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-    settings = [f"--ServerApp.root_dir={project}", "--IdentityProvider.token=here", "--LabApp.news_url=None"]
+    settings = [
+        f"--ServerApp.root_dir={project}",
+        "--IdentityProvider.token=here",
+        "--LabApp.expose_app_in_browser=True",
+    ]
     home = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
     log = (tmp_path / "lab.log").open("w")
     server = subprocess.Popen([*command, *settings], cwd=project, env=home, stdout=log, stderr=log)
@@ -224,11 +228,10 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
         page.goto(f"{address}/lab/workspaces/{name[:2]}/tree/notebooks/{name}?token=here")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000, state="attached")
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells >> nth=0")
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         for _ in range(60):
             page.wait_for_timeout(2000)
-            page.keyboard.press("Control+s")
+            page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
             cells = nbformat.read(project / "notebooks" / name, as_version=4).cells
             failed = [o.evalue for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
             if failed or all(cell.execution_count for cell in cells if cell.cell_type == "code"):

@@ -104,6 +104,7 @@ def run(command: list[str], **settings) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **settings)
 
 
+@pytest.mark.slow
 def test_photos_can_be_segmented_with_what_is_in_the_repository(photos, tmp_path):
     (command,) = (shlex.split(line) for line in SHOWN_BY if "pretrained=data/miniclip" in line)
     changed = {"out.ipynb": str(tmp_path / "out.ipynb"), "images=photos": f"images={photos}"}
