@@ -28,12 +28,12 @@ FEW = {
     "prepare": {"train_pairs": 12, "validation_scenes": 4, "test_scenes": 6, "classification_images": 4},
     "features": {"batch_size": 8},
     "train": {"pairs": 12, "batch_size": 4, "epochs": 2, "warmup_steps": 1, "accumulate": 1},
-    "patch_alignment": {"batch_size": 4, "templates": "one", "pairs": 1000},
+    "patch_alignment": {"batch_size": 4, "pairs": 1000},
     "segmentation": {"batch_size": 2, "shown": 1},
-    "classification": {"batch_size": 4, "templates": "one"},
+    "classification": {"batch_size": 4},
     "ablations": {"seeds": [0], "inference_scenes": 1},
 }
-SHORT_SIDE = 64  # pixels of the native protocol's images, which are whole photos otherwise
+SHORT_SIDES = {"native": 64}  # pixels; of the other protocols 224, with windows no larger
 
 
 def rehearse(profile: str, data: str | None = None) -> str:
@@ -59,9 +59,7 @@ def reduced(section: dict, params, raw: Path) -> tuple[dict, list[str]]:
     """The profile with few items, of the data that are there, and sentences on what isn't."""
     few = {name: {**values, **FEW.get(name, {})} for name, values in section.items()}
     notes = use_what_is_there(few, raw) if params.prepare.source != "miniworld" else []
-    few["protocols"] = {name: {**protocol, "templates": "one"} for name, protocol in section["protocols"].items()}
-    native = few["protocols"]["native"]
-    few["protocols"]["native"] = {**native, "short_side": min(native["short_side"] or SHORT_SIDE, SHORT_SIDE)}
+    few["protocols"] = {name: small(name, protocol) for name, protocol in section["protocols"].items()}
     few["train"]["compile"] = section["train"]["compile"] and torch.cuda.is_available()
     ablations = few["ablations"]
     ablations["base"] = {**ablations["base"], "pairs": 8, "epochs": 1, "batch_size": 4, "warmup_steps": 0}
@@ -72,6 +70,15 @@ def reduced(section: dict, params, raw: Path) -> tuple[dict, list[str]]:
         few["model"]["pretrained"] = "random"
         notes.append(f"Rehearsed with random weights: {error}")
     return few, notes
+
+
+def small(name: str, protocol: dict) -> dict:
+    """A protocol on small images, with the same strides of tokens."""
+    side = SHORT_SIDES.get(name, 224)
+    sizes = {"short_side": min(protocol["short_side"] or side, side)}
+    if protocol["window"] and protocol["window"] > side:
+        sizes |= {"window": side, "window_stride": side // 2}
+    return protocol | sizes
 
 
 def use_what_is_there(few: dict, raw: Path) -> list[str]:
@@ -104,13 +111,18 @@ def is_there(wanted: list[tuple]) -> bool:
 
 
 def lay_out(root: Path, place: Path, table: dict) -> None:
-    """A project of links to the real one's code and data files, with params.yaml of its own and no results."""
+    """A project of links to the real one's code and data files, with params.yaml of its own and no results.
+
+    Of each list of templates it has the first only, since texts take most of the time.
+    """
     (place / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
     (place / "data").mkdir()
     linked = [root / "notebooks", root / "pacl", *(path for path in (root / "data").iterdir())]
     for path in linked:
-        if path.name not in ("prepared", "features", "raw"):
+        if path.name not in ("prepared", "features", "raw", "templates.yaml"):
             (place / path.relative_to(root)).symlink_to(path.absolute())
+    first = {name: forms[:1] for name, forms in read_yaml(root / "data/templates.yaml").items()}
+    (place / "data/templates.yaml").write_text(yaml.safe_dump(first), encoding="utf-8")
 
 
 def stages(root: Path, profile: str, few: dict) -> list[tuple[str, list[str]]]:
