@@ -110,8 +110,12 @@ class Protocol(Section):
 
     short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
     sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
-    tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
-    background_threshold: see pacl.labels.predict; the rule applies where a benchmark has a background class.
+    tokens, None for CLIP's patch size; passes: whether the tokens of a stride below the patch size come from one
+    "joint" pass or from "shifted" ones of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml.
+    phrases: whose words for the classes, where a benchmark has such a list ("sclip": data/classes/sclip, with words for
+    the background, too); None for the classes' names. logit_scale, background_rule and background_threshold: see
+    pacl.labels.predict; the rule, and background_logit_scale if it is not None, apply where a benchmark has a
+    background class.
     """
 
     short_side: PositiveInt | None = None
@@ -120,7 +124,9 @@ class Protocol(Section):
     token_stride: PositiveInt | None = None
     passes: Literal["joint", "shifted"] = "joint"
     templates: str = "seven"
+    phrases: str | None = None
     logit_scale: Positive = 100.0
+    background_logit_scale: Positive | None = None
     background_rule: Literal["none", "entropy", "probability"] = "none"
     background_threshold: NonNegative = 0.0
 
