@@ -16,9 +16,9 @@ from torch import Tensor
 from benchmarks import compatibility as phi
 from benchmarks import tables
 from benchmarks.measuring import held, in_own_process, medians, product_rate, row
+from pacl.cached import Texts
 from pacl.config import load_params
 from pacl.data import write_json
-from pacl.features import Texts
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
 

@@ -3,18 +3,15 @@ pacl.ablations PROFILE POINT.
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pacl.cached import CachedPairs
-from pacl.clip import FrozenCLIP, load_clip
+from pacl.cached import CachedPairs, Texts
 from pacl.config import ConfigError, load_params
 from pacl.data import Images, all_scenes, read_json, read_pairs, write_json
-from pacl.features import Texts, noun_features, patch_tokens, scene_patches_file
-from pacl.measure import is_measured, measure, scenes_of
+from pacl.measure import MEASURED, Scenes, load_scenes, measure, scenes_file
 from pacl.params import Train
 from pacl.train import train
 
@@ -54,11 +51,11 @@ GROUPS = {
         },
     ),
     "pairs": (
-        "Number of image-caption pairs, equal steps",
+        "Number of image-caption pairs",
         {
             "pairs_1000": "1,000",
             "default": "4,000",
-            "pairs_16000": "16,000",
+            "pairs_20000": "20,000 (2.5 × the steps)",
         },
     ),
     "nouns": ("Noun prompts beside captions", {"default": "half noun prompts", "nouns_off": "captions only"}),
@@ -68,7 +65,7 @@ GROUPS = {
     ),
     "batch": (
         "Pairs in a batch, equal steps",
-        {"batch_16": "16", "default": "64", "batch_128": "128"},
+        {"batch_32": "32", "default": "64", "batch_128": "128"},
     ),
     "same_text": (
         "Are images with the same text each other's negatives?",
@@ -96,25 +93,19 @@ def run_point(profile: str, point: str) -> Path:
         reason = f"needs {settings[0].pairs:,} pairs, {profile} has {there:,}"
         write_json(target, {"point": point, "changes": changes, "skipped": reason, "runs": []})
         return target
-    tokens = changes.get("tokens", params.model.tokens)
-    clip = load_clip(params.model.backbone, params.model.pretrained, tokens=tokens, dtype=params.model.dtype)
-    texts = Texts(features, "train")
+    texts, benchmarks = Texts(features, "train"), {}
+    for name in MEASURED:
+        if scenes_file(features, name).is_file():
+            benchmarks[name] = load_scenes(scenes_file(features, name))
+    train_tokens = np.load(features / "train_patches.npy", mmap_mode="r")
     if changes.get("templates", params.features.templates) != params.features.templates:
-        texts.noun_features = noun_features(clip, read_json(features / "texts.json")["nouns"], changes["templates"])
-    image_sets = {name: one for name, one in all_scenes(prepared, "test").items() if is_measured(one[2])}
-    if tokens == params.model.tokens:
-        train_tokens = np.load(features / "train_patches.npy", mmap_mode="r")
-        of_scenes = {name: np.load(scene_patches_file(features, "test", name)) for name in image_sets}
-    else:
-        pairs = read_pairs(prepared, "train")[0]
-        train_tokens = tokens_of(clip, Images(pairs.source[: settings[0].pairs]), params.features.batch_size)
-        of_scenes = {name: tokens_of(clip, one[0], params.features.batch_size) for name, one in image_sets.items()}
-    sets = [(of_scenes[name], masks, benchmarks) for name, (_, masks, benchmarks) in image_sets.items()]
-    scenes = scenes_of(clip, sets, params.protocols.native)
+        texts.noun_features = other_templates(params, features, changes["templates"])
+    if changes.get("tokens", params.model.tokens) != params.model.tokens:
+        train_tokens, benchmarks = other_tokens(params, prepared, changes["tokens"], settings[0].pairs)
     runs = []
     for setting in settings:
         embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)
-        runs.append({"seed": setting.seed, **measure(scenes, embedder, embedder.text_embedder)})
+        runs.append({"seed": setting.seed, **measure(benchmarks, embedder.cpu(), embedder.text_embedder)})
     write_json(target, {"point": point, "changes": changes, "runs": runs})
     return target
 
@@ -124,11 +115,30 @@ def train_settings(params, changes: dict, seed: int) -> Train:
     return Train.model_validate(params.train.model_dump() | own | {"seed": seed})
 
 
-def tokens_of(clip: FrozenCLIP, images: Images, batch_size: int) -> np.ndarray:
-    """Patch tokens float16 [M, N, D_v], in memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        patch_tokens(clip, images, Path(folder, "tokens.npy"), batch_size=batch_size)
-        return np.load(Path(folder, "tokens.npy"))
+def clip_with(params, tokens: str):
+    from pacl.clip import load_clip  # seconds to import, and most points work on what the features stage kept
+
+    return load_clip(params.model.backbone, params.model.pretrained, tokens=tokens, dtype=params.model.dtype)
+
+
+def other_templates(params, features: Path, template_list: str) -> np.ndarray:
+    """Noun prompts in other templates, float16 [nouns, templates, D]."""
+    from pacl.features import noun_features
+
+    nouns = read_json(features / "texts.json")["nouns"]
+    return noun_features(clip_with(params, params.model.tokens), nouns, template_list)
+
+
+def other_tokens(params, prepared: Path, tokens: str, pairs: int) -> tuple[np.ndarray, dict[str, Scenes]]:
+    """Tokens of another kind: of the first `pairs` training images, and of the test scenes."""
+    from pacl.features import tokens_of
+    from pacl.targets import scenes_by_benchmark
+
+    clip, batch_size = clip_with(params, tokens), params.features.batch_size
+    images = Images(read_pairs(prepared, "train")[0].source[:pairs])
+    image_sets = all_scenes(prepared, "test")
+    scenes = scenes_by_benchmark(clip, image_sets, params.protocols.native, batch_size=batch_size)
+    return tokens_of(clip, images, batch_size), scenes
 
 
 def point_table(folder: Path, points: dict) -> pd.DataFrame:

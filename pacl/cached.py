@@ -2,11 +2,47 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from pacl.features import Texts
+from pacl.data import read_json
+
+
+class Texts:
+    """The texts of one split's images, and what is drawn from them at each step: a caption, or one of its nouns in
+    one of the templates.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        table = read_json(folder / "texts.json")
+        self.captions, self.nouns = table[split]["captions"], table[split]["nouns"]
+        self.caption_features, self.noun_features = (
+            np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun")
+        )
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def draw(self, rng: np.random.Generator, images: np.ndarray, noun_share: float) -> tuple[Tensor, Tensor]:
+        """One text for each image: embeddings [B, D] and keys [B], equal where two texts name the same caption or the
+        same noun.
+
+        noun_share: the probability of a noun prompt where the image's captions have a noun.
+        """
+        chosen = [self.draw_one(rng, image, noun_share) for image in images]
+        features = np.stack([feature for feature, _ in chosen]).astype(np.float32)
+        return torch.from_numpy(features), torch.tensor([key for _, key in chosen])
+
+    def draw_one(self, rng, image: int, noun_share: float) -> tuple[np.ndarray, int]:
+        as_noun, pick, template = rng.random(3)
+        if as_noun < noun_share and self.nouns[image]:
+            noun = self.nouns[image][int(pick * len(self.nouns[image]))]
+            return self.noun_features[noun, int(template * self.noun_features.shape[1])], -1 - noun
+        caption = self.captions[image][int(pick * len(self.captions[image]))]
+        return self.caption_features[caption], caption
 
 
 class CachedPairs:

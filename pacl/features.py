@@ -2,6 +2,7 @@
 (paper, section 3: both encoders are frozen).
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP
-from pacl.data import Images, read_json, write_json
+from pacl.data import Images, write_json
 from pacl.prompts import nouns, templates
 
 
@@ -45,9 +46,11 @@ def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: in
     rows.flush()
 
 
-def scene_patches_file(folder: Path, split: str, image_set: str) -> Path:
-    """Where the patch tokens of an image set of `pacl.data.all_scenes` lie."""
-    return folder / f"{'_'.join(filter(None, (split, image_set)))}_scene_patches.npy"
+def tokens_of(clip: FrozenCLIP, images: Images, batch_size: int) -> np.ndarray:
+    """Patch tokens of all images float16 [M, N, D_v], in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        patch_tokens(clip, images, Path(folder, "tokens.npy"), batch_size=batch_size)
+        return np.load(Path(folder, "tokens.npy"))
 
 
 def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -> dict:
@@ -87,37 +90,3 @@ def noun_features(clip: FrozenCLIP, nouns: list[str], template_list: str) -> np.
     forms = templates(template_list)
     prompts = [form.format(noun) for noun in nouns for form in forms]
     return clip.text_features(prompts).half().cpu().numpy().reshape(len(nouns), len(forms), clip.dim)
-
-
-class Texts:
-    """The texts of one split's images, and what is drawn from them at each step: a caption, or one of its nouns in
-    one of the templates.
-    """
-
-    def __init__(self, folder: Path, split: str):
-        table = read_json(folder / "texts.json")
-        self.captions, self.nouns = table[split]["captions"], table[split]["nouns"]
-        self.caption_features, self.noun_features = (
-            np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun")
-        )
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-    def draw(self, rng: np.random.Generator, images: np.ndarray, noun_share: float) -> tuple[Tensor, Tensor]:
-        """One text for each image: embeddings [B, D] and keys [B], equal where two texts name the same caption or the
-        same noun.
-
-        noun_share: the probability of a noun prompt where the image's captions have a noun.
-        """
-        chosen = [self.draw_one(rng, image, noun_share) for image in images]
-        features = np.stack([feature for feature, _ in chosen]).astype(np.float32)
-        return torch.from_numpy(features), torch.tensor([key for _, key in chosen])
-
-    def draw_one(self, rng, image: int, noun_share: float) -> tuple[np.ndarray, int]:
-        as_noun, pick, template = rng.random(3)
-        if as_noun < noun_share and self.nouns[image]:
-            noun = self.nouns[image][int(pick * len(self.nouns[image]))]
-            return self.noun_features[noun, int(template * self.noun_features.shape[1])], -1 - noun
-        caption = self.captions[image][int(pick * len(self.captions[image]))]
-        return self.caption_features[caption], caption

@@ -2,75 +2,80 @@
 point is trained and measured for every seed (paper, section 4).
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from pacl.alignment import patch_accuracy, view_of
-from pacl.clip import FrozenCLIP, class_text_features
-from pacl.data import Masks, target_of
-from pacl.evaluate import foreground
 from pacl.labels import label_maps
-from pacl.metrics import confusion_matrix, mean_iou, patch_labels
+from pacl.metrics import IGNORE_INDEX, confusion_matrix, mean_iou
 from pacl.model import similarity_map
 from pacl.params import Protocol
-from pacl.prompts import templates
-from pacl.segment import interpolation_matrix
 
 MEASURED = ("voc20", "context59")  # benchmarks, where a source has them; patch accuracy is the first one's
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """For each benchmark the patch tokens [M, N, D_v] of its scenes, their label maps [M, H, W] in CLIP's crop, its
-    classes' text [K, D], the class of each phrase, and the number of classes.
+    """A benchmark's test scenes as CLIP crops them, and what labels them (made by pacl.targets).
+
+    tokens: float16 [M, N, D_v]. targets: uint8 [M, H, H], class indices. patch_targets: int64 [M, N], the majority's.
+    text: [K, D]. phrase_index: the class of each phrase, [K]. upscale: [H, h], weights from tokens to pixels. classes:
+    their number.
     """
 
-    clip: FrozenCLIP
-    benchmarks: dict[str, tuple[Tensor, Tensor, Tensor, Tensor, int]]
+    tokens: Tensor
+    targets: Tensor
+    patch_targets: Tensor
+    text: Tensor
+    phrase_index: Tensor
+    upscale: Tensor
+    classes: int
 
 
-def is_measured(benchmarks: dict) -> bool:
-    return any(name in benchmarks for name in MEASURED)
+def save_scenes(scenes: Scenes, path: Path) -> None:
+    tensors = {name: value.contiguous() for name, value in vars(scenes).items() if name != "classes"}
+    save_file(tensors, path, {"classes": json.dumps(scenes.classes)})
 
 
-def scenes_of(clip: FrozenCLIP, image_sets: list[tuple[np.ndarray, Masks, dict]], protocol: Protocol) -> Scenes:
-    """image_sets: patch tokens [M, N, D_v], masks and benchmarks of each (pacl.data.all_scenes)."""
-    prepared = {}
-    for tokens, masks, benchmarks in image_sets:
-        for name in (name for name in MEASURED if name in benchmarks):
-            table = benchmarks[name]["table"]
-            views = [view_of(target_of(masks[i], table), clip.image_size) for i in range(len(masks))]
-            text = class_text_features(clip, foreground(benchmarks[name], protocol), templates(protocol.templates))
-            patches = torch.from_numpy(np.asarray(tokens)).float()
-            prepared[name] = (patches, torch.from_numpy(np.stack(views)), *text, len(benchmarks[name]["classes"]))
-    return Scenes(clip, {name: prepared[name] for name in MEASURED if name in prepared})
+def load_scenes(path: Path) -> Scenes:
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Scenes(**tensors, classes=json.loads(file.metadata()["classes"]))
 
 
-def measure(scenes: Scenes, embed, embed_text=lambda text: text) -> dict[str, float]:
+def scenes_file(folder: Path, benchmark: str) -> Path:
+    """Where the features stage keeps a benchmark's Scenes."""
+    return folder / f"measured_{benchmark}.safetensors"
+
+
+def measure(benchmarks: dict[str, Scenes], embed, embed_text=lambda text: text) -> dict[str, float]:
     """{"patch_accuracy", "voc20", "context59"} (mIoU, no background), at CLIP's plain patch grid; embed: patch features
     -> patch embeddings, embed_text: text features -> text embeddings.
     """
     result = {}
-    for name, (tokens, targets, text, phrase_index, count) in scenes.benchmarks.items():
-        preds, patch_preds = label_tokens(scenes.clip, embed, tokens, embed_text(text), phrase_index)
+    for name, scenes in benchmarks.items():
+        preds, patch_preds = label_tokens(scenes, embed, embed_text)
         if name == MEASURED[0]:
-            result["patch_accuracy"] = patch_accuracy(patch_preds, patch_labels(targets, scenes.clip.patch_size))
-        result[name] = mean_iou(confusion_matrix(preds, targets, count))
+            labelled = scenes.patch_targets != IGNORE_INDEX
+            right = patch_preds[labelled] == scenes.patch_targets[labelled]
+            result["patch_accuracy"] = right.double().mean().item()
+        result[name] = mean_iou(confusion_matrix(preds, scenes.targets, scenes.classes))
     return result
 
 
 @torch.no_grad()
-def label_tokens(clip: FrozenCLIP, embed, tokens: Tensor, text: Tensor, phrase_index: Tensor) -> tuple[Tensor, Tensor]:
-    """Label maps [M, H, W] and patch labels [M, N] of cached tokens [M, N, D_v]."""
-    h, w = clip.grid(clip.image_size, clip.image_size)
-    upscale = interpolation_matrix(clip.image_size, h, clip.patch_size, clip.patch_size)
-    maps, patches = [], []
-    for part in tokens.split(100):
-        logits = similarity_map(embed(part.to(clip.device)), text).transpose(1, 2).unflatten(2, (h, w)).cpu()
-        maps.append(label_maps(logits, upscale, upscale, Protocol(), phrase_index=phrase_index.cpu()))
-        identity = torch.eye(h), torch.eye(w)
-        patches.append(label_maps(logits, *identity, Protocol(), phrase_index=phrase_index.cpu()).flatten(1))
+def label_tokens(scenes: Scenes, embed, embed_text) -> tuple[Tensor, Tensor]:
+    """Label maps [M, H, H] and patch labels [M, N]."""
+    side = scenes.upscale.shape[1]
+    text, identity, maps, patches = embed_text(scenes.text), torch.eye(side), [], []
+    for part in scenes.tokens.split(100):
+        logits = similarity_map(embed(part.float()).cpu(), text).transpose(1, 2).unflatten(2, (side, side))
+        options = {"protocol": Protocol(), "phrase_index": scenes.phrase_index}
+        maps.append(label_maps(logits, scenes.upscale, scenes.upscale, **options))
+        patches.append(label_maps(logits, identity, identity, **options).flatten(1))
     return torch.cat(maps), torch.cat(patches)

@@ -18,10 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from pacl import ranks
-from pacl.cached import CachedPairs, held_out, identity_of
+from pacl.cached import CachedPairs, Texts, held_out, identity_of
 from pacl.checkpoints import save_embedder
 from pacl.config import load_params
-from pacl.features import Texts
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
 from pacl.resume import Progress

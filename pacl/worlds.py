@@ -6,17 +6,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from pacl.cached import CachedPairs
+from pacl.cached import CachedPairs, Texts
 from pacl.clip import load_clip
 from pacl.config import load_params
-from pacl.data import read_json, read_pairs, read_scenes, write_json
-from pacl.features import Texts, patch_tokens, text_features, text_table
-from pacl.measure import measure, scenes_of
+from pacl.data import all_scenes, read_json, read_pairs, write_json
+from pacl.features import text_features, text_table, tokens_of
+from pacl.measure import measure
 from pacl.params import Train
 from pacl.prepare import prepare
+from pacl.targets import scenes_by_benchmark
 from pacl.train import train
 
 
@@ -30,7 +30,7 @@ def run_world(profile: str, seed: int) -> Path:
         write_json(target, {"seed": seed, "skipped": f"{params.prepare.source} is not drawn from a seed"})
         return target
     settings = Train.model_validate(params.train.model_dump() | params.ablations.base)
-    few = {"seed": seed, "train_pairs": settings.pairs, "validation_scenes": 10, "classification_images": 1}
+    few = {"seed": seed, "train_pairs": settings.pairs, "validation_scenes": 10, "classification_sets": []}
     clip = load_clip(
         params.model.backbone, params.model.pretrained, tokens=params.model.tokens, dtype=params.model.dtype
     )
@@ -38,14 +38,14 @@ def run_world(profile: str, seed: int) -> Path:
         folder = Path(name)
         prepare(folder / "prepared", params.prepare.model_copy(update=few))
         pairs, captions = read_pairs(folder / "prepared", "train")
-        images, masks, benchmarks = read_scenes(folder / "prepared", "test")
-        for what, pictures in (("train", pairs), ("scenes", images)):
-            patch_tokens(clip, pictures, folder / f"{what}.npy", batch_size=params.features.batch_size)
         text_features(clip, text_table({"train": captions}), folder, params.features.templates)
-        pairs = CachedPairs(np.load(folder / "train.npy"), Texts(folder, "train"), settings)
-        embedder, _ = train(pairs, settings)
-        scenes = scenes_of(clip, [(np.load(folder / "scenes.npy"), masks, benchmarks)], params.protocols.native)
-        result = {method: measure(scenes, embed) for method, embed in (("clip", clip.project), ("pacl", embedder))}
+        batch_size = params.features.batch_size
+        source = CachedPairs(tokens_of(clip, pairs, batch_size), Texts(folder, "train"), settings)
+        embedder, _ = train(source, settings)
+        image_sets = all_scenes(folder / "prepared", "test")
+        scenes = scenes_by_benchmark(clip, image_sets, params.protocols.native, batch_size=batch_size)
+    methods = {"clip": clip.project, "pacl": embedder.cpu()}
+    result = {name: measure(scenes, embed) for name, embed in methods.items()}
     write_json(target, {"seed": seed, **result})
     return target
 

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pacl import ranks, resume
-from pacl.cached import CachedPairs
-from pacl.features import Texts
+from pacl.cached import CachedPairs, Texts
 from pacl.params import Train
 from pacl.pretrain import model_config, pretrain
 from pacl.train import Run, batch_loss, train

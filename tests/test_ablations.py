@@ -10,10 +10,11 @@ import yaml
 from pacl.ablations import GROUPS, finding, point_table, run_point
 from pacl.clip import load_clip
 from pacl.config import ConfigError
-from pacl.data import read_pairs, read_scenes
+from pacl.data import all_scenes, read_pairs
 from pacl.features import patch_tokens, text_features, text_table
-from pacl.params import Prepare
+from pacl.params import Prepare, Protocol
 from pacl.prepare import prepare
+from pacl.targets import scenes_by_benchmark, write_targets
 from pacl.worlds import run_world, world_table
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,8 @@ def project(tmp_path_factory):
     clip = load_clip("miniclip", ROOT / "data/miniclip")
     pairs, captions = read_pairs(prepared, "train")
     patch_tokens(clip, pairs, features / "train_patches.npy", batch_size=64)
-    patch_tokens(clip, read_scenes(prepared, "test")[0], features / "test_scene_patches.npy", batch_size=64)
+    native = Protocol.model_validate(mini["protocols"]["native"])
+    write_targets(features, scenes_by_benchmark(clip, all_scenes(prepared, "test"), native, batch_size=64))
     text_features(clip, text_table({"train": captions}), features, "seven")
     return folder
 

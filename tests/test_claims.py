@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pacl.cached import CachedPairs
+from pacl.cached import CachedPairs, Texts
 from pacl.claims import as_text, judge, load_ledger, quantity, satisfied, write_claims
 from pacl.config import load_params
 from pacl.data import read_pairs, read_scenes, write_json, write_pairs, write_scenes
-from pacl.features import Texts, patch_tokens, text_features, text_table
+from pacl.features import patch_tokens, text_features, text_table
 from pacl.train import train
 
 ROOT = Path(__file__).parents[1]

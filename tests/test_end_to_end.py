@@ -10,13 +10,13 @@ import yaml
 
 from pacl import miniworld
 from pacl.alignment import patch_predictions, scene_patches
-from pacl.cached import CachedPairs
+from pacl.cached import CachedPairs, Texts
 from pacl.checkpoints import load_embedder
 from pacl.classify import class_scores, score_accuracies
 from pacl.clip import class_text_features
 from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, target_of, write_json
 from pacl.evaluate import methods_of, segmentation
-from pacl.features import Texts, patch_tokens, text_features, text_table
+from pacl.features import patch_tokens, text_features, text_table
 from pacl.metrics import mean_iou
 from pacl.params import Prepare, Protocol, Train
 from pacl.prepare import prepare

@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pacl.cached import Texts
 from pacl.clip import load_clip
 from pacl.data import Images, read_json
-from pacl.features import Texts, patch_tokens, text_features, text_table
+from pacl.features import patch_tokens, text_features, text_table
 from pacl.pretrain import save_clip
 from pacl.prompts import templates
 

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from pacl.data import IGNORE, Masks
-from pacl.measure import measure, scenes_of
+from pacl.measure import load_scenes, measure, save_scenes
 from pacl.params import Protocol
+from pacl.targets import scenes_of
 
 CLASSES = {"voc20": ["cat", "dog"], "context59": ["cat", "dog", "sea, lake"]}
 TABLES = {"voc20": [0, 1, IGNORE], "context59": [0, 1, 2]}
@@ -33,7 +34,8 @@ def scenes():
     masks = np.kron(labels, np.ones((8, 8))).astype(np.uint8)
     table = {name: {"classes": CLASSES[name], "table": t + [-1] * 252 + [IGNORE]} for name, t in TABLES.items()}
     tokens = F.one_hot(torch.tensor([[0, 1, 2, 3], [1, 1, 1, 1]]), 4).half().numpy()  # [M, N, D_v]
-    return scenes_of(WordCLIP(), [(tokens, Masks(masks), table)], Protocol())
+    tokens = torch.from_numpy(tokens)
+    return {name: scenes_of(WordCLIP(), tokens, Masks(masks), one, Protocol()) for name, one in table.items()}
 
 
 def test_the_right_tokens_are_measured_as_right(scenes):
@@ -56,3 +58,11 @@ def test_wrong_tokens_cost_what_they_cover(scenes):
 def test_texts_pass_the_text_embedder(scenes):
     swapped = measure(scenes, lambda tokens: tokens, lambda text: text[:, [1, 0, 2, 3]])
     assert swapped["patch_accuracy"] == 0.0
+
+
+def test_what_is_kept_is_read_back(scenes, tmp_path):
+    for name, kept in scenes.items():
+        save_scenes(kept, tmp_path / name)
+        back = load_scenes(tmp_path / name)
+        assert back.classes == kept.classes
+        assert all(torch.equal(getattr(back, part), value) for part, value in vars(kept).items() if part != "classes")
