@@ -57,10 +57,8 @@ GROUPS = {
         "Number of image-caption pairs, equal steps",
         {
             "pairs_1000": "1,000",
-            "pairs_2000": "2,000",
             "default": "4,000",
-            "pairs_8000": "8,000",
-            "pairs_20000": "20,000",
+            "pairs_16000": "16,000",
         },
     ),
     "nouns": ("Noun prompts beside captions", {"default": "half noun prompts", "nouns_off": "captions only"}),
@@ -70,7 +68,7 @@ GROUPS = {
     ),
     "batch": (
         "Pairs in a batch, equal steps",
-        {"batch_32": "32", "batch_64": "64", "default": "128", "batch_256": "256"},
+        {"batch_16": "16", "default": "64", "batch_128": "128"},
     ),
     "same_text": (
         "Are images with the same text each other's negatives?",

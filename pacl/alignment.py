@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from sklearn.manifold import TSNE
-from sklearn.metrics import roc_curve
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
@@ -85,6 +83,8 @@ def coherence(features: Tensor, labels: Tensor, *, pairs: int, seed: int) -> dic
     """The ROC of "one class" against cosine, for patches of different images: [M, N, D], [M, N] -> false_positives,
     true_positives (rates), auc, interval (95 % of the area, resampling images).
     """
+    from sklearn.metrics import roc_curve  # slow to import, and most callers need none of it
+
     images = torch.arange(len(labels))[:, None].expand_as(labels)
     scores, same_class, of_images, auc = coherence_roc(
         features.flatten(0, 1), labels.flatten(), images.flatten(), pairs=pairs, seed=seed
@@ -107,6 +107,8 @@ def patch_map(
     embeddings [M, N, D], labels [M, N], text [K, D], a text a class. Shown are the `classes` classes with the most
     patches, and of each the same number of patches, `patches` in all at most.
     """
+    from sklearn.manifold import TSNE
+
     embeddings, labels = embeddings.flatten(0, 1), labels.flatten()
     counts = torch.bincount(labels[labels != IGNORE_INDEX], minlength=len(text))
     shown = counts.argsort(descending=True, stable=True)[:classes]

@@ -1,13 +1,16 @@
 """Reads params.yaml, the one place where a run is configured."""
 
 import difflib
+import json
+import re
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
 from pydantic import ValidationError
 
-from pacl.params import SECTIONS, Section
+from pacl.params import SECTIONS, Section, Train
 
 
 class ConfigError(ValueError):
@@ -18,14 +21,17 @@ def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") 
     """The asked-for sections of a profile: load_params("mini", "train").train.learning_rate.
 
     path: looked for in the working directory, then in its parents. Only these sections are validated, so a mistake
-    elsewhere doesn't stop this stage. Raises ConfigError (a ValueError), one sentence per error.
+    elsewhere doesn't stop this stage; what they must have in common with other sections, too. Raises ConfigError (a
+    ValueError), one sentence per error.
     """
     table = read_yaml(find_file(path))
     profiles = [name for name, value in table.items() if isinstance(value, dict)]
     if profile not in profiles:
         raise ConfigError(f"{profile!r} is no profile of {Path(path).name}; it has {', '.join(map(str, profiles))}.")
     values = table[profile] if isinstance(table[profile], dict) else {}
-    return SimpleNamespace(**{name: read_section(profile, name, values) for name in sections})
+    found = {name: read_section(profile, name, values) for name in sections}
+    check_together(profile, found, values, find_file(path).parent)
+    return SimpleNamespace(**found)
 
 
 def project_root(path: str | Path = "params.yaml") -> Path:
@@ -68,6 +74,87 @@ def read_section(profile: str, name: str, values: dict) -> Section:
         raise ConfigError("\n".join(sentence(f"{profile}.{name}", kind, e) for e in error.errors())) from None
 
 
+def check_together(profile: str, found: dict[str, Section], values: dict, root: Path) -> None:
+    """Raises ConfigError where a section that was read does not go with another one of its profile."""
+    others = dict(found)
+    for name in {"prepare", "model", "train", "protocols"} & values.keys() - found.keys():
+        with suppress(ConfigError):  # a mistake in a section that was not asked for
+            others[name] = read_section(profile, name, values)
+    errors = [error for name in found for error in CHECKS.get(name, lambda *_: [])(profile, others, root)]
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
+    """As many pairs are prepared as will be trained on, but where training reads them from shards."""
+    prepare = sections["prepare"]
+    trained = sections["train"].pairs if "train" in sections and prepare.source != "webdataset" else 0
+    if prepare.train_pairs >= trained:
+        return []
+    path = f"{profile}.prepare.train_pairs"
+    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs."]
+
+
+def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
+    """Token strides divide the patch."""
+    strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in dict(sections["protocols"]).items()}
+    return check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
+
+
+def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
+    """Its protocols are protocols."""
+    known = dict(sections["protocols"]) if "protocols" in sections else sections["segmentation"].protocols
+    return [
+        f"{profile}.segmentation.protocols.{i} is {name!r}, but must be one of {', '.join(known)}."
+        for i, name in enumerate(sections["segmentation"].protocols)
+        if name not in known
+    ]
+
+
+def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
+    """Every point is a change of parameters that there are, to values that they may have; its strides divide the
+    patch.
+    """
+    ablations, errors = sections["ablations"], []
+    for name, point in ablations.points.items() if "train" in sections else ():
+        changes, place = ablations.base | point, f"{profile}.ablations.points.{name}"
+        own = {key: value for key, value in changes.items() if key not in BESIDE_TRAIN}
+        for kind, changed in ((Train, sections["train"].model_dump() | own), *beside_train(changes, sections)):
+            try:
+                kind.model_validate(changed)
+            except ValidationError as error:
+                errors += [sentence(place, kind, e) for e in error.errors()]
+    strides = {f"ablations.strides.{i}": stride for i, stride in enumerate(ablations.strides)}
+    return errors + check_strides(profile, strides, sections, root)
+
+
+def beside_train(changes: dict, sections: dict) -> list[tuple[type[Section], dict]]:
+    """The other sections that an ablation point changes, as they become."""
+    changed = {key: value for key, value in changes.items() if BESIDE_TRAIN.get(key) == "model"}
+    return [(SECTIONS["model"], sections["model"].model_dump() | changed)] if changed and "model" in sections else []
+
+
+def check_strides(profile: str, strides: dict[str, int], sections: dict, root: Path) -> list[str]:
+    patch = patch_size(sections["model"], root) if "model" in sections else None
+    allowed = [stride for stride in range(1, (patch or 0) + 1) if patch % stride == 0]
+    return [
+        f"{profile}.{path} is {stride}, but must be one of {', '.join(map(str, allowed))}, which divide the patches of "
+        f"{patch} pixels."
+        for path, stride in strides.items()
+        if patch and stride not in allowed
+    ]
+
+
+def patch_size(model: Section, root: Path) -> int | None:
+    """Pixels of a patch as the weights' folder or the model's name (ViT-B-16, ViT-L-14-336) says, else None."""
+    config = root / model.pretrained / "open_clip_config.json"
+    if config.is_file():
+        with suppress(ValueError, KeyError, TypeError):
+            return int(json.loads(config.read_text(encoding="utf-8"))["model_cfg"]["vision_cfg"]["patch_size"])
+    named = re.match(r"ViT-[A-Za-z]+-(\d+)", model.backbone)
+    return int(named[1]) if named else None
+
+
 def sentence(section: str, kind: type[Section], error: dict) -> str:
     """One of pydantic's errors as a sentence with the value's full path and what is allowed there."""
     path, value, context = ".".join([section, *map(str, error["loc"])]), error["input"], error.get("ctx", {})
@@ -100,6 +187,7 @@ def allowed(error: dict) -> str:
         "finite_number": "a finite number",
         "string_type": "text",
         "tuple_type": "a list",
+        "too_short": f"a list of at least {context.get('min_length')}",
     }
     return words.get(error["type"], error["msg"].removeprefix("Input should be "))
 
@@ -123,3 +211,12 @@ def as_yaml_number(text: str) -> str | None:
         return mantissa
     point = mantissa if "." in mantissa else f"{mantissa}.0"
     return f"{point}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+
+
+BESIDE_TRAIN = {"tokens": "model", "templates": "features"}  # what an ablation point may change elsewhere
+CHECKS = {
+    "prepare": check_prepare,
+    "protocols": check_protocols,
+    "segmentation": check_segmentation,
+    "ablations": check_ablations,
+}

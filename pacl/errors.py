@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
-from pacl.evaluate import equal_sizes, foreground, on_benchmark
+from pacl.evaluate import background_listed, equal_sizes, foreground, on_benchmark
 from pacl.metrics import IGNORE_INDEX, iou_per_class
 from pacl.params import Protocol
 from pacl.prompts import templates
@@ -34,13 +34,14 @@ def areas(
     clip: FrozenCLIP, methods: dict[str, Method], images: Images, masks: Masks, benchmark: dict, protocol: Protocol
 ) -> pd.DataFrame:
     """How much of a class in an image is found: columns method, class, area (share of the image), recall."""
-    protocol = on_benchmark(protocol, benchmark)
     text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
+    options = {"phrase_index": phrase_index, "background_listed": background_listed(benchmark, protocol)}
+    protocol = on_benchmark(protocol, benchmark)
     names, rows = [name.split(",")[0] for name in benchmark["classes"]], []
     for picture, mask in equal_sizes(images, masks, 32):
         targets = np.stack([target_of(m, benchmark["table"]) for m in mask])
         for method, way in methods.items():
-            preds = segment(clip, way, picture, text, protocol, phrase_index=phrase_index).cpu().numpy()
+            preds = segment(clip, way, picture, text, protocol, **options).cpu().numpy()
             for target, pred in zip(targets, preds, strict=True):
                 for k in np.unique(target[target != IGNORE_INDEX]):
                     here = target == k

@@ -48,7 +48,8 @@ def segmentation(
             settings = on_benchmark(protocol, benchmark)
             for method, confmat in confmats[name].items():
                 part = logits[method][:, slice(*own[name])]
-                preds = label_maps(part, rows, columns, settings, phrase_index=texts[name][1])
+                listed = background_listed(benchmark, protocol)
+                preds = label_maps(part, rows, columns, settings, phrase_index=texts[name][1], background_listed=listed)
                 confmat += confusion_matrix(preds.cpu(), target, len(benchmark["classes"]))
     return confmats
 
@@ -104,6 +105,8 @@ def has_background(benchmark: dict) -> bool:
 
 def foreground(benchmark: dict, protocol: Protocol) -> list[str]:
     """The classes that get a text: all but a background that the protocol's rule makes from the others' uncertainty."""
+    if protocol.phrases in benchmark.get("phrases", {}):
+        return benchmark["phrases"][protocol.phrases]
     return (
         benchmark["classes"][1:]
         if has_background(benchmark) and protocol.background_rule != "none"
@@ -111,9 +114,18 @@ def foreground(benchmark: dict, protocol: Protocol) -> list[str]:
     )
 
 
+def background_listed(benchmark: dict, protocol: Protocol) -> bool:
+    """Whether the background has a text of its own beside the rule: the words of the protocol's phrases."""
+    return has_background(benchmark) and len(foreground(benchmark, protocol)) == len(benchmark["classes"])
+
+
 def on_benchmark(protocol: Protocol, benchmark: dict) -> Protocol:
-    """The protocol without its background rule where the benchmark has no background class."""
-    return protocol if has_background(benchmark) else protocol.model_copy(update={"background_rule": "none"})
+    """The protocol with its background's logit scale, or without its background rule where the benchmark has no
+    background class.
+    """
+    if has_background(benchmark):
+        return protocol.model_copy(update={"logit_scale": protocol.background_logit_scale or protocol.logit_scale})
+    return protocol.model_copy(update={"background_rule": "none"})
 
 
 def equal_sizes(images: Images, masks: Masks, batch_size: int):
@@ -198,9 +210,10 @@ def label_examples(
     clip: FrozenCLIP, methods: dict[str, Method], images: Images, benchmark: dict, shown: list[int], protocol: Protocol
 ) -> dict:
     """Each method's label maps of the shown scenes: method -> [int64 [H, W], ...]."""
+    text, index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
+    options = {"phrase_index": index, "background_listed": background_listed(benchmark, protocol)}
     protocol = on_benchmark(protocol, benchmark)
-    text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
     return {
-        name: [segment(clip, method, images[i], text, protocol, phrase_index=phrase_index).cpu() for i in shown]
+        name: [segment(clip, method, images[i], text, protocol, **options).cpu() for i in shown]
         for name, method in methods.items()
     }

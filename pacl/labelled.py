@@ -80,16 +80,16 @@ def open_torchvision(raw: Path, entry: dict, split: str):
 
 
 def write_set(folder: Path, raw: Path, name: str, params) -> str:
-    """Writes a set's test images and, where it has some, validation images: at most `classification_images` of each,
-    drawn with params.seed. Returns a sentence if the test isn't whole.
+    """Writes a set's test images, at most `classification_images`, and, where it has some, at most `validation_scenes`
+    validation images, drawn with params.seed. Returns a sentence if the test isn't whole.
     """
     entry, found = described(name), 0
-    for split in ("test", "validation"):
+    for split, most in (("test", params.classification_images), ("validation", params.validation_scenes)):
         if (made := read_split(raw, name, entry, split)) is None:
             continue
         images, labels, classes = made
         rng = np.random.default_rng(params.seed)
-        chosen = np.sort(rng.permutation(len(labels))[: params.classification_images]).tolist()
+        chosen = np.sort(rng.permutation(len(labels))[:most]).tolist()
         write_labelled(folder, split, name, rows_of(images, chosen), [labels[i] for i in chosen], classes)
         found = len(chosen) if split == "test" else found
     return partial(as_dataset(name), found, "test") if "images" in entry else ""
@@ -173,3 +173,8 @@ def photos_in(folder: Path) -> list[Path]:
 
 def class_file(name: str) -> Path:
     return project_root() / f"data/classification/{name}.txt"
+
+
+def class_count(name: str) -> int:
+    """How many classes a set of data/classification/sets.yaml has, 0 for one that isn't there."""
+    return described(name).get("count", 0)

@@ -21,12 +21,12 @@ def confusion_matrix(
     """
     if preds.shape != target.shape:
         raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have one shape.")
-    preds, target = preds.flatten().long(), target.flatten().long()
+    preds, target = preds.flatten(), target.flatten()
     ignored = target == ignore_index if ignore_index is not None else torch.zeros_like(target, dtype=torch.bool)
-    preds, target = preds.masked_fill(ignored, 0), target.masked_fill(ignored, 0)  # taken away again below
+    preds, target = (t.masked_fill(ignored, 0).long() for t in (preds, target))  # taken away again below
     _check_labels("target", target, num_classes)
     _check_labels("preds", preds, num_classes)
-    counts = torch.bincount(target * num_classes + preds, minlength=num_classes**2)
+    counts = torch.bincount(preds.add_(target, alpha=num_classes), minlength=num_classes**2)
     counts[0] -= ignored.sum()
     return counts.reshape(num_classes, num_classes)
 
@@ -167,7 +167,7 @@ def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> 
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
-    if labels.numel() == 0 or (labels.min() >= 0 and labels.max() < num_classes):
+    if labels.numel() == 0 or (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         return
     outside = labels[(labels < 0) | (labels >= num_classes)]
     raise ValueError(

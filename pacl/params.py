@@ -24,10 +24,11 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    """source: what is trained on. raw: the folder that holds downloaded data. validation_scenes: how many pairs, and
-    scenes of each image set, are held out. benchmarks: those of pacl.benchmarks, or folders below raw.
-    classification_sets: those of data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes,
-    classification_images: at most so many of a split, None for all. max_bad_share: of the samples in WebDataset shards.
+    """source: what is trained on. raw: the folder that holds downloaded data. train_pairs: of shards, how many are
+    unpacked for the ablations. validation_scenes: how many pairs, and scenes of each image set, are held out.
+    benchmarks: those of pacl.benchmarks, or folders below raw. classification_sets: those of
+    data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes, classification_images: at most so
+    many of a split, None for all. max_bad_share: of the samples in shards.
     """
 
     source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
@@ -86,7 +87,7 @@ class Train(Section):
     eps: Positive
     weight_decay: NonNegative
     warmup_steps: Count
-    max_logit_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    max_logit_scale: Annotated[float, Field(ge=15, allow_inf_nan=False)]  # CLIP's starts at 1 / 0.07
     precision: Literal["float32", "bfloat16"]
     compile: bool
     accumulate: PositiveInt
@@ -99,6 +100,8 @@ class Train(Section):
         steps = self.epochs * (self.pairs // self.batch_size)
         if self.warmup_steps >= steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below all of its {steps} steps")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})")
         return self
 
 
@@ -107,8 +110,12 @@ class Protocol(Section):
 
     short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
     sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
-    tokens, None for CLIP's patch size. templates: a list of data/templates.yaml. logit_scale, background_rule and
-    background_threshold: see pacl.labels.predict; the rule applies where a benchmark has a background class.
+    tokens, None for CLIP's patch size; passes: whether the tokens of a stride below the patch size come from one
+    "joint" pass or from "shifted" ones of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml.
+    phrases: whose words for the classes, where a benchmark has such a list ("sclip": data/classes/sclip, with words for
+    the background, too); None for the classes' names. logit_scale, background_rule and background_threshold: see
+    pacl.labels.predict; the rule, and background_logit_scale if it is not None, apply where a benchmark has a
+    background class.
     """
 
     short_side: PositiveInt | None = None
@@ -117,7 +124,9 @@ class Protocol(Section):
     token_stride: PositiveInt | None = None
     passes: Literal["joint", "shifted"] = "joint"
     templates: str = "seven"
+    phrases: str | None = None
     logit_scale: Positive = 100.0
+    background_logit_scale: Positive | None = None
     background_rule: Literal["none", "entropy", "probability"] = "none"
     background_threshold: NonNegative = 0.0
 
@@ -176,7 +185,7 @@ class Classification(Section):
     sets: list[str]
     templates: str
     batch_size: PositiveInt
-    weights: list[Fraction]
+    weights: Annotated[list[Fraction], Field(min_length=1)]
 
 
 class Ablations(Section):
@@ -186,8 +195,8 @@ class Ablations(Section):
     """
 
     base: dict
-    seeds: list[Count]
-    strides: list[PositiveInt]
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    strides: Annotated[list[PositiveInt], Field(min_length=1)]
     inference_scenes: PositiveInt
     points: dict[str, dict]
 
@@ -214,8 +223,13 @@ class Pretrain(Section):
 
     @model_validator(mode="after")
     def sizes_divide(self):
-        if self.image_size % self.patch_size or self.width % self.head_width or self.text_width % self.head_width:
-            raise ValueError("patch_size must divide image_size, and head_width must divide width and text_width")
+        for part, whole in (("patch_size", "image_size"), ("head_width", "width"), ("head_width", "text_width")):
+            if getattr(self, whole) % getattr(self, part):
+                divisors = [n for n in range(1, getattr(self, whole) + 1) if getattr(self, whole) % n == 0]
+                raise ValueError(
+                    f"{part} ({getattr(self, part)}) must divide {whole} ({getattr(self, whole)}): one of "
+                    f"{', '.join(map(str, divisors))}"
+                )
         return self
 
 

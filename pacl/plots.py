@@ -140,7 +140,7 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
 
 
 def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
-    """Bars of `value` (in [0, 1], shown in %) for each x and method."""
+    """Bars of `value` (in [0, 1], shown in %) for each x and method; a table without rows gives an empty picture."""
     figure, axis = plt.subplots(figsize=(max(6, 0.85 * table[x].nunique() + 1.5), 3.2))
     sns.barplot(
         table.assign(percent=100 * table["value"]),
@@ -156,7 +156,8 @@ def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axis.set(xlabel="", ylabel=axis_title)
     axis.tick_params(axis="x", rotation=25 if table[x].nunique() > 6 else 0)
-    title_above_legend(axis, title)
+    if len(table):
+        title_above_legend(axis, title)
     return figure
 
 

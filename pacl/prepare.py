@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pacl import benchmarks, labelled, layouts, miniworld, shards, sources
-from pacl.data import write_json, write_labelled, write_pairs, write_scenes
+from pacl.data import open_image, write_json, write_labelled, write_pairs, write_scenes
 
 LABELS = {
     "miniworld": "mini world, not Pascal VOC",
@@ -110,8 +110,10 @@ def write_captioned(folder: Path, raw: Path, dataset: dict, params) -> str:
 
 
 def write_shards(folder: Path, finished: Path, raw: Path, params) -> str:
-    """train_shards.json, the shards to train on and how many pairs each has; the last shards of a shuffle are held out,
-    and `validation_scenes` of their pairs are unpacked.
+    """train_shards.json, the shards to train on and how many pairs each has; the last shards of a shuffle are held out.
+
+    `validation_scenes` of the held-out pairs are unpacked, and `train_pairs` of the others, for what works on features
+    that are kept: the ablations.
     """
     found = shards.find_shards(raw)
     counts, note = shards.survey(found, params.max_bad_share)
@@ -122,24 +124,33 @@ def write_shards(folder: Path, finished: Path, raw: Path, params) -> str:
             f"{raw} has {len(found)} shards, and none is left to train on when {params.validation_scenes} pairs are "
             "held out in whole shards: lower prepare.validation_scenes, or download more."
         )
-    train = sorted(order[:-held_out])
-    content = {"shards": [str(found[i]) for i in train], "pairs": [counts[i] for i in train]}
+    train, validation = order[:-held_out], order[-held_out:]
+    content = {"shards": [str(found[i]) for i in sorted(train)], "pairs": [counts[i] for i in sorted(train)]}
     write_json(folder / "train_shards.json", content)
-    pairs = shards.samples([found[i] for i in order[-held_out:]])
-    unpack(folder, finished, itertools.islice(pairs, params.validation_scenes))
+    for split, chosen, count in (
+        ("train", train, params.train_pairs),
+        ("validation", validation, params.validation_scenes),
+    ):
+        pairs = shards.samples([found[i] for i in chosen])
+        unpack(folder, finished, split, itertools.islice(pairs, count))
     return note
 
 
-def unpack(folder: Path, finished: Path, pairs) -> None:
-    """Writes validation pairs of a shard as image files."""
+def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
+    """Writes pairs of shards as image files; the torn are left out."""
     images, captions = [], []
-    (folder / "validation_images").mkdir(parents=True)
-    for number, (key, image, caption) in enumerate(pairs):
-        name = f"validation_images/{number}_{Path(key).name}"
+    (folder / f"{split}_images").mkdir(parents=True)
+    for number, (_, image, caption) in enumerate(pairs):
+        name = f"{split}_images/{number:06d}"
         (folder / name).write_bytes(image)
+        try:
+            open_image(folder / name)
+        except ValueError:
+            (folder / name).unlink()
+            continue
         images.append(finished / name)
         captions.append([caption])
-    write_pairs(folder, "validation", images, captions)
+    write_pairs(folder, split, images, captions)
 
 
 def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], params) -> list[str]:

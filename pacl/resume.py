@@ -94,7 +94,8 @@ def write_durably(path: Path, content: bytes) -> None:
         os.replace(partial, path)
         flush_folder(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise OSError(
             error.errno, f"{error.strerror}: {path} was not written; make room or make the folder writable, then go on"
         ) from None

@@ -1,10 +1,14 @@
 """Training batches from WebDataset shards, CLIP's tokens and text embeddings made on the fly (paper, section 4: some
 30M pairs, whose tokens no disk would hold).
+
+python -m pacl.stream --profile PROFILE    (alone, or by torchrun in several processes)
 """
 
+import argparse
 import hashlib
 import io
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +23,7 @@ from pacl.config import load_params
 from pacl.data import open_image, read_json
 from pacl.prompts import nouns, templates
 from pacl.shards import samples
+from pacl.train import train_profile
 
 CHUNK = 32  # samples that a worker hands over at once
 JUDGED = 1000  # samples, before their share of bad ones is judged
@@ -170,3 +175,17 @@ def open_stream(profile: str) -> StreamedPairs:
     model = params.model
     clip = load_clip(model.backbone, model.pretrained, tokens=model.tokens, dtype=model.dtype)
     return StreamedPairs(clip, dict(zip(written["shards"], written["pairs"], strict=True)), params)
+
+
+def train_streamed(profile: str) -> None:
+    """Trains on a profile's shards, see pacl.train.train_profile."""
+    train_profile(profile, open_stream)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pacl.stream", description="Trains on a profile's shards.")
+    parser.add_argument("--profile", default="paper", help="a section of params.yaml whose pairs are shards")
+    try:
+        train_streamed(parser.parse_args().profile)
+    except (ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
+        sys.exit(str(error))

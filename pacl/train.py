@@ -5,6 +5,7 @@ python -m pacl.train --profile PROFILE    (alone, or by torchrun in several proc
 """
 
 import argparse
+import importlib
 import math
 import sys
 from itertools import islice
@@ -117,7 +118,9 @@ def train_step(run: Run, embedder, batch: tuple, params, name: str) -> float:
     """One step of the optimiser; returns the loss. Raises FloatingPointError with the batch's name."""
     loss, _ = batch_loss(embedder, run.logit_scale(), batch, params)
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {run.step} ({name}): {blame(batch)}")
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {run.step} ({name}): {blame([part.to(run.device) for part in batch])}"
+        )
     run.optimizer.zero_grad()
     loss.backward()
     ranks.sum_gradients(run.embedder.parameters())  # not the logit scale's, whose gradient each rank has whole
@@ -126,12 +129,12 @@ def train_step(run: Run, embedder, batch: tuple, params, name: str) -> float:
     return loss.item()
 
 
-def blame(batch: tuple) -> str:
-    """What to do about a loss that is no number."""
+def blame(batch: list[Tensor]) -> str:
+    """What to do about a loss that is no number; all ranks say the same."""
     for what, values in zip(("tokens", "texts"), batch, strict=False):
-        bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        if bad:
-            places = ", ".join(map(str, bad[:10]))
+        bad = torch.cat(ranks.gathered((~values.isfinite()).flatten(1).any(1).to(torch.uint8)))  # [B]
+        if bad.any():
+            places = ", ".join(map(str, bad.nonzero().flatten().tolist()[:10]))
             return f"the {what} of its pairs {places} (counted from 0) are no numbers; look for bad features."
     return "lower train.learning_rate, its tokens and texts are all numbers."
 
@@ -180,13 +183,13 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
-def batch_loss(embedder, logit_scale: Tensor, batch: tuple, params) -> tuple[Tensor, Tensor]:
+def batch_loss(embedder, logit_scale: Tensor, batch: list[Tensor], params) -> tuple[Tensor, Tensor]:
     """The loss of a batch and its phi [B, B]; batch: this rank's tokens [b, N, D_v], text_embeddings [b, D], keys [b].
 
     Every rank has the whole loss of all ranks' images and texts. Its gradient in a weight of the embedder is that by
     way of this rank's images; added up over ranks it is one process's. That of the logit scale is whole.
     """
-    tokens, text_embeddings, keys = (tensor.to(logit_scale.device) for tensor in batch)
+    tokens, text_embeddings, keys = batch
     texts = ranks.gathered(text_embeddings.float())
     first = sum(len(part) for part in texts[: ranks.rank()])
     phi = torch.cat(ranks.gathered(phi_of(embedder, tokens.float(), torch.cat(texts), params, first)))
@@ -245,14 +248,17 @@ def validate(embedder, logit_scale: Tensor, validation, params) -> dict:
     return {"validation_loss": float(np.mean(losses)), "validation_retrieval": float(np.mean(hits))}
 
 
-def train_profile(profile: str) -> None:
-    """Trains on data/features/PROFILE and writes checkpoints/PROFILE; in every process of a group, if there is one."""
+def train_profile(profile: str, open_source=None) -> None:
+    """Trains on data/features/PROFILE and writes checkpoints/PROFILE; in every process of a group, if there is one.
+
+    open_source: opens another source of training batches, a profile -> what `train` takes; validation stays the same.
+    """
     params, features = load_params(profile, "train").train, Path("data/features", profile)
     with ranks.process_group():
         texts = {split: Texts(features, split) for split in ("train", "validation")}
         patches = {split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in texts}
         train(
-            CachedPairs(patches["train"], texts["train"], params),
+            open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params),
             params,
             validation=(patches["validation"], texts["validation"]),
             folder=Path("checkpoints", profile),
@@ -262,7 +268,13 @@ def train_profile(profile: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m pacl.train", description="Trains a profile's vision embedder.")
     parser.add_argument("--profile", default="mini", help="a section of params.yaml")
+    chosen = parser.parse_args().profile
     try:
-        train_profile(parser.parse_args().profile)
+        if Path("data/prepared", chosen, "train_shards.json").is_file():
+            importlib.import_module("pacl.stream").train_streamed(
+                chosen
+            )  # by name: no stage needs it through this module
+        else:
+            train_profile(chosen)
     except (ValueError, FileNotFoundError, FloatingPointError, OSError) as error:
         sys.exit(str(error))

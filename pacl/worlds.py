@@ -54,7 +54,7 @@ def world_table(folder: Path) -> pd.DataFrame:
     """Columns seed, method and the metrics, of every world in reports/PROFILE/worlds."""
     worlds = [read_json(path) for path in sorted(folder.glob("*.json"))]
     rows = [{"seed": w["seed"], "method": m, **w[m]} for w in worlds for m in ("clip", "pacl") if m in w]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["seed", "method"])
 
 
 if __name__ == "__main__":

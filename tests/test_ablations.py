@@ -28,6 +28,7 @@ def project(tmp_path_factory):
     params = yaml.safe_load(yaml.safe_dump(PARAMS))
     mini = params["mini"]
     mini["prepare"] |= {"train_pairs": 64, "validation_scenes": 2, "test_scenes": 6, "classification_images": 1}
+    mini["train"] |= {"pairs": 64, "batch_size": 16, "warmup_steps": 1}
     mini["model"]["pretrained"] = str(ROOT / "data/miniclip")
     mini["ablations"] |= {"base": {"pairs": 32, "epochs": 1, "batch_size": 16, "warmup_steps": 1}, "points": POINTS}
     mini["ablations"]["seeds"] = [0, 1]

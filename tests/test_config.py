@@ -1,5 +1,6 @@
 """params.yaml is read strictly, and every mistake in it is named with its path and its remedy."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def write(tmp_path, monkeypatch):
             section[key] = value
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | changes))
 
+    (tmp_path / "data/miniclip").mkdir(parents=True)
+    weights = {"model_cfg": {"vision_cfg": {"patch_size": 8}}}
+    (tmp_path / "data/miniclip/open_clip_config.json").write_text(json.dumps(weights))
     return write_changed
 
 
@@ -89,12 +93,28 @@ def test_no_file(tmp_path, monkeypatch):
         ("train.warmup_steps", 10**6, "mini.train: warmup_steps (1000000) must be below all of its 624 steps."),
         ("train.learning_rate", "5e-4", "mini.train.learning_rate is the text '5e-4': write 5.0e-4, without quotes."),
         ("train.eps", "1.5e6", "mini.train.eps is the text '1.5e6': write 1.5e+6, without quotes."),
+        ("train.max_logit_scale", 10.0, "mini.train.max_logit_scale is 10.0, but must be at least 15."),
+        ("train.accumulate", 300, "mini.train: accumulate (300) must be at most batch_size (256)."),
+        (
+            "prepare.train_pairs",
+            19999,
+            "mini.prepare.train_pairs is 19999, but must be at least 20000, mini.train.pairs.",
+        ),
+        ("train.precision", "fp16", "mini.train.precision is 'fp16', but must be one of 'float32' or 'bfloat16'."),
         ("train.scal", 1.0, "mini.train.scal is no parameter: did you mean scale."),
         ("features", 3, "mini.features is 3, but must be a section: there are batch_size, "),
         ("prepare.source", "flickr8k", "mini.prepare: raw must name the folder that holds flickr8k."),
         ("protocols.tcl.window", None, "window and window_stride must both be numbers or both null."),
         ("protocols.tcl.window_stride", 200, "window_stride (200) must be at most window (128)."),
         ("protocols.tcl.background_threshold", 2.0, "background_threshold (2.0) must be at most 1"),
+        (
+            "protocols.native.token_stride",
+            3,
+            "mini.protocols.native.token_stride is 3, but must be one of 1, 2, 4, 8, which divide the patches of 8 pix",
+        ),
+        ("ablations.strides", [8, 5], "mini.ablations.strides.1 is 5, but must be one of 1, 2, 4, 8"),
+        ("ablations.strides", [], "mini.ablations.strides is [], but must be a list of at least 1."),
+        ("segmentation.protocols", ["native", "nativ"], "mini.segmentation.protocols.1 is 'nativ', but must be one of"),
         ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
     ],
 )
@@ -146,3 +166,61 @@ def test_broken_yaml_names_the_line(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("mini:\n  train: [1\n")
     with pytest.raises(ConfigError, match=r"params.yaml, line 3 is not YAML"):
         load_params("mini", "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"scal": 3.0}, "mini.ablations.points.default.scal is no parameter: did you mean scale."),
+        ({"scale": -3.0}, "mini.ablations.points.default.scale is -3.0, but must be above 0."),
+        ({"pairs": 10}, "mini.ablations.points.default: pairs (10) must be at least batch_size ("),
+        ({"tokens": "last"}, "mini.ablations.points.default.tokens is 'last', but must be one of 'after_norm'"),
+    ],
+)
+def test_an_ablation_point_that_cannot_be_trained_is_named(write, changes, expected):
+    write(changes={"ablations.points": {"default": changes}})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "ablations")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "allowed"), [("ViT-L-14-336", [1, 2, 7, 14]), ("ViT-B-32-quickgelu", [1, 2, 4, 8, 16, 32])]
+)
+def test_strides_divide_the_patch_in_the_models_name(write, backbone, allowed):
+    for stride in range(1, 34):
+        write(
+            changes={
+                "model.backbone": backbone,
+                "model.pretrained": "openai",
+                "protocols": {name: {"token_stride": stride} for name in ("native", "sclip", "tcl")},
+            }
+        )
+        if stride in allowed:
+            load_params("mini", "protocols")
+            continue
+        with pytest.raises(ConfigError) as error:
+            load_params("mini", "protocols")
+        assert str(error.value).count("token_stride is") == 3
+        assert f"must be one of {', '.join(map(str, allowed))}, which divide" in str(error.value)
+
+
+def test_strides_divide_the_patch_in_the_weights_folder(write, tmp_path):
+    (tmp_path / "weights").mkdir()
+    weights = {"model_cfg": {"vision_cfg": {"patch_size": 6}}}
+    (tmp_path / "weights/open_clip_config.json").write_text(json.dumps(weights))
+    write(changes={"model.pretrained": "weights", "ablations.strides": [6, 4]})
+    with pytest.raises(ConfigError, match=r"ablations.strides.1 is 4, but must be one of 1, 2, 3, 6, which divide"):
+        load_params("mini", "ablations")
+
+
+def test_sizes_of_the_mini_clip_divide(write):
+    for name, value, expected in (
+        ("patch_size", 7, "patch_size (7) must divide image_size (64): one of 1, 2, 4, 8, 16, 32, 64."),
+        ("head_width", 33, "head_width (33) must divide width (128): one of 1, 2, 4,"),
+        ("text_width", 100, "head_width (32) must divide text_width (100): one of 1, 2, 4, 5, 10, 20, 25, 50, 100."),
+    ):
+        write(miniclip={"pretrain": PARAMS["miniclip"]["pretrain"] | {name: value}})
+        with pytest.raises(ConfigError) as error:
+            load_params("miniclip", "pretrain")
+        assert expected in str(error.value)

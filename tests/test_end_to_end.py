@@ -14,7 +14,7 @@ from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder
 from pacl.classify import class_scores, score_accuracies
 from pacl.clip import class_text_features
-from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, target_of
+from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, target_of, write_json
 from pacl.evaluate import methods_of, segmentation
 from pacl.features import Texts, patch_tokens, text_features, text_table
 from pacl.metrics import mean_iou
@@ -114,6 +114,27 @@ def test_a_mini_world_from_pairs_to_scores(mini_world, tiny_clip, tmp_path):
         map(torch.all, map(torch.isfinite, scores))
     )
     assert all(0 <= share <= 1 for share in score_accuracies(*scores, answers, 0.5, (100.0, 100.0)).values())
+
+
+def test_the_same_run_twice_gives_the_same_bytes(tiny_clip, tmp_path):
+    """Preparation, features, training and evaluation in new folders: every file, the metrics among them."""
+
+    def run(folder):
+        few = {"train_pairs": 16, "validation_scenes": 2, "test_scenes": 4, "classification_images": 1}
+        prepare(folder / "prepared", Prepare.model_validate(MINI["prepare"] | few))
+        patches, texts = write_features(tiny_clip, folder, *read_pairs(folder / "prepared", "train"), "seven")
+        params = train_settings(pairs=16, batch_size=8, epochs=3, noun_share=0.5)
+        source = CachedPairs(patches, texts, params)
+        embedder, _ = train(source, params, validation=(patches, texts), folder=folder / "checkpoints")
+        images, masks, benchmarks = read_scenes(folder / "prepared", "test")
+        methods, one = methods_of(tiny_clip, embedder, ["clip", "pacl"]), {"voc21": benchmarks["voc21"]}
+        confmats = segmentation(tiny_clip, methods, images, masks, one, Protocol(token_stride=4), batch_size=4)
+        write_json(folder / "metrics.json", {name: mean_iou(found) for name, found in confmats["voc21"].items()})
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    first, second = run(tmp_path / "first"), run(tmp_path / "second")
+    assert first.keys() == second.keys() and {"metrics.json", "train_patches.npy"} <= {path.name for path in first}
+    assert [path for path in first if first[path] != second[path]] == []
 
 
 def test_photos_of_several_sizes_one_after_the_other(tiny_clip):

@@ -25,7 +25,7 @@ from pacl.evaluate import (
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prompts import templates
-from pacl.segment import Method, segment
+from pacl.segment import Method, dense_logits, segment
 
 P = 4
 
@@ -248,3 +248,32 @@ def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same(
     for name, classes in asked.items():
         features, index = class_text_features(clip, classes, templates("one"))
         assert torch.equal(found[name][0], features) and torch.equal(found[name][1], index)
+
+
+def test_a_protocols_own_phrases_name_the_background_too():
+    """SCLIP's evaluation: stuff words for the background, another logit scale there, and the rule beside them."""
+    benchmark = BENCHMARKS["with_background"] | {"phrases": {"sclip": ["sky, wall, sea", "cow", "green hill, hill"]}}
+    protocol = Protocol(
+        phrases="sclip",
+        logit_scale=40.0,
+        background_logit_scale=2.0,
+        background_rule="probability",
+        background_threshold=0.4,
+    )
+    images, masks = pictures([(14, 20)] * 2)
+    scenes = Images(np.stack(images)), Masks(np.stack(masks))
+    found = segmentation(ColourCLIP(), PACL, *scenes, {"one": benchmark}, protocol)["one"]["pacl"]
+    text, index = class_text_features(ColourCLIP(), benchmark["phrases"]["sclip"], templates("seven"))
+    expected = np.zeros((3, 3), int)
+    for image, mask in zip(images, masks, strict=True):
+        cosines = dense_logits(ColourCLIP(), METHODS["pacl"], Image.fromarray(image), text, protocol)
+        shares = (2.0 * cosines).softmax(0)
+        best, phrase = shares.max(0)
+        labels = index[phrase].masked_fill(best < 0.4, 0).numpy()
+        target = np.array(benchmark["table"])[mask]
+        np.add.at(expected, (target[target != 255], labels[target != 255]), 1)
+    assert np.array_equal(found, expected) and (expected.sum(0) > 0).sum() > 1
+    others = label_examples(ColourCLIP(), PACL, scenes[0], benchmark, [0], protocol)["pacl"][0]
+    assert set(others.unique().tolist()) <= {0, 1, 2}
+    plain = segmentation(ColourCLIP(), PACL, *scenes, {"one": BENCHMARKS["with_background"]}, protocol)["one"]["pacl"]
+    assert not torch.equal(plain, found)  # without such a list the classes' names are used

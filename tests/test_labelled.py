@@ -12,7 +12,7 @@ from pacl.data import read_labelled
 from pacl.labelled import all_sets, check_sets, class_file, described, set_templates, words, write_set
 from pacl.layouts import check_present, lines_of
 
-PARAMS = SimpleNamespace(seed=0, classification_images=None)
+PARAMS = SimpleNamespace(seed=0, classification_images=None, validation_scenes=1000)
 TWELVE = ["imagenet", "imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "cifar10"]
 TWELVE += ["cifar100", "food101", "pets", "flowers102", "dtd", "eurosat"]
 IMAGENET = dict(line.split(": ", 1) for line in lines_of(class_file("imagenet")))

@@ -187,7 +187,36 @@ def test_embedder_kinds(kind, names):
     assert embed(torch.randn(1, 1, 6)).shape == (1, 1, 4)
 
 
+def test_a_text_embedder_starts_as_the_identity_and_a_frozen_one_has_no_weights():
+    text = torch.randn(5, 4)
+    frozen, linear = (VisionEmbedder(6, 4, text_embedder=text_embedder) for text_embedder in ("frozen", "linear"))
+    assert frozen.text_embedder(text) is text and "text_embedder" not in "".join(frozen.state_dict())
+    assert torch.equal(linear.text_embedder(text), text)
+    assert sum(p.numel() for p in linear.parameters()) == sum(p.numel() for p in frozen.parameters()) + 4 * 4 + 4
+    assert linear.shape == {"in_dim": 6, "out_dim": 4, "kind": "residual", "text_embedder": "linear"}
+    torch.manual_seed(0)
+    first = VisionEmbedder(6, 4)
+    torch.manual_seed(0)
+    second = VisionEmbedder(6, 4, text_embedder="linear")  # the vision embedder is the same
+    assert all(torch.equal(second.state_dict()[name], tensor) for name, tensor in first.state_dict().items())
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_a_part_of_the_images_finds_its_own_texts(activation):
+    """As processes that each have some of a batch's images, and all of its texts, compute it."""
+    patches, text = torch.randn(7, 5, 4), torch.randn(7, 4)
+    options = dict(pooling="matched_only", activation=activation)
+    whole = compatibility(patches, text, **options)
+    for first, last in ((0, 3), (3, 7), (6, 7)):
+        part = compatibility(patches[first:last], text, first_text=first, **options)
+        torch.testing.assert_close(part, whole[first:last])
+    with pytest.raises(ValueError, match="a text an image, not 1 for 2"):
+        compatibility(patches[:2], text, first_text=6, **options)
+
+
 def test_embedder_names_what_is_wrong():
+    with pytest.raises(ValueError, match="text_embedder must be one of frozen, linear"):
+        VisionEmbedder(6, 4, text_embedder="mlp")
     with pytest.raises(ValueError, match="kind must be one of"):
         VisionEmbedder(6, 4, kind="conv")
     with pytest.raises(ValueError, match="5 wide"):

@@ -161,7 +161,9 @@ def test_coco_captions_are_those_of_the_file(real_data):
 
 def test_imagenets_folders_get_their_names(real_data, tmp_path):
     (tmp_path / "imagenet").symlink_to(real_data / "imagenet_1perclass")
-    note = write_set(tmp_path / "out", tmp_path, "imagenet", SimpleNamespace(seed=0, classification_images=None))
+    note = write_set(
+        tmp_path / "out", tmp_path, "imagenet", SimpleNamespace(seed=0, classification_images=None, validation_scenes=9)
+    )
     images, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet")
     assert labels.tolist() == list(range(1000)) and "1,000 of 50,000" in note
     for i in range(0, 1000, 111):  # the files are called after their class

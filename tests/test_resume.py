@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from small_training import SHORT, params, random_pairs, run_training
+from small_training import SHORT, params, random_pairs, run_pretraining, run_training
 
 from pacl import resume
 from pacl.cached import CachedPairs
@@ -26,7 +26,7 @@ from pacl.train import train
 def processes():
     """Starts processes that have imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pacl.train"])
+    context.set_forkserver_preload(["pacl.train", "pacl.pretrain"])
     return context
 
 
@@ -34,45 +34,71 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"text_embedder": "linear", "accumulate": 2}], ids=["default", "text head"])
-def test_training_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp_path, changes):
-    """At least 12 kills, most of them within the loop; what is written is compared byte by byte, history included."""
+def killed_at_random_moments(start, folder, states, kills, longest):
+    """Goes on with a run until it ends by itself, then with another one, until so many processes were killed; returns
+    the runs' folders and how many kills came after a state was written.
 
-    def start(name):
-        (tmp_path / name).mkdir(exist_ok=True)
-        process = processes.Process(target=run_training, args=(tmp_path / name, changes))
-        process.start()
-        return process
-
-    unbroken = start("unbroken")
-    unbroken.join()
-    assert unbroken.exitcode == 0
-    expected = files(tmp_path / "unbroken/out/mini")
-    assert expected.keys() == {"best.json", "best.safetensors", "last.json", "last.safetensors"}
-    chance, kills, within, runs = random.Random(0), 0, 0, 0
-    while kills < 12:
-        runs += 1
-        folder = tmp_path / f"cut {runs}"
+    states: where the run has them. longest: seconds from its first new state to a kill, at most.
+    """
+    chance, within, killed, folders = random.Random(0), 0, 0, []
+    while killed < kills:
+        folders.append(folder.with_name(f"{folder.name} {len(folders)}"))
         while True:
-            before = set(folder.glob("out/.resume/mini/*/step*"))
-            process = start(folder.name)
-            while process.is_alive() and before == set(folder.glob("out/.resume/mini/*/step*")):
+            before = set(folders[-1].glob(states))
+            process = start(folders[-1])
+            while process.is_alive() and before == set(folders[-1].glob(states)):
                 time.sleep(0.002)
-            process.join(chance.uniform(0, 0.1))
+            process.join(chance.uniform(0, longest))
             if not process.is_alive():
                 break
             process.kill()
             process.join()
-            kills += 1
-            within += len(list(folder.glob("out/.resume/mini/*/step*"))) > 0
+            killed += 1
+            within += any(folders[-1].glob(states))
         assert process.exitcode == 0
+    return folders, within
+
+
+@pytest.mark.parametrize("changes", [{}, {"text_embedder": "linear", "accumulate": 2}], ids=["default", "text head"])
+def test_training_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp_path, changes):
+    """At least 12 kills, most of them within the loop; what is written is compared byte by byte, history included."""
+
+    def start(folder):
+        folder.mkdir(exist_ok=True)
+        process = processes.Process(target=run_training, args=(folder, changes))
+        process.start()
+        return process
+
+    unbroken = start(tmp_path / "unbroken")
+    unbroken.join()
+    assert unbroken.exitcode == 0
+    expected = files(tmp_path / "unbroken/out/mini")
+    assert expected.keys() == {"best.json", "best.safetensors", "last.json", "last.safetensors"}
+    folders, within = killed_at_random_moments(start, tmp_path / "cut", "out/.resume/mini/*/step*", 12, 0.1)
+    for folder in folders:
         assert files(folder / "out/mini") == expected
         assert not (folder / "out/.resume/mini").exists()
-    assert within > kills / 2
+    assert within > 6
 
 
-def cut_training(folder, steps, settings, pairs, monkeypatch):
-    """A run that ends with an error after so many steps, its state saved after each."""
+def test_pretraining_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp_path):
+    def start(folder):
+        folder.mkdir(exist_ok=True)
+        process = processes.Process(target=run_pretraining, args=(folder,))
+        process.start()
+        return process
+
+    start(tmp_path / "unbroken").join()
+    expected = files(tmp_path / "unbroken")
+    assert expected.keys() == {"weights.safetensors", "history.json"}
+    folders, within = killed_at_random_moments(start, tmp_path / "cut", "state/*/step*", 8, 0.1)
+    for folder in folders:
+        assert files(folder) == expected
+    assert within > 4
+
+
+def cut_training(folder, steps, settings, pairs, monkeypatch, held_out=None):
+    """Its saved states: a run that ends with an error after so many steps, its state saved after each."""
     source = CachedPairs(*pairs, settings)
     whole = source.epoch
 
@@ -82,19 +108,19 @@ def cut_training(folder, steps, settings, pairs, monkeypatch):
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(source, "epoch", epoch)
-    monkeypatch.setattr(resume, "SAVE_SECONDS", 0)
-    with pytest.raises(KeyboardInterrupt):
-        train(source, settings, validation=pairs, folder=folder)
+    source.epoch = epoch
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(resume, "SAVE_SECONDS", 0)
+        train(source, settings, validation=held_out or pairs, folder=folder)
     return sorted((folder.parent / ".resume" / folder.name).glob("*/*"))
 
 
-def go_on(folder, settings, pairs):
+def go_on(folder, settings, pairs, held_out=None):
     """The steps that the run takes, and its weights and history."""
     source, taken = CachedPairs(*pairs, settings), []
     whole = source.epoch
     source.epoch = lambda number, *who: (taken.append(number) or batch for batch in whole(number, *who))
-    embedder, history = train(source, settings, validation=pairs, folder=folder)
+    embedder, history = train(source, settings, validation=held_out or pairs, folder=folder)
     return taken, embedder.state_dict(), history
 
 
@@ -118,15 +144,16 @@ def test_a_cut_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
 def test_the_best_weights_come_back_though_their_files_are_gone(tmp_path, monkeypatch):
     """DVC deletes a stage's outputs before it runs it again."""
-    settings, pairs = params(**SHORT | {"learning_rate": 0.3, "epochs": 4}), random_pairs(tmp_path / "data", 30)
-    go_on(tmp_path / "unbroken", settings, pairs)
+    settings, pairs = params(**SHORT | {"learning_rate": 0.03}), random_pairs(tmp_path / "data", 30)
+    unrelated = random_pairs(tmp_path / "unrelated", 30, seed=1)  # in the end learning makes these worse
+    go_on(tmp_path / "unbroken", settings, pairs, unrelated)
     expected = files(tmp_path / "unbroken")
     best = len(load_embedder(tmp_path / "unbroken/best")[1]["history"])
-    assert best < 4
-    cut_training(tmp_path / "cut", 6 * best + 3, settings, pairs, monkeypatch)
+    assert best < 6
+    cut_training(tmp_path / "cut", 6 * best + 3, settings, pairs, monkeypatch, unrelated)
     for path in (tmp_path / "cut").iterdir():
         path.unlink()
-    go_on(tmp_path / "cut", settings, pairs)
+    go_on(tmp_path / "cut", settings, pairs, unrelated)
     assert files(tmp_path / "cut") == expected
 
 
@@ -161,7 +188,7 @@ def test_other_settings_or_data_start_anew_and_lose_nothing(tmp_path, monkeypatc
     other = settings.model_copy(update={"scale": 5.0})
     with pytest.warns(UserWarning, match="is of a run with other settings. It is not used: this run starts anew."):
         cut_training(tmp_path / "mini", 3, other, pairs, monkeypatch)
-    with pytest.warns(UserWarning, match="is of a run with other data, validation data"):
+    with pytest.warns(UserWarning, match="is of a run with other .*data, validation data"):
         cut_training(tmp_path / "mini", 3, settings, random_pairs(tmp_path / "others", 30, seed=1), monkeypatch)
     assert {path: path.read_bytes() for path in states} == kept
     assert go_on(tmp_path / "mini", settings, pairs)[0].count(0) == 0

@@ -96,7 +96,7 @@ def test_what_is_no_shard_is_named(tmp_path):
 
 
 def settings(raw, **changes):
-    values = {"source": "webdataset", "raw": str(raw), "seed": 0, "train_pairs": 20, "validation_scenes": 6}
+    values = {"source": "webdataset", "raw": str(raw), "seed": 0, "train_pairs": 10, "validation_scenes": 6}
     values |= {"test_scenes": None, "benchmarks": ["voc20"], "classification_sets": [], "classification_images": None}
     return Prepare.model_validate(values | {"max_bad_share": 0.1} | changes)
 
@@ -109,11 +109,24 @@ def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(tmp_path):
     written = read_json(tmp_path / "out/train_shards.json")
     assert written["pairs"] == [4, 4, 4] and "PASCAL VOC" in note and "skipped" not in note
     images, captions = read_pairs(tmp_path / "out", "validation")
-    assert len(images) == len(captions) == 6 and not (tmp_path / "out/train.json").exists()
+    assert len(images) == len(captions) == 6
     held_out = {f"{int(text.split()[1]) // 10:05d}.tar" for (text,) in captions}
     assert len(held_out) == 2 and not held_out & {path.rsplit("/", 1)[1] for path in written["shards"]}
     for i, (text,) in enumerate(captions):  # the number is the picture's grey
         assert abs(images[i].getpixel((0, 0))[0] - int(text.split()[1])) <= 1
+    images, captions = read_pairs(tmp_path / "out", "train")  # for the ablations
+    assert len(images) == 10 and images[9].size == (40, 32)
+    trained_on = {int(path.rsplit("/", 1)[1][:5]) for path in written["shards"]}
+    assert {int(text.split()[1]) // 10 for (text,) in captions} == trained_on
+
+
+def test_a_torn_photo_is_not_unpacked(tmp_path):
+    for number in range(2):
+        name = f"{10 * number:09d}.jpg"
+        write_shard(tmp_path / f"raw/shards/{number}.tar", 10 * number, 3, **{name: b"no image"})
+    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
+    prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=3))
+    assert [len(read_pairs(tmp_path / "out", split)[0]) for split in ("train", "validation")] == [2, 2]
 
 
 def test_too_few_shards_to_hold_some_out(tmp_path):

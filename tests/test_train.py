@@ -2,6 +2,10 @@
 
 import json
 import math
+import runpy
+import sys
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.loss import LogitScale
 from pacl.model import VisionEmbedder, compatibility
-from pacl.train import learning_rate_factor, parameter_groups, train, validate
+from pacl.train import Run, batch_loss, learning_rate_factor, parameter_groups, train, validate
 
 
 def train_on(patches, texts, settings, **options):
@@ -144,7 +148,66 @@ def test_only_the_first_pairs_are_trained_on(tmp_path):
     assert torch.equal(first.skip.weight, second.skip.weight)
 
 
+def first_gradients(source, settings):
+    run = Run(source, settings)
+    loss, phi = batch_loss(run.embedder, run.logit_scale(), next(source.epoch(0)), settings)
+    loss.backward()
+    return loss, phi, {name: parameter.grad for name, parameter in run.embedder.named_parameters()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"pooling": "matched_only"}, {"text_embedder": "linear", "scoring": "dot"}])
+@pytest.mark.parametrize("parts", [2, 5, 32])
+def test_a_batch_in_parts_has_the_whole_batchs_gradients(parts, changes, tmp_path):
+    pairs = random_pairs(tmp_path)
+    whole, in_parts = (params(accumulate=number, **changes) for number in (1, parts))
+    loss, phi, expected = first_gradients(CachedPairs(*pairs, whole), whole)
+    found_loss, found_phi, found = first_gradients(CachedPairs(*pairs, in_parts), in_parts)
+    torch.testing.assert_close((found_loss, found_phi), (loss, phi))
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-4)
+
+
+def test_bfloat16_is_close_and_the_losses_are_float32(tmp_path):
+    pairs = random_pairs(tmp_path)
+    exact, rough = params(), params(precision="bfloat16")
+    loss, phi, _ = first_gradients(CachedPairs(*pairs, exact), exact)
+    rough_loss, rough_phi, gradients = first_gradients(CachedPairs(*pairs, rough), rough)
+    assert rough_loss.dtype == rough_phi.dtype == gradients["skip.weight"].dtype == torch.float32
+    assert 0 < (rough_phi - phi).abs().max() < 0.02 and rough_loss.item() == pytest.approx(loss.item(), rel=0.02)
+
+
+def test_the_activation_is_the_models(tmp_path):
+    pairs = random_pairs(tmp_path)
+    for activation in ("softmax", "sigmoid"):
+        settings = params(activation=activation, scale=3.0)
+        source = CachedPairs(*pairs, settings)
+        tokens, text, _ = next(source.epoch(0))
+        expected = compatibility(Run(source, settings).embedder(tokens), text, scale=3.0, activation=activation)
+        assert torch.equal(first_gradients(source, settings)[1], expected)
+
+
+def test_compiling_is_left_to_torch(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    pairs = random_pairs(tmp_path)
+    weights = [train_on(*pairs, params(compile=choice))[0].skip.weight for choice in (True, False)]
+    assert len(compiled) == 1 and torch.equal(*weights)
+
+
 # --- learning ---
+
+
+def test_a_text_head_is_trained_and_sees_the_texts(tmp_path):
+    """Texts that differ in one direction hardly: a trained head can stretch it, a frozen one cannot."""
+    patches, texts = separable_pairs(tmp_path)
+    texts.caption_features[:, 1:] *= np.float16(0.02)
+    losses = {}
+    for head in ("frozen", "linear"):
+        settings = params(epochs=60, text_embedder=head)
+        embedder, history = train_on(patches, texts, settings)
+        losses[head] = history[-1]["loss"]
+    assert losses["linear"] < losses["frozen"] - 0.1
+    assert not torch.equal(embedder.text_embedder.weight, torch.eye(D))
 
 
 def test_separable_pairs_are_learned_until_every_image_finds_its_caption(tmp_path):
@@ -213,6 +276,70 @@ def test_fewer_validation_pairs_than_a_batch_are_one_batch(tmp_path):
     few = validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=16, pairs=16))
     assert few == validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=5, pairs=5))
     assert math.isfinite(few["validation_loss"])
+
+
+# --- sources ---
+
+
+def test_an_epoch_has_each_image_once_in_an_order_of_its_own(tmp_path):
+    patches, texts = random_pairs(tmp_path, 24)
+    source = CachedPairs(patches, texts, params(pairs=20, batch_size=6))
+    assert (source.steps, source.width, source.text_width) == (3, D_v, D)
+    epochs = [list(source.epoch(number)) for number in (0, 1, 0)]
+    keys = [[batch[2].tolist() for batch in epoch] for epoch in epochs]
+    assert keys[0] == keys[2] != keys[1] and keys[0] == np.sort(keys[0]).tolist()
+    for epoch in keys:
+        assert len({key for batch in epoch for key in batch}) == 18 and max(map(max, epoch)) < 20
+    tokens, text, numbers = epochs[1][2]
+    assert tokens.dtype == text.dtype == torch.float32 and numbers.dtype == torch.int64
+    assert np.array_equal(tokens.numpy(), patches[numbers]) and np.array_equal(text, texts.caption_features[numbers])
+
+
+def test_later_epochs_do_not_depend_on_what_was_read_before(tmp_path):
+    nouns = np.random.default_rng(1).normal(size=(1, 3, D)).astype(np.float16)
+    patches, _ = random_pairs(tmp_path / "unused", 20)
+    texts = texts_of(np.random.default_rng(0).normal(size=(20, D)), range(20), tmp_path, nouns=nouns)
+    settings = params(pairs=20, batch_size=6, noun_share=0.5)
+    in_order, at_once = (CachedPairs(patches, texts, settings) for _ in range(2))
+    for _ in range(3):
+        next(in_order.epoch(0))  # left after one batch
+    expected = [list(in_order.epoch(number)) for number in range(4)][3]
+    for found, wanted in zip(at_once.epoch(3), expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert len({key for batch in expected for key in batch[2].tolist() if key < 0}) == 1  # noun prompts were drawn
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_ranks_parts_are_the_whole_batch(world, tmp_path):
+    source = CachedPairs(*random_pairs(tmp_path, 20), params(pairs=20, batch_size=6))
+    whole = list(source.epoch(1))
+    parts = zip(*(source.epoch(1, rank, world) for rank in range(world)), strict=True)
+    for batch, of_ranks in zip(whole, parts, strict=True):
+        for tensor, pieces in zip(batch, zip(*of_ranks, strict=True), strict=True):
+            assert torch.equal(torch.cat(pieces), tensor)
+
+
+def test_a_source_that_ends_early_or_goes_on_is_not_trusted(tmp_path):
+    settings = params(pairs=20, batch_size=5)
+    source = CachedPairs(*random_pairs(tmp_path, 20), settings)
+    whole = list(source.epoch(0))
+    source.epoch = lambda *_: iter(whole[:3])
+    with pytest.raises(ValueError, match="the source ended after 3 of the 4 batches of epoch 1"):
+        train(source, settings)
+    source.epoch = lambda *_: iter(whole * 2)
+    assert [row["step"] for row in train(source, settings)[1]] == [4, 8]
+
+
+def test_held_out_pairs_can_be_a_source(tmp_path):
+    settings = params(pairs=20, batch_size=5)
+    source = CachedPairs(*random_pairs(tmp_path / "a", 20), settings)
+    held_out = CachedPairs(*random_pairs(tmp_path / "b", 20, seed=1), settings)
+    torch.manual_seed(0)
+    embedder = VisionEmbedder(D_v, D)
+    losses = [batch_loss(embedder, torch.tensor(10.0), batch, settings)[0].item() for batch in held_out.epoch(0)]
+    found = validate(embedder, torch.tensor(10.0), held_out, settings)
+    assert found["validation_loss"] == pytest.approx(np.mean(losses))
+    assert "validation_loss" in train(source, settings, validation=held_out)[1][0]
 
 
 # --- errors ---
@@ -300,3 +427,27 @@ def test_missing_and_torn_checkpoints_are_named(tmp_path):
     (tmp_path / "best.safetensors").write_bytes(whole)
     (tmp_path / "best.json").write_text(about)
     load_embedder(tmp_path / "best")
+
+
+# --- the command line ---
+
+
+def test_a_profile_whose_pairs_are_shards_is_streamed(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setitem(sys.modules, "pacl.stream", SimpleNamespace(train_streamed=trained.append))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--profile", "paper"])
+    (tmp_path / "data/prepared/paper").mkdir(parents=True)
+    (tmp_path / "data/prepared/paper/train_shards.json").write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of runpy, that pacl.train was imported already
+        runpy.run_module("pacl.train", run_name="__main__")
+    assert trained == ["paper"]
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--profile", "mini"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit, match="params.yaml is neither in"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        runpy.run_module("pacl.train", run_name="__main__")

@@ -1,0 +1,224 @@
+"""What a whole run of a profile would need, from rates measured on this device: time, disk, memory."""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pacl import benchmarks, labelled, shards, sources
+from pacl.clip import FrozenCLIP, load_clip
+from pacl.config import load_params
+from pacl.data import all_scenes, read_json, read_pairs
+from pacl.loss import LogitScale
+from pacl.measure import is_measured
+from pacl.model import VisionEmbedder
+from pacl.params import Protocol
+from pacl.prompts import templates
+from pacl.segment import window_starts
+from pacl.train import batch_loss
+
+SECTIONS = ("prepare", "model", "features", "train", "protocols", "patch_alignment", "segmentation", "classification")
+PROMPTS, STEP_PAIRS = 32, 32  # how many are timed
+NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
+
+
+def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list[str]:
+    """Lines to print. rehearsed: the project in which every stage ran on a few items; raw: the data they came from."""
+    params = load_params(profile, *SECTIONS, "ablations")
+    clip = load_clip(params.model.backbone, pretrained, tokens=params.model.tokens, dtype=params.model.dtype)
+    counts = counted(profile, params, rehearsed)
+    rates = measured(clip, params, read_pairs(rehearsed / "data/prepared" / profile, "train")[0])
+    hours = {
+        "features": counts["kept images"] * rates["image"] + counts["kept texts"] * rates["text"],
+        "train": training_seconds(params, rates),
+        "segmentation": segmentation_seconds(
+            clip, params, rates, all_scenes(rehearsed / "data/prepared" / profile, "test")
+        ),
+        "classification": counts["classified"] * 2 * rates["image"] + counts["class prompts"] * rates["text"],
+        "ablations": ablation_seconds(params, rates),
+    }
+    threads = "" if clip.device.type == "cuda" else f", {torch.get_num_threads()} threads"
+    return [
+        f"The whole run of {profile} on this device ({clip.device.type}{threads}), from rates measured just now: "
+        f"{1 / rates['image']:.1f} images/s, {1 / rates['text']:.1f} texts/s, a training step of "
+        f"{params.train.batch_size} pairs in {step_seconds(rates, params.train.batch_size):.2f} s.",
+        *(f"  {name:<16} {in_words(seconds):>12}" for name, seconds in hours.items()),
+        f"  {'together':<16} {in_words(sum(hours.values())):>12}",
+        *needed(clip, params, counts, raw),
+    ]
+
+
+def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
+    """How many images and texts the whole run handles, by the data sets' official sizes."""
+    prepare = params.prepare
+    kept = prepare.train_pairs
+    if prepare.source in sources.CAPTIONED:
+        kept = min(kept, sources.CAPTIONED[prepare.source]["sizes"]["all"] - prepare.validation_scenes)
+    kept += prepare.validation_scenes
+    few = read_json(rehearsed / "data/features" / profile / "texts.json")
+    times = kept / sum(len(few[split]["captions"]) for split in ("train", "validation"))
+    noun_prompts = len(few["nouns"]) * times**NOUNS_GROW * len(templates(params.features.templates))
+    sizes = scene_counts(params)
+    ablated = sum(size for name, size in sizes.items() if is_measured({name: None}))
+    return {
+        "pairs": kept,
+        "kept images": kept + ablated,
+        "kept texts": round(len(few["captions"]) * times + noun_prompts),
+        "aligned": sizes.get(params.patch_alignment.benchmark, 0),
+        "classified": sum(images_of(name, params) for name in params.classification.sets),
+        "class prompts": sum(prompts_of(name, params) for name in params.classification.sets),
+    }
+
+
+def scene_counts(params) -> dict[str, int]:
+    """Benchmark -> the number of its test scenes."""
+    if params.prepare.source == "miniworld":
+        return dict.fromkeys(params.prepare.benchmarks, params.prepare.test_scenes)
+    counts = {}
+    for dataset, names in benchmarks.image_sets(params.prepare.benchmarks):
+        official = dataset["sizes"].get(dataset["test"], 0)
+        whole = official[0] if isinstance(official, tuple) else official
+        counts |= dict.fromkeys(names, min(whole, params.prepare.test_scenes or whole))
+    return counts
+
+
+def images_of(name: str, params) -> int:
+    """Test and validation images of a classification set."""
+    most = params.prepare.classification_images
+    if params.prepare.source == "miniworld":
+        return 2 * most
+    whole = labelled.described(name).get("images", most or 0)
+    return min(whole, most or whole) + params.prepare.validation_scenes
+
+
+def prompts_of(name: str, params) -> int:
+    own = params.classification.templates == "own"
+    forms = labelled.set_templates(name) if own else templates(params.classification.templates)
+    return labelled.class_count(name) * len(forms) if params.prepare.source != "miniworld" else 0
+
+
+def measured(clip: FrozenCLIP, params, images) -> dict[str, float]:
+    """Seconds an image (with decoding), a text, and of a step's parts that grow with pairs and with their square."""
+    size = min(8, len(images))
+    batch = torch.stack([clip.preprocess(images[i]) for i in range(size)])
+    decoding = seconds_of(lambda: [clip.preprocess(images[i]) for i in range(size)]) / size
+    image = seconds_of(lambda: clip.patch_features(batch)) / size
+    text = seconds_of(lambda: clip.text_features([f"a photo of {i} dogs" for i in range(PROMPTS)])) / PROMPTS
+    small, large = (step(clip, params.train, pairs) for pairs in (STEP_PAIRS, 2 * STEP_PAIRS))
+    square = max(0.0, large - 2 * small) / (2 * STEP_PAIRS**2)
+    linear = max(0.0, small - square * STEP_PAIRS**2) / STEP_PAIRS
+    return {"image": decoding + image, "text": text, "linear": linear, "square": square}
+
+
+def seconds_of(work: Callable) -> float:
+    """The quicker of two runs."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def step(clip: FrozenCLIP, params, pairs: int) -> float:
+    """Seconds of loss and gradients of a batch of so many pairs of noise."""
+    h, w = clip.grid(clip.image_size, clip.image_size)
+    embedder = VisionEmbedder(clip.width, clip.dim, params.embedder, params.text_embedder).to(clip.device)
+    logit_scale = LogitScale(max=params.max_logit_scale).to(clip.device)
+    tokens, texts = torch.randn(pairs, h * w, clip.width), torch.randn(pairs, clip.dim)
+    one = params.model_copy(update={"accumulate": 1})
+    return seconds_of(
+        lambda: batch_loss(embedder, logit_scale(), (tokens, texts, torch.arange(pairs)), one)[0].backward()
+    )
+
+
+def step_seconds(rates: dict, pairs: int) -> float:
+    return rates["linear"] * pairs + rates["square"] * pairs**2
+
+
+def training_seconds(params, rates: dict) -> float:
+    steps = params.train.epochs * (params.train.pairs // params.train.batch_size)
+    streamed = rates["image"] + rates["text"] if params.prepare.source == "webdataset" else 0.0
+    size = params.train.batch_size
+    return steps * (step_seconds(rates, size) + size * streamed)
+
+
+def ablation_seconds(params, rates: dict) -> float:
+    total = 0.0
+    for changes in params.ablations.points.values():
+        point = params.train.model_dump() | params.ablations.base | changes
+        steps = point["epochs"] * (point["pairs"] // point["batch_size"])
+        total += len(params.ablations.seeds) * steps * step_seconds(rates, point["batch_size"])
+    return total
+
+
+def segmentation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
+    """By the number of operations in the blocks, at the sizes of the rehearsed scenes; upscaling is left out."""
+    blocks = clip.model.visual.trunk.blocks if clip.is_timm else clip.model.visual.transformer.resblocks
+    plain = operations(clip, sum(clip.grid(clip.image_size, clip.image_size)) ** 2 // 4)
+    share = 1 + (len(params.segmentation.methods) - 1) / len(blocks)  # methods differ in their last block
+    counts, total = scene_counts(params), 0.0
+    for images, _, described in image_sets.values():
+        wanted = [name for name in described if name in params.segmentation.benchmarks]
+        sizes = [images[i].size[::-1] for i in range(len(images))]
+        for protocol in params.protocols.named(params.segmentation.protocols).values() if wanted else ():
+            a_scene = np.mean([sum(operations(clip, n) for n in passes(clip, protocol, *size)) for size in sizes])
+            total += max(counts[name] for name in wanted) * share * rates["image"] * float(a_scene) / plain
+    return total
+
+
+def passes(clip: FrozenCLIP, protocol: Protocol, H: int, W: int) -> list[int]:
+    """The number of tokens of each pass through CLIP that an image of H x W pixels takes."""
+    scale = (protocol.short_side or min(H, W)) / min(H, W)
+    H, W = (max(clip.patch_size, round(scale * side)) for side in (H, W))
+    windows = 1
+    if protocol.window:
+        windows = len(window_starts(H, protocol.window, protocol.window_stride))
+        windows *= len(window_starts(W, protocol.window, protocol.window_stride))
+        H = W = protocol.window
+    stride = protocol.token_stride or clip.patch_size
+    if protocol.passes == "shifted":
+        windows, stride = windows * (clip.patch_size // stride) ** 2, clip.patch_size
+    h, w = (1 + (side - clip.patch_size) // stride for side in (H, W))
+    return [h * w] * windows
+
+
+def operations(clip: FrozenCLIP, N: int) -> int:
+    """Multiplications and additions in one block for N tokens."""
+    return 24 * N * clip.width**2 + 4 * N**2 * clip.width
+
+
+def needed(clip: FrozenCLIP, params, counts: dict, raw: Path) -> list[str]:
+    """Lines on disk and memory."""
+    h, w = clip.grid(clip.image_size, clip.image_size)
+    features = 2 * counts["kept images"] * h * w * clip.width + 2 * counts["kept texts"] * clip.dim
+    lines = [f"Disk: {in_bytes(features)} of features"]
+    if params.prepare.source == "webdataset":
+        found = shards.find_shards(raw / shards.SHARDS["folder"])
+        pairs = sum(shards.survey(found, 1.0)[0])
+        in_shards = params.train.pairs * sum(path.stat().st_size for path in found) / pairs
+        lines[0] += f", and {in_bytes(in_shards)} of shards by the size of those that are there"
+    batch = 4 * params.train.batch_size * h * w * (clip.width + 3 * clip.dim) / params.train.accumulate
+    aligned = 4 * counts["aligned"] * h * w * clip.width * (1 + len(params.patch_alignment.methods))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    lines.append(
+        f"Memory: {in_bytes(peak)} at most in the rehearsal; beyond it about {in_bytes(batch)} for a training batch "
+        f"over all processes, {in_bytes(aligned)} for the tokens of notebook 4."
+    )
+    return [lines[0] + ".", lines[1]]
+
+
+def in_words(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def in_bytes(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**29 else f"{count / 2**20:,.0f} MiB"

@@ -1,0 +1,130 @@
+"""Several processes train as one: the loss, the gradients and the weights of one process (gloo, on the CPU)."""
+
+import json
+import multiprocessing
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_training import random_pairs, run_rank, train_uneven
+
+from pacl.checkpoints import load_embedder
+
+ROOT = Path(__file__).parents[1]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def train_together(world, folder, changes):
+    """The exit codes of so many processes, and what the first of them found."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pacl.train"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [context.Process(target=run_rank, args=(rank, world, port, folder, changes)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = folder / "found.pt"
+    return [process.exitcode for process in processes], torch.load(found) if found.exists() else None
+
+
+def assert_same(found, expected):
+    """Loss, gradients, weights and history, to 1e-5."""
+    assert found[0] == pytest.approx(expected[0], abs=1e-5)
+    for some, others in zip(found[1:3], expected[1:3], strict=True):
+        assert some.keys() == others.keys()
+        for name in some:
+            torch.testing.assert_close(some[name], others[name], atol=1e-5, rtol=1e-5, msg=name)
+    for row, other in zip(found[3], expected[3], strict=True):
+        assert row == pytest.approx(other, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("world", "changes"),
+    [
+        (2, {}),
+        (3, {"text_embedder": "linear", "accumulate": 2}),
+        (3, {"pooling": "matched_only", "mask_same_text": False, "noun_share": 0.0}),
+    ],
+    ids=["two", "three, text head, in parts", "three, matched only"],
+)
+def test_several_processes_are_one(world, changes, tmp_path):
+    """Batches of 7, 7 and 5 pairs, 6 epochs."""
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    expected = train_uneven(tmp_path / "alone", dict(changes))
+    codes, found = train_together(world, tmp_path / "together", changes)
+    assert codes == [0] * world
+    assert_same(found, expected)
+    assert min(gradient.abs().max() for gradient in expected[1].values()) > 1e-4
+    assert sorted(path.name for path in (tmp_path / "together/out/mini").iterdir()) == [
+        "best.json", "best.safetensors", "last.json", "last.safetensors",
+    ]  # fmt: skip
+
+
+def test_another_number_of_processes_goes_on(tmp_path):
+    """Two processes are cut in the fourth epoch, three go on."""
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+    expected = train_uneven(tmp_path / "alone", {})
+    codes, _ = train_together(2, tmp_path / "together", {"stop": 10})
+    assert codes == [1, 1] and list(tmp_path.glob("together/out/.resume/mini/*/*10.safetensors"))
+    codes, found = train_together(3, tmp_path / "together", {})
+    assert codes == [0, 0, 0]
+    assert_same(found, expected)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with features of 24 pairs, which `python -m pacl.train` can train on."""
+    features = tmp_path / "data/features/mini"
+    patches, _ = random_pairs(features, 24)
+    for split in ("train", "validation"):
+        np.save(features / f"{split}_patches.npy", patches)
+    table = json.loads((features / "texts.json").read_text())
+    (features / "texts.json").write_text(json.dumps(table | {"validation": table["train"]}))
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    settings["mini"]["train"] |= {"pairs": 24, "batch_size": 8, "epochs": 2, "warmup_steps": 1}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def test_torchrun_trains_a_profile(project):
+    subprocess.run([sys.executable, "-m", "pacl.train", "--profile", "mini"], check=True, capture_output=True)
+    alone, about = load_embedder(project / "checkpoints/mini/last")
+    for path in (project / "checkpoints/mini").iterdir():
+        path.unlink()
+    subprocess.run([*TORCHRUN, "-m", "pacl.train", "--profile", "mini"], check=True, capture_output=True)
+    together, about_together = load_embedder(project / "checkpoints/mini/last")
+    for name, tensor in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], tensor, atol=1e-5, rtol=1e-5)
+    assert [row["step"] for row in about["history"]] == [row["step"] for row in about_together["history"]] == [3, 6]
+
+
+def test_a_process_that_dies_stops_all_and_says_why(project):
+    """The second process's disk fails in the second epoch, while the first waits for it."""
+    (project / "dying.py").write_text(
+        "import os\n"
+        "from pacl import train\n"
+        "read = train.CachedPairs.epoch\n"
+        "def epoch(self, number, rank=0, world=1):\n"
+        "    if rank == 1 and number == 1:\n"
+        "        raise OSError('the disk of rank 1 is gone')\n"
+        "    yield from read(self, number, rank, world)\n"
+        "train.CachedPairs.epoch = epoch\n"
+        "train.train_profile('mini')\n"
+    )
+    done = subprocess.run([*TORCHRUN, "dying.py"], capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and "the disk of rank 1 is gone" in done.stderr
+    assert len(load_embedder(project / "checkpoints/mini/last")[1]["history"]) == 1
+    assert list(project.glob("checkpoints/.resume/mini/*/step-000000003.safetensors"))

@@ -1,0 +1,124 @@
+"""What a rehearsal changes in a profile, what it leaves out, and its estimates against hand-made numbers."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from folders import write_flickr8k, write_voc
+
+from pacl import estimate
+from pacl.config import load_params, read_section
+from pacl.params import Profile, Protocol
+from pacl.rehearse import lay_out, reduced, run_stage, stages
+
+ROOT = Path(__file__).parents[1]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.fixture
+def random_params():
+    """What a rehearsal reads of flickr8k and paper, with weights that need no download."""
+
+    def of(profile):
+        params = load_params(profile, "prepare", "model")
+        return SimpleNamespace(prepare=params.prepare, model=params.model.model_copy(update={"pretrained": "random"}))
+
+    return of
+
+
+@pytest.fixture
+def raw(tmp_path):
+    write_flickr8k(tmp_path / "raw/flickr8k", "abcdefgh")
+    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["v1", "v2", "v3"])
+    return tmp_path / "raw"
+
+
+def test_a_reduced_profile_is_valid_and_small(raw, random_params, monkeypatch):
+    monkeypatch.setattr("pacl.rehearse.load_clip", lambda *_: None)
+    few, notes = reduced(PARAMS["flickr8k"], random_params("flickr8k"), raw)
+    sections = {name: read_section("flickr8k", name, few) for name in Profile.model_fields}
+    assert not notes and few["prepare"]["raw"] == str(raw)
+    assert sections["train"].pairs <= sections["prepare"].train_pairs < 20
+    assert list(sections["ablations"].points) == ["default", "matched_only"]
+    assert few["protocols"]["native"]["token_stride"] == PARAMS["flickr8k"]["protocols"]["native"]["token_stride"]
+    assert PARAMS["flickr8k"]["train"]["pairs"] > 1000  # the original is as it was
+
+
+def test_what_is_not_there_is_left_out_and_listed(raw, random_params, monkeypatch):
+    monkeypatch.setattr("pacl.rehearse.load_clip", lambda *_: None)
+    section = PARAMS["flickr8k"] | {"prepare": PARAMS["flickr8k"]["prepare"] | {"benchmarks": ["ade20k", "voc20"]}}
+    few, notes = reduced(section, random_params("flickr8k"), raw)
+    assert few["prepare"]["benchmarks"] == ["voc20"] and len(notes) == 1
+    assert "the whole run would stop here" in notes[0] and "ADE20K" in notes[0]
+    with pytest.raises(FileNotFoundError, match="image-caption shards"):
+        reduced(PARAMS["paper"], random_params("paper"), raw)
+
+
+def test_missing_weights_are_replaced_by_random_ones_and_said(raw, random_params, monkeypatch):
+    def missing(*_):
+        raise FileNotFoundError("the weights are nowhere.")
+
+    monkeypatch.setattr("pacl.rehearse.load_clip", missing)
+    few, notes = reduced(PARAMS["flickr8k"], random_params("flickr8k"), raw)
+    assert few["model"]["pretrained"] == "random"
+    assert notes == ["Rehearsed with random weights: the weights are nowhere."]
+
+
+def test_the_stages_are_those_of_the_pipeline():
+    few = {"ablations": {"points": {"default": {}, "matched_only": {}}}}
+    found = stages(ROOT, "flickr8k", few)
+    names = [name for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items()]
+    assert [name for name in names if name != "pretrain_miniclip"] == list(dict.fromkeys(name for name, _ in found))
+    assert [command[-1] for name, command in found if name == "ablation_point"] == ["default", "matched_only"]
+    assert not any("$" in part for _, command in found for part in command)
+
+
+def test_a_stage_that_fails_is_named_with_what_it_said(tmp_path):
+    lay_out(ROOT, tmp_path, PARAMS)
+    assert (tmp_path / "notebooks/01_prepare.ipynb").is_file() and not (tmp_path / "data/prepared").exists()
+    assert all(len(forms) == 1 for forms in yaml.safe_load((tmp_path / "data/templates.yaml").read_text()).values())
+    command = ["python3", "-c", "import sys; sys.exit('the disk is full.')"]
+    with pytest.raises(RuntimeError, match="stage features failed:\nthe disk is full."):
+        run_stage("features", command, tmp_path, ROOT)
+
+
+def test_passes_are_those_of_the_protocols(tiny_clip):
+    """Patches of 8 pixels: 32 x 48 pixels are 4 x 6 tokens, at stride 4 7 x 11, in 16 shifted passes of 2 pixels."""
+    assert estimate.passes(tiny_clip, Protocol(), 32, 48) == [24]
+    assert estimate.passes(tiny_clip, Protocol(token_stride=4), 32, 48) == [77]
+    assert estimate.passes(tiny_clip, Protocol(token_stride=2, passes="shifted"), 32, 48) == [24] * 16
+    windows = Protocol(short_side=16, window=16, window_stride=8)  # resized to 16 x 24: two windows
+    assert estimate.passes(tiny_clip, windows, 32, 48) == [4, 4]
+
+
+def test_operations_are_those_of_a_block(tiny_clip):
+    """Four D x D maps of attention, two of D x 4D, and twice N x N x D: two operations a product."""
+    N, D = 10, tiny_clip.width
+    assert estimate.operations(tiny_clip, N) == 2 * (4 * N * D * D + 2 * N * D * 4 * D + 2 * N * N * D)
+
+
+def test_training_time_adds_the_encoders_where_pairs_are_streamed():
+    rates = {"linear": 0.01, "square": 0.001, "image": 0.1, "text": 0.02}
+    train = SimpleNamespace(epochs=2, pairs=35, batch_size=10)
+    cached, streamed = (
+        estimate.training_seconds(SimpleNamespace(train=train, prepare=SimpleNamespace(source=source)), rates)
+        for source in ("flickr8k", "webdataset")
+    )
+    assert cached == pytest.approx(6 * (0.1 + 0.1))
+    assert streamed == pytest.approx(cached + 6 * 10 * 0.12)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(40, "40 seconds"), (600, "10.0 minutes"), (7200, "2.0 hours"), (864000, "10.0 days")]
+)
+def test_times_in_words(seconds, words):
+    assert estimate.in_words(seconds) == words
+
+
+def test_counts_of_the_whole_run_are_the_official_ones():
+    params = load_params("paper", "prepare")
+    assert estimate.scene_counts(params) == {
+        **{"voc20": 1449, "voc21": 1449, "context59": 5105, "context60": 5105, "coco_stuff": 5000},
+        **{"coco_object": 5000, "ade20k": 2000, "cityscapes": 500},
+    }
