@@ -31,6 +31,10 @@ from pacl.viewer import write_viewer
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install -e .[dev]")
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+KERNEL_IS_READY = """() => {
+    const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
+    return session?.isReady && session.session?.kernel?.status === "idle";
+}"""
 SECTIONS = ("prepare", "model", "features", "train", "protocols")
 LAB_NOTEBOOKS = ("segment_your_images.ipynb", "00_pacl_explained.ipynb")
 MEASURED = ("patch_alignment", "segmentation", "classification", "ablations")
@@ -227,7 +231,7 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
         page = context.new_page()
         page.goto(f"{address}/lab/workspaces/{name[:2]}/tree/notebooks/{name}?token=here")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000, state="attached")
+        page.wait_for_function(KERNEL_IS_READY, timeout=120_000)  # before, JupyterLab would ask for a kernel
         page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         for _ in range(60):
             page.wait_for_timeout(2000)
