@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pacl.config import project_root
-from pacl.data import IGNORE, Masks
+from pacl.data import IGNORE, Masks, target_of
 from pacl.layouts import class_list, lines_of, partial, parts_of
 
 NO_LABEL = -1  # in a table: a value that no mask of the benchmark holds
@@ -107,7 +107,7 @@ def own_set(name: str) -> dict:
     known = ", ".join(benchmark for known in IMAGE_SETS for benchmark in known["benchmarks"])
     return {
         "name": name,
-        "key": name,
+        "key": name.strip("/").replace("/", "_"),  # part of a file's name
         "folder": name,
         "benchmarks": (name,),
         "test": "all",
@@ -179,6 +179,21 @@ def check_sizes(images: list[Path], masks: list[Path]) -> None:
                     )
         except OSError as error:
             raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
+
+
+def check_values(masks: list[Path], described: dict[str, dict]) -> None:
+    """Raises ValueError naming a mask with a value that is no class of a benchmark, before anything is computed.
+
+    described: name -> {"classes", "table"}. Reads every mask.
+    """
+    labels = Masks(masks)
+    for i, path in enumerate(masks):
+        values = np.unique(labels[i])[None]
+        for name, one in described.items():
+            try:
+                target_of(values, one["table"])
+            except ValueError as error:
+                raise ValueError(f"{path}, for {name}: {error}") from None
 
 
 def benchmark(name: str, folder: str | Path, masks: list[Path]) -> dict:

@@ -170,6 +170,7 @@ def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], pa
     for split, (pictures, labels) in splits.items():
         benchmarks.check_sizes(pictures, labels)
         described = {name: benchmarks.benchmark(name, place, labels) for name in names}
+        benchmarks.check_values(labels, described)
         write_scenes(folder, split, pictures, labels, described, dataset["key"])
     unused = "" if rest[0] else f"{dataset['name']} has no scenes for validation: its training split isn't there."
     return [note, unused]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import write_flickr8k, write_image, write_own, write_voc
+from PIL import Image
 
 from pacl import miniworld
 from pacl.benchmarks import benchmark
@@ -114,6 +115,17 @@ def test_scenes_of_several_image_sets_lie_beside_each_other(raw, tmp_path):
         "voc": (3, ["voc21"]),
     }
     assert "PASCAL VOC 2012 has no scenes for validation" in note and "beach has no scenes for validation" in note
+
+
+def test_a_folder_in_a_folder_is_a_benchmark_and_a_foreign_value_in_it_is_named_with_its_file(raw, tmp_path):
+    write_own(raw / "my/beach")
+    prepare(tmp_path / "out", settings(raw, test_scenes=None, benchmarks=["my/beach"]))
+    ((name, (images, masks, described)),) = all_scenes(tmp_path / "out", "test").items()
+    assert name == "my_beach" and list(described) == ["my/beach"] and len(images) == 2
+    Image.fromarray(np.full(masks[1].shape, 77, np.uint8)).save(masks.source[1])
+    with pytest.raises(ValueError, match="y.png, for my/beach: a mask holds the value 77, which is no class"):
+        prepare(tmp_path / "new", settings(raw, test_scenes=None, benchmarks=["my/beach"]))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_classification_set_of_ones_own_is_a_folder_of_images_a_class(raw, tmp_path):
