@@ -45,7 +45,9 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on
 def report(tmp_path_factory, tiny_folder) -> Path:
     """The committed run's report, with a viewer made of three random scenes and two random methods."""
     folder = tmp_path_factory.mktemp("report") / "mini"
-    shutil.copytree(ROOT / "reports/mini", folder, ignore=shutil.ignore_patterns("*.ipynb", "report.*"))
+    shutil.copytree(
+        ROOT / "reports/mini", folder, ignore=shutil.ignore_patterns("*.ipynb", "report.*", "findings.json")
+    )
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     masks = rng.integers(0, 3, (3, 2, 2), dtype=np.uint8).repeat(16, 1).repeat(16, 2)

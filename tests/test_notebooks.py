@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STOPS = {
     "00_pacl_explained": "checkpoints/mini/best.json is missing: train first",
-    "02_features": "data/prepared/mini has no test scenes: run `dvc repro`, or the notebook before this one.",
+    "02_features": "data/prepared/mini/train.json is missing: run `dvc repro`, or the notebook before this one.",
     "03_train": "data/features/mini/texts.json is missing: run `dvc repro`, or the notebook before this one.",
     "04_patch_alignment": "reports/mini/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
     "05_segmentation": "reports/mini/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
