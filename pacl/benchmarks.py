@@ -172,13 +172,14 @@ def check_sizes(images: list[Path], masks: list[Path]) -> None:
         try:
             with Image.open(image_path) as image, Image.open(mask_path) as mask:
                 turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
-                if turned.size != mask.size:
-                    raise ValueError(
-                        f"{mask_path} is {mask.width} x {mask.height} pixels, its image {image_path} "
-                        f"{turned.width} x {turned.height}: they must be of one size."
-                    )
-        except OSError as error:
+                size, other = mask.size, turned.size
+        except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
             raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
+        if size != other:
+            raise ValueError(
+                f"{mask_path} is {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: "
+                "they must be of one size."
+            )
 
 
 def check_values(masks: list[Path], described: dict[str, dict]) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -31,9 +32,10 @@ def load_embedder(path: Path) -> tuple[VisionEmbedder, dict]:
             raise FileNotFoundError(f"{file} is missing: train first (`dvc repro train`), or give another checkpoint.")
     try:
         about = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-        embedder = VisionEmbedder(**about["embedder"])
-        embedder.load_state_dict(load_file(f"{path}.safetensors"))
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        with torch.device("meta"):  # the json may name any size; memory is only for what the weights really have
+            embedder = VisionEmbedder(**about["embedder"])
+        embedder.load_state_dict(load_file(f"{path}.safetensors"), assign=True)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise ValueError(
             f"{path}.safetensors and its json are no complete checkpoint ({' '.join(str(error).split())}): train again."
         ) from None

@@ -52,7 +52,7 @@ def read_yaml(path: Path) -> dict:
     """The mapping a YAML file holds. Raises ConfigError."""
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except Exception as error:  # beside YAMLError, whatever its values' constructors raise
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path.name}{where} is not YAML: {getattr(error, 'problem', error)}.") from None

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 IGNORE = 255  # the label of pixels that no class is asked for
 
@@ -43,13 +43,16 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
     for a torn or foreign file, and for a mask that holds colours.
     """
     try:
+        if mask:
+            with Image.open(path) as image:
+                image.verify()  # a PNG's checksums, which load() doesn't look at: a flipped bit would be another label
         with Image.open(path) as image:
             image.load()
             if not mask:
                 return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
         raise ValueError(f"{path} can't be read as an image ({error}): replace or remove it.") from None
     if len(image.getbands()) > 1:
         raise ValueError(
@@ -74,15 +77,18 @@ def rounded(content, digits: int = 6):
     return round(content, digits) if isinstance(content, float) else content
 
 
-def read_json(path: Path):
-    """A JSON file that an earlier stage wrote. Raises FileNotFoundError, or ValueError for a torn one, naming the file
-    and the remedy.
+def read_json(path: Path, *keys: str):
+    """A JSON file that an earlier stage wrote, with these keys at its top. Raises FileNotFoundError, or ValueError for
+    a torn one, naming the file and the remedy.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if keys and not (isinstance(content, dict) and content.keys() >= set(keys)):
+            raise ValueError
+        return content
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path} is no whole JSON file: remove it and run the stage that writes it again.") from None
 
 
@@ -101,7 +107,22 @@ def store(folder: Path, name: str, source):
 def source_of(folder: Path, stored):
     if isinstance(stored, dict):
         return TorchvisionImages(**stored)
-    return np.load(folder / stored, mmap_mode="r") if isinstance(stored, str) else stored
+    return read_pictures(folder / stored) if isinstance(stored, str) else stored
+
+
+def read_pictures(path: Path) -> np.ndarray:
+    """The array that `store` wrote, memory-mapped. Raises FileNotFoundError, or ValueError for a torn one."""
+    try:
+        array = np.load(path, mmap_mode="r")
+        if array.dtype != np.uint8 or array.ndim != 3 and (array.ndim != 4 or array.shape[-1] != 3):
+            raise ValueError(f"{array.dtype} {list(array.shape)}")
+        return array
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: run the stage that writes it.") from None
+    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged header
+        raise ValueError(
+            f"{path} is no whole array of pictures ({error}): remove it and run the stage that writes it again."
+        ) from None
 
 
 class TorchvisionImages:
@@ -126,7 +147,7 @@ def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> 
 
 
 def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
-    content = read_json(folder / f"{split}.json")
+    content = read_json(folder / f"{split}.json", "images", "captions")
     return Images(source_of(folder, content["images"])), content["captions"]
 
 
@@ -154,7 +175,12 @@ def all_scenes(folder: Path, split: str) -> dict[str, tuple[Images, Masks, dict]
     paths = sorted(folder.glob(f"{split}_*scenes.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no {split} scenes: run `dvc repro`, or the notebook before this one.")
-    sets = {path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_json(path) for path in paths}
+    sets = {
+        path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_json(
+            path, "images", "masks", "benchmarks"
+        )
+        for path in paths
+    }
     return {
         name: (Images(source_of(folder, one["images"])), Masks(source_of(folder, one["masks"])), one["benchmarks"])
         for name, one in sets.items()
@@ -192,5 +218,5 @@ def write_labelled(folder: Path, split: str, set_name: str, images, labels: list
 
 
 def read_labelled(folder: Path, split: str, set_name: str) -> tuple[Images, np.ndarray, list[str]]:
-    content = read_json(folder / f"{split}_{set_name}.json")
+    content = read_json(folder / f"{split}_{set_name}.json", "images", "labels", "classes")
     return Images(source_of(folder, content["images"])), np.array(content["labels"]), content["classes"]

@@ -52,7 +52,15 @@ def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str
 
 def lines_of(path: Path) -> list[str]:
     """A text file's lines without blank ones, as class lists and splits are written."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+
+
+def text_of(path: Path) -> str:
+    """A UTF-8 text file, without the mark that some editors begin it with. Raises ValueError for another encoding."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8.") from None
 
 
 def class_list(name: str) -> list[str]:

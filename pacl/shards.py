@@ -97,6 +97,6 @@ def caption_of(sample: dict) -> str:
     """The caption of KEY.txt or, without it, of KEY.json; "" where there is none."""
     try:
         text = sample["txt"].decode() if "txt" in sample else json.loads(sample.get("json", b"{}")).get("caption")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
-    return " ".join((text or "").split())
+    return " ".join(text.split()) if isinstance(text, str) else ""

@@ -4,11 +4,12 @@ A reader returns (images, captions): paths in the data set's own order, and for 
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pacl.layouts import parts_of
+from pacl.layouts import parts_of, text_of
 
 CAPTIONS_AN_IMAGE = 5
 HEADERS = (["image", "caption"], ["image_name", "comment_number", "comment"])  # of captions.txt
@@ -77,17 +78,19 @@ def rows_of(path: Path) -> Iterator[tuple[str, str]]:
 
 def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
     """(image, caption) of Kaggle's files, which quote a caption with commas; one unquoted keeps its commas, too."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        if header not in HEADERS:
-            raise ValueError(f"{path} must begin with the line image,caption: download it again.")
-        yield from ((row[0], ",".join(row[len(header) - 1 :])) for row in filter(None, rows))
+    try:
+        rows = list(csv.reader(io.StringIO(text_of(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path} is torn ({error}): download it again.") from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    if header not in HEADERS:
+        raise ValueError(f"{path} must begin with the line image,caption: download it again.")
+    yield from ((row[0], ",".join(row[len(header) - 1 :])) for row in filter(None, rows[1:]))
 
 
 def token_rows(path: Path) -> Iterator[tuple[str, str]]:
     """(image, caption) of the original file."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text_of(path).splitlines():
         key, _, caption = line.partition("\t")
         yield key.rpartition("#")[0], caption
 
@@ -99,5 +102,5 @@ def json_rows(path: Path) -> Iterator[tuple[str, str]]:
         name_of = {image["id"]: image["file_name"] for image in content["images"]}
         rows = sorted(content["annotations"], key=lambda row: (row["image_id"], row["id"]))
         return iter([(name_of[row["image_id"]], " ".join(row["caption"].split())) for row in rows])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is no complete JSON of COCO captions: unpack it again.") from None

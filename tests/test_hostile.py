@@ -1,0 +1,301 @@
+"""Damaged and hostile files: every reader gives what an independent reading gives, or one sentence that names the file.
+
+PACL_CASES: how many damaged files each reader of the slow test gets (default 2,000).
+"""
+
+import csv
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import yaml
+from folders import write_flickr8k, write_image
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from test_shards import jpeg, write_shard
+
+from pacl.benchmarks import benchmark, check_sizes, value_table
+from pacl.checkpoints import load_embedder, save_embedder
+from pacl.config import read_yaml
+from pacl.data import Masks, open_image, read_labelled, read_pairs, target_of, write_labelled, write_pairs
+from pacl.labelled import read_folders
+from pacl.model import VisionEmbedder
+from pacl.photos import find_photos
+from pacl.resume import Progress, read_state
+from pacl.shards import samples, survey, whole_and_bad
+from pacl.sources import COCO, FLICKR8K, captioned
+
+CLASSES = 3
+MASK = np.arange(24, dtype=np.uint8).reshape(4, 6) % CLASSES
+SETTINGS = {
+    "deadline": None,
+    "database": None,
+    "phases": [Phase.generate],
+    "suppress_health_check": list(HealthCheck),
+    "derandomize": True,
+}
+NAMES = ["a b", "it's", 'say "x"', "-rf", "--help", "猫", "кот", "é", "two\nlines", "a,b", "100%s", "{split}", "[x]", "💥"]
+
+
+@st.composite
+def mutated(draw, data: bytes) -> bytes:
+    """A file's bytes after one to three faults: cut, bits flipped, a block zeroed, doubled or drawn anew, junk added."""
+    for _ in range(draw(st.integers(1, 3))):
+        fault = draw(st.sampled_from(("cut", "flip", "zero", "double", "random", "header", "junk")))
+        start = draw(st.integers(0, max(len(data) - 1, 0)))
+        end = start + draw(st.integers(1, 64))
+        junk = draw(st.binary(min_size=1, max_size=32))
+        if fault == "cut":
+            data = data[:start]
+        elif fault == "flip":
+            flipped = bytes(byte ^ (1 << draw(st.integers(0, 7))) for byte in data[start : start + 1])
+            data = data[:start] + flipped + data[start + 1 :]
+        elif fault == "zero":
+            data = data[:start] + bytes(len(data[start:end])) + data[end:]
+        elif fault == "double":
+            data = data[:end] + data[start:]
+        elif fault == "random":
+            data = data[:start] + junk + data[start + len(junk) :]
+        elif fault == "header":
+            data = junk + data[len(junk) :]
+        else:
+            data += junk
+    return data
+
+
+def image_file(suffix):
+    def make(folder):
+        path = folder / f"photo.{suffix}"
+        Image.fromarray(np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)).save(path, exif=Image.Exif())
+        return path
+
+    return make
+
+
+def mask_file(kind):
+    def make(folder):
+        image = Image.fromarray(MASK.astype(np.uint16) if kind == "16 bit" else MASK)
+        if kind == "palette":
+            image.putpalette([7 * k % 256 for k in range(768)])
+        image.convert("RGB" if kind == "colours" else image.mode).save(folder / "mask.png")
+        return folder / "mask.png"
+
+    return make
+
+
+def same_image(found, path):
+    """Pillow's own reading."""
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    assert found.mode == "RGB" and found.tobytes() == expected.tobytes()
+
+
+def read_target(path):
+    return target_of(Masks([path])[0], value_table({k: k for k in range(CLASSES)}))
+
+
+def same_target(found, path):
+    """The labels as they were before the damage: a PNG's checksums tell every other file."""
+    assert np.array_equal(found, MASK)
+
+
+def caption_csv(folder):
+    return write_flickr8k(folder, names=("a",)) / "captions.txt"
+
+
+def caption_tokens(folder):
+    write_image(folder / "Images/a.jpg")
+    (folder / "f.token.txt").write_text("".join(f"a.jpg#{i}\tcaption {i} of a .\n" for i in range(5)))
+    return folder / "f.token.txt"
+
+
+def caption_json(folder):
+    write_image(folder / "train2017/a.jpg")
+    rows = [{"id": i, "image_id": 7, "caption": f"caption {i} of a ."} for i in range(5)]
+    (folder / "annotations").mkdir(exist_ok=True)
+    path = folder / "annotations/captions_train2017.json"
+    path.write_text(json.dumps({"images": [{"id": 7, "file_name": "a.jpg"}], "annotations": rows}))
+    return path
+
+
+def same_csv_captions(found, path):
+    """The rows of that image by the csv module."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in list(csv.reader(file))[1:] if row]
+    assert found[1] == [[",".join(row[1:]).strip() for row in rows if row[0] == "a.jpg"]]
+
+
+def same_token_captions(found, path):
+    lines = [line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert found[1] == [[line[1].strip() for line in lines if line[0].rpartition("#")[0] == "a.jpg"]]
+
+
+def same_json_captions(found, path):
+    content = json.loads(path.read_bytes())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    rows = sorted(content["annotations"], key=lambda row: (row["image_id"], row["id"]))
+    assert found[1] == [[" ".join(row["caption"].split()) for row in rows if names[row["image_id"]] == "a.jpg"]]
+
+
+def shard_file(folder):
+    return write_shard(folder / "0.tar", 0, 2)
+
+
+def shard_samples(path):
+    whole_and_bad(path)
+    return list(samples([path]))
+
+
+def same_samples(found, path):
+    """Images and captions are bytes of members, and every image has a caption of its own key."""
+    data = path.read_bytes()
+    for _, image, caption in found:
+        assert image in data and caption and all(word.encode() in data for word in caption.split())
+
+
+def class_list_file(folder):
+    (folder / "classes.txt").write_text("sea, ocean\nsky\nsand\nété\n", encoding="utf-8")
+    return folder / "classes.txt"
+
+
+def same_classes(found, path):
+    lines = path.read_bytes().decode("utf-8").splitlines()
+    assert found["classes"] == [line.strip() for line in lines if line.strip()]
+
+
+def yaml_file(folder):
+    (folder / "params.yaml").write_text("profiles: [mini]\nmini:\n  train: {epochs: 3, rate: 1.0e-3, day: 2001-01-01}\n")
+    return folder / "params.yaml"
+
+
+def same_yaml(found, path):
+    assert repr(found) == repr(yaml.safe_load(path.read_bytes().decode()))
+
+
+def embedder_file(suffix):
+    def make(folder):
+        save_embedder(folder / "best", VisionEmbedder(4, 3), {"seed": 1})
+        return folder / f"best.{suffix}"
+
+    return make
+
+
+def same_embedder(found, path):
+    expected = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
+    assert {name: tensor.numpy().tobytes() for name, tensor in found[0].state_dict().items()} == {
+        name: array.tobytes() for name, array in expected.items()
+    }
+    assert repr(found[1]) == repr(json.loads(path.with_suffix(".json").read_bytes()))
+
+
+STATE = {"weight": torch.arange(12.0).view(3, 4), "step": torch.tensor(5)}
+
+
+def state_file(folder):
+    progress = Progress(folder, {})
+    progress.save(1, STATE)
+    return progress.good[0]
+
+
+def same_state(found, path):
+    """A checksum covers everything, so whatever is taken is what was written."""
+    assert sorted(tensor.numpy().tobytes() for tensor in found[1].values()) == sorted(
+        tensor.numpy().tobytes() for tensor in STATE.values()
+    )
+
+
+def array_file(folder):
+    write_pairs(folder, "train", np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3), [["a"], ["b"]])
+    return folder / "train_images.npy"
+
+
+def json_file(folder):
+    return array_file(folder).with_name("train.json")
+
+
+def same_array(found, path):
+    images = np.load(path.with_name("train_images.npy"))
+    assert repr(found[1]) == repr(json.loads(path.with_name("train.json").read_bytes())["captions"])
+    assert all(np.array_equal(np.asarray(found[0][i]), images[i]) for i in range(len(images)))
+
+
+# reader -> (writes a good file in a folder, reads that path, compares with an independent reading)
+READERS = {
+    **{f"image, {kind}": (image_file(kind), open_image, same_image) for kind in ("jpg", "png", "webp")},
+    **{
+        f"mask, {kind}": (mask_file(kind), read_target, same_target)
+        for kind in ("grey", "palette", "16 bit", "colours")
+    },
+    "sizes of image and mask": (mask_file("grey"), lambda path: check_sizes([path], [path]), lambda found, path: None),
+    "captions.txt": (caption_csv, lambda path: captioned(path.parent, FLICKR8K), same_csv_captions),
+    "token.txt": (caption_tokens, lambda path: captioned(path.parent, FLICKR8K), same_token_captions),
+    "COCO captions": (caption_json, lambda path: captioned(path.parents[1], COCO), same_json_captions),
+    "shard": (shard_file, shard_samples, same_samples),
+    "class list": (class_list_file, lambda path: benchmark("own", path.parent, []), same_classes),
+    "params.yaml": (yaml_file, read_yaml, same_yaml),
+    **{
+        f"checkpoint's {kind}": (embedder_file(kind), lambda path: load_embedder(path.with_suffix("")), same_embedder)
+        for kind in ("safetensors", "json")
+    },
+    "saved state": (state_file, read_state, same_state),
+    "prepared json": (json_file, lambda path: read_pairs(path.parent, "train"), same_array),
+    "array": (array_file, lambda path: read_pairs(path.parent, "train"), same_array),
+}
+
+
+def attempt(reader: str, path: Path, data: bytes) -> bool:
+    """Whether the file was taken; what isn't must be refused by a sentence that names it."""
+    _, read, check = READERS[reader]
+    path.unlink(missing_ok=True)  # an array may still be mapped
+    path.write_bytes(data)
+    try:
+        found = read(path)
+    except (ValueError, OSError) as error:
+        named = path.stem in str(error) or str(error).startswith("a mask holds") or "has no image that" in str(error)
+        assert named, repr(error)
+        return False
+    check(found, path)
+    return True
+
+
+def fuzz(reader: str, folder: Path, cases: int) -> tuple[int, int]:
+    """How many damaged files were tried, and how many of them were refused."""
+    path = READERS[reader][0](folder)
+    whole, tried = path.read_bytes(), []
+    assert attempt(reader, path, whole) or reader == "mask, colours"
+
+    @settings(max_examples=cases, **SETTINGS)
+    @given(mutated(whole))
+    def one(data):
+        tried.append(None)
+        tried[-1] = attempt(reader, path, data)
+
+    one()
+    return len(tried), tried.count(False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files_are_read_right_or_refused(reader, tmp_path):
+    tried, refused = fuzz(reader, tmp_path, 60)
+    assert tried >= 60 and (refused or reader == "shard")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", READERS)
+def test_thousands_of_damaged_files(reader, tmp_path):
+    cases = int(os.environ.get("PACL_CASES", "2000"))
+    tried, refused = fuzz(reader, tmp_path, cases)
+    print(f"| {reader} | {tried:,} | {refused:,} |")
+    assert tried >= cases
