@@ -1,10 +1,11 @@
 # make reproduce   set up, run the default pipeline, say where the report is
 # make test        set up, run the tests
+# make rehearse    set up, run every stage of PROFILE on a few items, say what the whole run would need
 PYTHON ?= python3
 STAMP := .venv/.installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test
+.PHONY: reproduce test rehearse
 
 reproduce: $(STAMP)
 	dvc repro
@@ -13,6 +14,12 @@ reproduce: $(STAMP)
 # One thread a worker: two workers that each take every core are slower than one.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 python -m pytest -n 2
+
+PROFILE ?= mini
+DATA ?=
+
+rehearse: $(STAMP)
+	python -m pacl.rehearse $(PROFILE) $(if $(DATA),--data $(DATA))
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -14,6 +14,7 @@ from pacl.labels import label_maps
 from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
+from pacl.parts import in_parts
 from pacl.prompts import templates
 from pacl.segment import Method, coarse_logits, dense_logits, segment
 
@@ -63,7 +64,8 @@ def segmentation_of_sets(
     *,
     batch_size: int = 32,
 ) -> dict[str, dict[str, Tensor]]:
-    """`segmentation` of the named benchmarks, whichever image set they belong to (pacl.data.all_scenes).
+    """`segmentation` of the named benchmarks, whichever image set they belong to (pacl.data.all_scenes), on a CPU in a
+    process a core.
 
     Raises ValueError for a benchmark that no set has.
     """
@@ -73,7 +75,16 @@ def segmentation_of_sets(
     confmats = {}
     for images, masks, benchmarks in image_sets.values():
         if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
-            confmats |= segmentation(clip, methods, images, masks, wanted, protocol, batch_size=batch_size)
+
+            def measured(part: range, images=images, masks=masks, wanted=wanted) -> dict:
+                some = Images([images.source[i] for i in part]), Masks([masks.source[i] for i in part])
+                return segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
+
+            on_cpu = clip.device.type == "cpu"
+            parts = in_parts(measured, len(images), batch_size) if on_cpu else [measured(range(len(images)))]
+            confmats |= {
+                name: {method: sum(part[name][method] for part in parts) for method in methods} for name in wanted
+            }
     return {name: confmats[name] for name in names}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from pacl.data import read_json
 from pacl.scene_plots import heat_maps as heat_maps
 from pacl.scene_plots import image_grid as image_grid
 from pacl.scene_plots import overlays as overlays
@@ -43,6 +44,13 @@ ABLATION_METRICS = {
     "voc21": "voc21 mIoU, %",
     "context59": "context59 mIoU, %",
 }
+
+
+def label_of(report: Path, pretrained: str) -> str:
+    """What a run's results are called in its figures, of the prepare.json in its folder of reports; random weights are
+    named.
+    """
+    return read_json(report / "prepare.json")["label"] + (", random weights" if pretrained == "random" else "")
 
 
 def use_style() -> None:

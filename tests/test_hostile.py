@@ -4,13 +4,8 @@ PACL_CASES: how many damaged files each reader of the slow test gets (default 2,
 """
 
 import csv
-import io
 import json
 import os
-import pickle
-import struct
-import tarfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +17,15 @@ from folders import write_flickr8k, write_image
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from test_shards import jpeg, write_shard
+from test_shards import write_shard
 
 from pacl.benchmarks import benchmark, check_sizes, value_table
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.config import read_yaml
-from pacl.data import Masks, open_image, read_labelled, read_pairs, target_of, write_labelled, write_pairs
-from pacl.labelled import read_folders
+from pacl.data import Masks, open_image, read_pairs, target_of, write_pairs
 from pacl.model import VisionEmbedder
-from pacl.photos import find_photos
 from pacl.resume import Progress, read_state
-from pacl.shards import samples, survey, whole_and_bad
+from pacl.shards import samples, whole_and_bad
 from pacl.sources import COCO, FLICKR8K, captioned
 
 CLASSES = 3
@@ -44,7 +37,22 @@ SETTINGS = {
     "suppress_health_check": list(HealthCheck),
     "derandomize": True,
 }
-NAMES = ["a b", "it's", 'say "x"', "-rf", "--help", "猫", "кот", "é", "two\nlines", "a,b", "100%s", "{split}", "[x]", "💥"]
+NAMES = [
+    "a b",
+    "it's",
+    'say "x"',
+    "-rf",
+    "--help",
+    "猫",
+    "кот",
+    "é",
+    "two\nlines",
+    "a,b",
+    "100%s",
+    "{split}",
+    "[x]",
+    "💥",
+]
 
 
 @st.composite
@@ -174,7 +182,9 @@ def same_classes(found, path):
 
 
 def yaml_file(folder):
-    (folder / "params.yaml").write_text("profiles: [mini]\nmini:\n  train: {epochs: 3, rate: 1.0e-3, day: 2001-01-01}\n")
+    (folder / "params.yaml").write_text(
+        "profiles: [mini]\nmini:\n  train: {epochs: 3, rate: 1.0e-3, day: 2001-01-01}\n"
+    )
     return folder / "params.yaml"
 
 

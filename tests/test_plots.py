@@ -189,3 +189,9 @@ def test_long_titles_are_wrapped_and_cut():
     assert wrapped("a cat") == "a cat"
     lines = wrapped("word " * 40).splitlines()
     assert len(lines) == 3 and lines[-1].endswith("…") and max(map(len, lines)) <= 30
+
+
+def test_results_of_random_weights_are_called_so(tmp_path):
+    (tmp_path / "prepare.json").write_text('{"label": "mini world, not Pascal VOC"}')
+    assert plots.label_of(tmp_path, "openai") == "mini world, not Pascal VOC"
+    assert plots.label_of(tmp_path, "random") == "mini world, not Pascal VOC, random weights"

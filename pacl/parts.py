@@ -1,0 +1,56 @@
+"""A long computation on a CPU in as many processes as there are cores: many small operations are faster side by side, a
+thread each, than one after the other on all threads.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from multiprocessing import get_context
+
+import torch
+
+
+def in_parts(compute: Callable[[range], object], count: int, multiple: int) -> list:
+    """compute(range) of consecutive ranges of `count` items, in their order; all but the last range have a length that
+    `multiple` divides, so that batches are those of one process.
+
+    The processes are forks, which share what compute holds. Raises ChildProcessError with the message of one that
+    fails.
+    """
+    each = max(1, -(-count // (processes() * multiple))) * multiple
+    ranges = [range(start, min(start + each, count)) for start in range(0, count, each)]
+    if len(ranges) < 2:
+        return [compute(part) for part in ranges]
+    context = get_context("fork")
+    started = []
+    for part in ranges:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(compute, part, sender))
+        process.start()
+        sender.close()
+        started.append((process, receiver))
+    return [_receive(*one) for one in started]
+
+
+def processes() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _send(compute, part: range, sender) -> None:
+    torch.set_num_threads(1)  # a fork must not use the threads that its parent had
+    try:
+        answer = compute(part), None
+    except Exception as error:  # told to the parent, whatever it is
+        answer = None, error
+    sender.send_bytes(pickle.dumps(answer))  # plain bytes: a tensor in shared memory would end with this process
+
+
+def _receive(process, receiver):
+    try:
+        result, error = pickle.loads(receiver.recv_bytes())
+    except EOFError:
+        result, error = None, ChildProcessError("a process of the evaluation died: is there enough memory?")
+    process.join()
+    if error:
+        raise error
+    return result

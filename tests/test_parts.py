@@ -1,0 +1,49 @@
+"""Work in several processes gives what one gives, errors included."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from test_evaluate import BENCHMARKS, METHODS, PROTOCOLS, ColourCLIP, pictures
+
+from pacl import parts
+from pacl.data import Images, Masks
+from pacl.evaluate import segmentation, segmentation_of_sets
+from pacl.parts import in_parts
+
+
+@pytest.fixture(autouse=True)
+def three(monkeypatch):
+    monkeypatch.setattr(parts, "processes", lambda: 3)
+
+
+def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes():
+    found = in_parts(lambda part: (list(part), os.getpid()), 23, 4)
+    assert [len(items) for items, _ in found] == [8, 8, 7]
+    assert sum((items for items, _ in found), []) == list(range(23))
+    assert len({pid for _, pid in found} | {os.getpid()}) == 4
+    assert in_parts(lambda part: os.getpid(), 4, 4) == [os.getpid()]  # one batch needs no other process
+    assert in_parts(list, 0, 4) == []
+
+
+def test_an_error_of_a_part_is_raised_and_a_death_is_named():
+    def fails(part):
+        raise ValueError(f"scene {part[0]} is bad")
+
+    with pytest.raises(ValueError, match="scene 0 is bad"):
+        in_parts(fails, 9, 3)
+    with pytest.raises(ChildProcessError, match="died"):
+        in_parts(lambda part: os._exit(1), 9, 3)
+
+
+def test_confusion_matrices_are_those_of_one_process():
+    images, masks = pictures([(14, 20)] * 7)
+    scenes = Images(np.stack(images)), Masks(np.stack(masks))
+    sets = {"": (*scenes, BENCHMARKS)}
+    found = segmentation_of_sets(ColourCLIP(), METHODS, sets, list(BENCHMARKS), PROTOCOLS["whole"], batch_size=2)
+    expected = segmentation(ColourCLIP(), METHODS, *scenes, BENCHMARKS, PROTOCOLS["whole"], batch_size=2)
+    for name in BENCHMARKS:
+        assert all(torch.equal(found[name][method], expected[name][method]) for method in METHODS)
+    with pytest.raises(ValueError, match="there are no scenes of ade20k; prepare.benchmarks made plain"):
+        segmentation_of_sets(ColourCLIP(), METHODS, sets, ["ade20k"], PROTOCOLS["whole"])
