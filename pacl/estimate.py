@@ -13,7 +13,7 @@ from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
 from pacl.data import all_scenes, read_json, read_pairs
 from pacl.loss import LogitScale
-from pacl.measure import is_measured
+from pacl.measure import MEASURED
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prompts import templates
@@ -62,7 +62,7 @@ def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
     times = kept / sum(len(few[split]["captions"]) for split in ("train", "validation"))
     noun_prompts = len(few["nouns"]) * times**NOUNS_GROW * len(templates(params.features.templates))
     sizes = scene_counts(params)
-    ablated = sum(size for name, size in sizes.items() if is_measured({name: None}))
+    ablated = sum(size for name, size in sizes.items() if name in MEASURED)
     return {
         "pairs": kept,
         "kept images": kept + ablated,

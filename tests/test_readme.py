@@ -44,6 +44,7 @@ SHOWN_BY = {
     "for background in 0.2 0.3 0.4; do python -m pacl.notebook notebooks/segment_your_images.ipynb "
     'sweep/$background.ipynb images=photos prompts="cat,sofa,wall" background=$background output=sweep/$background; '
     "done": "tests/test_readme.py::test_a_sweep_is_a_loop_of_notebook_runs",
+    "make rehearse PROFILE=flickr8k DATA=data/raw": "tests/test_rehearse.py::test_make_rehearse_names_what_is_missing",
     "dvc exp run -S 'profiles=[mini,flickr8k]'": "tests/test_readme.py::test_named_profiles_are_there",
     "python -m pacl.report flickr8k": "tests/test_report.py::test_command_line_shows_report_and_claims",
     "python -m pacl.report compare OLD/metrics.json reports/mini/metrics.json --tolerance 0.02": (

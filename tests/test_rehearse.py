@@ -1,5 +1,7 @@
 """What a rehearsal changes in a profile, what it leaves out, and its estimates against hand-made numbers."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,3 +124,13 @@ def test_counts_of_the_whole_run_are_the_official_ones():
         **{"voc20": 1449, "voc21": 1449, "context59": 5105, "context60": 5105, "coco_stuff": 5000},
         **{"coco_object": 5000, "ade20k": 2000, "cityscapes": 500},
     }
+
+
+def test_make_rehearse_names_what_is_missing(tmp_path):
+    make = ["make", "-n", "rehearse", "PROFILE=flickr8k", "DATA=data/raw"]
+    asked = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert asked == "python -m pacl.rehearse flickr8k --data data/raw"
+    command = [sys.executable, *asked.split()[1:-1], str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "where it is expected" in done.stderr and "captions.txt" in done.stderr
