@@ -201,7 +201,8 @@ def target_of(mask: np.ndarray, table: list[int]) -> np.ndarray:
     """A mask's values as one benchmark's class indices, uint8 [H, W]; IGNORE where it has no class. Raises ValueError
     for a value the table lacks.
     """
-    target = np.asarray([*table, -1]).take(mask, mode="clip")  # a value beyond the table gets the -1
+    beyond = np.where(np.asarray(mask) < 0, len(table), mask)  # so that a negative value is beyond the table, too
+    target = np.asarray([*table, -1]).take(beyond, mode="clip")  # a value beyond the table gets the -1
     if (target < 0).any():
         raise ValueError(
             f"a mask holds the value {int(mask[target < 0][0])}, which is no class of its benchmark: "

@@ -157,7 +157,9 @@ def test_targets_by_hand():
     assert target.tolist() == [[3, 255], [0, 255]] and target.dtype == np.uint8
 
 
-@pytest.mark.parametrize("value, kind", [(3, np.uint8), (254, np.uint8), (256, np.int32), (4000, np.uint16)])
+@pytest.mark.parametrize(
+    "value, kind", [(3, np.uint8), (254, np.uint8), (256, np.int32), (4000, np.uint16), (-1, np.int32)]
+)
 def test_a_value_that_is_no_label_is_named(value, kind):
     table = [0, 1, 2] + [-1] * 252 + [IGNORE]
     mask = np.zeros((4, 4), kind)

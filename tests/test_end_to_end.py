@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from pacl import miniworld
 from pacl.alignment import patch_predictions, scene_patches
+from pacl.benchmarks import VOC, benchmark, scenes
 from pacl.cached import CachedPairs, Texts
 from pacl.checkpoints import load_embedder
 from pacl.classify import class_scores, score_accuracies
@@ -18,6 +20,7 @@ from pacl.data import Images, Masks, read_labelled, read_pairs, read_scenes, tar
 from pacl.evaluate import methods_of, segmentation
 from pacl.features import patch_tokens, text_features, text_table
 from pacl.metrics import mean_iou
+from pacl.model import VisionEmbedder
 from pacl.params import Prepare, Protocol, Train
 from pacl.prepare import prepare
 from pacl.prompts import templates
@@ -46,10 +49,10 @@ def labelled_pixels(masks, benchmark):
 
 def check_segmentation(clip, methods, images, masks, benchmarks, protocol):
     confmats = segmentation(clip, methods, images, masks, benchmarks, protocol, batch_size=4)
-    for name, benchmark in benchmarks.items():
+    for name, one in benchmarks.items():
         for confmat in confmats[name].values():
-            assert confmat.shape == (len(benchmark["classes"]),) * 2
-            assert confmat.sum().item() == labelled_pixels(masks, benchmark) > 0
+            assert confmat.shape == (len(one["classes"]),) * 2
+            assert confmat.sum().item() == labelled_pixels(masks, one) > 0
             assert 0 <= mean_iou(confmat) <= 1
     return confmats
 
@@ -75,6 +78,22 @@ def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp
     check_segmentation(
         random_vit, methods_of(random_vit, embedder, ["clip", "pacl"]), images, masks, benchmarks, protocol
     )
+
+
+def test_three_protocols_on_real_photos_with_random_weights(real_data, random_vit):
+    """Mechanics only: every setting of the protocols is used, on one photo; native, which is dense, on a small copy."""
+    voc = real_data / "VOCdevkit/VOC2012"
+    images, masks, _ = scenes(voc, VOC, "val")
+    images, masks = [Image.open(images[0]).convert("RGB")], [np.asarray(Image.open(masks[0]))]
+    found = {}
+    for name, settings in FLICKR8K["protocols"].items():
+        smaller = {"templates": "one"} | ({"short_side": 64} if name == "native" else {})
+        protocol = Protocol.model_validate(settings | smaller)
+        two = {key: benchmark(key, voc, []) for key in ("voc20", "voc21")}
+        methods = methods_of(random_vit, VisionEmbedder(768, 512), ["clip", "naclip", "pacl"])
+        found[name] = check_segmentation(random_vit, methods, Images(images), Masks(masks), two, protocol)
+    voc21 = {name: of_protocol["voc21"]["clip"] for name, of_protocol in found.items()}
+    assert not torch.equal(voc21["sclip"], voc21["tcl"]) and not torch.equal(voc21["native"], voc21["tcl"])
 
 
 @pytest.fixture(scope="module")
