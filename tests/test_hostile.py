@@ -4,8 +4,13 @@ PACL_CASES: how many damaged files each reader of the slow test gets (default 2,
 """
 
 import csv
+import io
 import json
 import os
+import pickle
+import struct
+import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +22,17 @@ from folders import write_flickr8k, write_image
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from test_shards import write_shard
+from test_shards import jpeg, write_shard
 
 from pacl.benchmarks import benchmark, check_sizes, value_table
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.config import read_yaml
-from pacl.data import Masks, open_image, read_pairs, target_of, write_pairs
+from pacl.data import Masks, open_image, read_labelled, read_pairs, target_of, write_labelled, write_pairs
+from pacl.labelled import read_folders
 from pacl.model import VisionEmbedder
+from pacl.photos import find_photos
 from pacl.resume import Progress, read_state
-from pacl.shards import samples, whole_and_bad
+from pacl.shards import samples, survey, whole_and_bad
 from pacl.sources import COCO, FLICKR8K, captioned
 
 CLASSES = 3
