@@ -1,6 +1,7 @@
 """Renders a report's chapters: as one self-contained HTML file, and as Markdown (templates: data/report/)."""
 
 import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import markdown
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from pacl.config import project_root
 
@@ -58,8 +60,11 @@ def prose(text: str) -> Markup:
 
 
 def data_uri(path: Path) -> str:
-    """A PNG as text, every byte of it."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """A PNG as text, in its 256 best colours: a third of its size, and hardly a difference to see."""
+    small = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def script_data(content) -> Markup:
