@@ -55,7 +55,8 @@ def ablations(folder: Path) -> list[dict]:
         found = findings.get(group, {})
         content.append(heading(found.get("title", group)))
         content += [text(f"**Finding.** {capital(found['finding'])}")] if found else []
-        content.append(figure(folder, f"ablation_{group}.png", "Bars are means over seeds, dots single seeds."))
+        drawn = "One run a setting." if rows.seed.nunique() == 1 else "Bars are means over seeds, dots single seeds."
+        content.append(figure(folder, f"ablation_{group}.png", drawn))
         content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
     return [*content, *worlds(folder)]
 

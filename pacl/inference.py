@@ -1,6 +1,5 @@
 """What changes when one trained model is read in other ways: token stride, prompt templates, background rule (paper,
-section 4 and appendix). Nothing is trained, so there is one run a setting, with intervals over images left to the
-reader of the main table.
+section 4 and appendix). Nothing is trained: one run a setting.
 """
 
 import pandas as pd

@@ -3,6 +3,7 @@
 import numpy as np
 import open_clip
 import pytest
+import stand_in
 import torch
 from PIL import Image
 from torch.nn import functional as F
@@ -24,20 +25,11 @@ from pacl.segment import (
 P = 4
 
 
-class ColourCLIP:
-    """A stand-in for FrozenCLIP whose patch token is the patch's mean colour: every result can be worked out by
-    hand."""
-
-    patch_size, device = P, torch.device("cpu")
+class ColourCLIP(stand_in.ColourCLIP):
+    """One last block has tokens of the other sign."""
 
     def normalize(self, images):
         return images - 0.5
-
-    def grid(self, H, W, stride=None):
-        return (H - P) // (stride or P) + 1, (W - P) // (stride or P) + 1
-
-    def patch_features(self, images, stride=None):
-        return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
 
     def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
         return {name: self.patch_features(images, stride) * (-1 if name == "negative" else 1) for name in last_blocks}

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import stand_in
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from pacl.data import IGNORE, Images, Masks
 from pacl.params import Protocol
@@ -20,22 +20,10 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 PROTOCOL = Protocol(templates="seven", logit_scale=40.0)
 
 
-class ColourCLIP:
-    """A patch token is the patch's mean colour; a prompt with a colour's name in it has that colour as embedding."""
+class ColourCLIP(stand_in.ColourCLIP):
+    """A prompt with a colour's name in it has that colour as embedding."""
 
-    patch_size, dim, device = P, 3, torch.device("cpu")
-
-    def normalize(self, images):
-        return images
-
-    def grid(self, H, W, stride=None):
-        return (H - P) // (stride or P) + 1, (W - P) // (stride or P) + 1
-
-    def patch_features(self, images, stride=None):
-        return F.avg_pool2d(images, P, stride or P).flatten(2).transpose(1, 2)
-
-    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
-        return {name: self.patch_features(images, stride) for name in last_blocks}
+    dim = 3
 
     def text_features(self, prompts):
         return torch.tensor([[float(name in prompt) for name in COLOURS] for prompt in prompts])
