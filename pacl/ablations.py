@@ -6,72 +6,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pacl.cached import CachedPairs, Texts
 from pacl.config import ConfigError, load_params
-from pacl.data import Images, all_scenes, read_json, read_pairs, write_json
+from pacl.data import all_scenes, read_json, read_pairs, write_json
 from pacl.measure import MEASURED, Scenes, load_scenes, measure, scenes_file
 from pacl.params import Train
+from pacl.parts import in_parts
 from pacl.train import train
 
-# group -> (its question, point -> what the figure calls it); `default` is the base setting, drawn in every group
-GROUPS = {
-    "pooling": (
-        "Own attention for every pair, or for the matched text only?",
-        {"default": "all pairs (the paper)", "matched_only": "matched only (public code)"},
-    ),
-    "scale": (
-        "Inner softmax: scoring and scale",
-        {
-            "scale_1": "cosine × 1",
-            "scale_3": "cosine × 3",
-            "default": "cosine × 10",
-            "scale_30": "cosine × 30",
-            "scale_100": "cosine × 100",
-            "dot_1": "dot × 1",
-            "dot_10": "dot × 10",
-        },
-    ),
-    "activation": (
-        "Weights of patches: softmax, or sigmoid?",
-        {"default": "softmax (the paper)", "sigmoid_10": "sigmoid (public code)"},
-    ),
-    "embedder": ("Embedder", {"default": "residual (the paper)", "mlp": "MLP, no skip", "linear": "one linear layer"}),
-    "text_embedder": (
-        "Text embedder",
-        {"default": "CLIP's, frozen (the paper)", "text_linear": "a linear layer trained along (public code)"},
-    ),
-    "tokens": (
-        "Which tokens does the embedder read?",
-        {
-            "default": "last block, after LayerNorm",
-            "before_norm": "last block, before LayerNorm",
-            "value": "MaskCLIP's values",
-        },
-    ),
-    "pairs": (
-        "Number of image-caption pairs",
-        {
-            "pairs_1000": "1,000",
-            "default": "4,000",
-            "pairs_20000": "20,000 (2.5 × the steps)",
-        },
-    ),
-    "nouns": ("Noun prompts beside captions", {"default": "half noun prompts", "nouns_off": "captions only"}),
-    "templates": (
-        "Templates of noun prompts in training",
-        {"templates_1": "one", "default": "seven (the paper)", "templates_80": "80 (ImageNet's)"},
-    ),
-    "batch": (
-        "Pairs in a batch, equal steps",
-        {"batch_32": "32", "default": "64", "batch_128": "128"},
-    ),
-    "same_text": (
-        "Are images with the same text each other's negatives?",
-        {"default": "no, masked", "negatives_all": "yes"},
-    ),
-}
 NOT_TRAINING = ("tokens", "templates")  # what a point may change beside the train section: model's and features'
 
 
@@ -102,11 +45,18 @@ def run_point(profile: str, point: str) -> Path:
         texts.noun_features = other_templates(params, features, changes["templates"])
     if changes.get("tokens", params.model.tokens) != params.model.tokens:
         train_tokens, benchmarks = other_tokens(params, prepared, changes["tokens"], settings[0].pairs)
-    runs = []
-    for setting in settings:
-        embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)
-        runs.append({"seed": setting.seed, **measure(benchmarks, embedder.cpu(), embedder.text_embedder)})
-    write_json(target, {"point": point, "changes": changes, "runs": runs})
+
+    def runs(part: range) -> list[dict]:
+        found = []
+        for setting in settings[part.start : part.stop]:
+            embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)
+            found.append({"seed": setting.seed, **measure(benchmarks, embedder.cpu(), embedder.text_embedder)})
+        return found
+
+    import torch._dynamo  # noqa: F401  torch's optimisers do, a second long: here once for all processes
+
+    of_seeds = in_parts(runs, len(settings), parts=len(settings))  # more processes than cores leave none idle
+    write_json(target, {"point": point, "changes": changes, "runs": [run for part in of_seeds for run in part]})
     return target
 
 
@@ -135,41 +85,10 @@ def other_tokens(params, prepared: Path, tokens: str, pairs: int) -> tuple[np.nd
     from pacl.targets import scenes_by_benchmark
 
     clip, batch_size = clip_with(params, tokens), params.features.batch_size
-    images = Images(read_pairs(prepared, "train")[0].source[:pairs])
+    images = read_pairs(prepared, "train")[0].some(range(pairs))
     image_sets = all_scenes(prepared, "test")
     scenes = scenes_by_benchmark(clip, image_sets, params.protocols.native, batch_size=batch_size)
     return tokens_of(clip, images, batch_size), scenes
-
-
-def point_table(folder: Path, points: dict) -> pd.DataFrame:
-    """All points' runs: columns group, point, setting, seed and the metrics; `default` stands in every group."""
-    rows = []
-    for group, (_, settings) in GROUPS.items():
-        for point, setting in settings.items():
-            if point in points:
-                runs = read_json(folder / f"{point}.json")["runs"]
-                rows += [{"group": group, "point": point, "setting": setting, **run} for run in runs]
-    return pd.DataFrame(rows)
-
-
-def finding(rows: pd.DataFrame) -> str:
-    """One sentence: the best and the worst setting, and whether their difference exceeds the spread over seeds."""
-    metric, name = ("patch_accuracy", "patch accuracy") if "patch_accuracy" in rows else ("voc20", "voc20 mIoU")
-    if metric not in rows:
-        metric, name = "voc21", "voc21 mIoU"
-    by_setting = 100 * rows.groupby("setting", sort=False)[metric].agg(["mean", "min", "max"])
-    best, worst = by_setting["mean"].idxmax(), by_setting["mean"].idxmin()
-    gap, spread = by_setting["mean"][best] - by_setting["mean"][worst], (by_setting["max"] - by_setting["min"]).max()
-    seeds = rows.seed.nunique()
-    weight = (
-        f"{'more' if gap > spread else 'no more'} than the largest spread over {seeds} seeds, {spread:.1f} points"
-        if seeds > 1
-        else "one run each"
-    )
-    return (
-        f"{best} is best with {by_setting['mean'][best]:.1f} % {name}, "
-        f"{worst} lowest with {by_setting['mean'][worst]:.1f} %: {gap:.1f} points apart, {weight}."
-    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pacl.data import Images
 from pacl.features import batches
 from pacl.labels import best_phrase
 from pacl.model import compatibility
+from pacl.parts import in_parts
 from pacl.segment import Method
 
 
@@ -29,13 +30,18 @@ def class_scores(
     attention: how phi's inner softmax was trained, {"scoring", "scale"}.
     """
     text, phrase_index = class_text_features(clip, classes, template_list)
-    clip_scores, pacl_scores = [], []
-    with torch.no_grad():
-        for batch in batches(clip, images, batch_size, "images"):
-            clip_scores.append(best_phrase(clip.image_features(batch) @ text.T, phrase_index, -1).cpu())
-            phi = compatibility(method.embed(clip.patch_features(batch)), method.embed_text(text), **attention)
-            pacl_scores.append(best_phrase(phi, phrase_index, -1).cpu())
-    return torch.cat(clip_scores), torch.cat(pacl_scores)
+
+    @torch.no_grad()
+    def scores(part: range) -> list[tuple[Tensor, Tensor]]:
+        rows = []
+        for batch in batches(clip, images.some(part), batch_size, "images"):
+            features, tokens = clip.image_and_patch_features(batch)
+            phi = compatibility(method.embed(tokens), method.embed_text(text), **attention)
+            rows.append(tuple(best_phrase(s, phrase_index, -1).cpu() for s in (features @ text.T, phi)))
+        return rows
+
+    rows = [row for part in in_parts(scores, len(images), batch_size) for row in part]
+    return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
 
 def both(clip_scores: Tensor, pacl_scores: Tensor, weight: float, clip_scale: float, pacl_scale: float) -> Tensor:

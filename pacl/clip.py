@@ -124,6 +124,18 @@ class FrozenCLIP:
             return F.normalize(self.model.encode_image(images).float(), dim=-1)
 
     @torch.no_grad()
+    def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`image_features` [B, D] and `patch_features` [B, N, D_v], from one run of the blocks before the last."""
+        if self.is_timm:
+            return self.image_features(images), self.patch_features(images)
+        images, names = self._on_device(images), dict.fromkeys(("clip", self.last_block))
+        with self._precision():
+            whole = self._with_class_token(images, self.patch_size, self.grid(*images.shape[2:]), list(names))
+            class_token = self.model.visual.ln_post(whole["clip"][:, 0].float())
+            features = F.normalize((class_token @ self.model.visual.proj).float(), dim=-1)
+            return features, self._norm(whole[self.last_block][:, 1:].float())
+
+    @torch.no_grad()
     def text_features(self, prompts: list[str]) -> Tensor:
         """f_t: embeddings of length 1 of K prompts -> [K, D]. Prompts longer than CLIP's context are cut."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -148,12 +160,20 @@ class FrozenCLIP:
         return {name: x.flatten(1, 2) for name, x in tokens.items()}
 
     def _tokens(self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]) -> dict[str, Tensor]:
-        """VisionTransformer.forward of open_clip, but for the stride, the position embeddings and the last block."""
+        if self.is_timm:
+            trunk = self.model.visual.trunk
+            return dict.fromkeys(last_blocks, trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float())
+        whole = self._with_class_token(images, stride, grid, last_blocks)
+        return {name: self._norm(x[:, 1:].float()) for name, x in whole.items()}
+
+    def _with_class_token(
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
+    ) -> dict[str, Tensor]:
+        """open_clip's transformer, but for the stride, the position embeddings and the last block: its outputs
+        [B, 1 + N, D_v] before the final LayerNorm.
+        """
         visual = self.model.visual
         with _attention_for(grid[0] * grid[1]):
-            if self.is_timm:
-                tokens = visual.trunk.forward_features(images)[:, visual.trunk.num_prefix_tokens :].float()
-                return dict.fromkeys(last_blocks, tokens)
             x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
             x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
             x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
@@ -161,7 +181,7 @@ class FrozenCLIP:
             *blocks, last = visual.transformer.resblocks
             for block in blocks:
                 x = block(x)
-            return {name: self._norm(LAST_BLOCKS[name](last, x, grid)[:, 1:].float()) for name in last_blocks}
+            return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
 
     def _norm(self, x: Tensor) -> Tensor:
         return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()

@@ -15,16 +15,22 @@ IGNORE = 255  # the label of pixels that no class is asked for
 class Images:
     """A sequence of pictures: rows of a uint8 array [M, H, W, 3] or [M, H, W], paths of files, or a sequence that gives
     pictures itself.
+
+    part: the numbers of those that are meant, all if not given.
     """
 
-    def __init__(self, source):
-        self.source = source
+    def __init__(self, source, part: range | None = None):
+        self.source, self.part = source, range(len(source)) if part is None else part
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.part)
+
+    def some(self, part: range) -> "Images":
+        """A part of them, read when asked for; what lies beyond the end is left out."""
+        return type(self)(self.source, self.part[part.start : part.stop])
 
     def __getitem__(self, index: int) -> Image.Image:
-        item = self.source[index]
+        item = self.source[self.part[index]]
         if isinstance(item, Image.Image):
             return item.convert("RGB")
         return Image.fromarray(np.asarray(item)) if isinstance(item, np.ndarray) else open_image(item)
@@ -34,7 +40,7 @@ class Masks(Images):
     """A sequence of label maps, each uint8 [H, W], read as they were written: a palette image gives its indices."""
 
     def __getitem__(self, index: int) -> np.ndarray:
-        item = self.source[index]
+        item = self.source[self.part[index]]
         return np.asarray(item if isinstance(item, np.ndarray) else open_image(item, mask=True))
 
 

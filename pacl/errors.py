@@ -14,6 +14,7 @@ from pacl.data import Images, Masks, target_of
 from pacl.evaluate import background_listed, equal_sizes, foreground, on_benchmark
 from pacl.metrics import IGNORE_INDEX, iou_per_class
 from pacl.params import Protocol
+from pacl.parts import in_parts
 from pacl.prompts import templates
 from pacl.segment import Method, segment
 
@@ -36,16 +37,21 @@ def areas(
     """How much of a class in an image is found: columns method, class, area (share of the image), recall."""
     text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
     options = {"phrase_index": phrase_index, "background_listed": background_listed(benchmark, protocol)}
-    protocol = on_benchmark(protocol, benchmark)
-    names, rows = [name.split(",")[0] for name in benchmark["classes"]], []
-    for picture, mask in equal_sizes(images, masks, 32):
-        targets = np.stack([target_of(m, benchmark["table"]) for m in mask])
-        for method, way in methods.items():
-            preds = segment(clip, way, picture, text, protocol, **options).cpu().numpy()
-            for target, pred in zip(targets, preds, strict=True):
-                for k in np.unique(target[target != IGNORE_INDEX]):
-                    here = target == k
-                    rows.append((method, names[k], here.mean(), (pred[here] == k).mean()))
+    protocol, names = on_benchmark(protocol, benchmark), [name.split(",")[0] for name in benchmark["classes"]]
+
+    def found(part: range) -> list[tuple]:
+        rows = []
+        for picture, mask in equal_sizes(images.some(part), masks.some(part), 32):
+            targets = np.stack([target_of(m, benchmark["table"]) for m in mask])
+            for method, way in methods.items():
+                preds = segment(clip, way, picture, text, protocol, **options).cpu().numpy()
+                for target, pred in zip(targets, preds, strict=True):
+                    for k in np.unique(target[target != IGNORE_INDEX]):
+                        here = target == k
+                        rows.append((method, names[k], here.mean(), (pred[here] == k).mean()))
+        return rows
+
+    rows = [row for part in in_parts(found, len(images), 32) for row in part]
     return pd.DataFrame(rows, columns=["method", "class", "area", "recall"])
 
 

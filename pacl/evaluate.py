@@ -77,11 +77,10 @@ def segmentation_of_sets(
         if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
 
             def measured(part: range, images=images, masks=masks, wanted=wanted) -> dict:
-                some = Images([images.source[i] for i in part]), Masks([masks.source[i] for i in part])
+                some = images.some(part), masks.some(part)
                 return segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
 
-            on_cpu = clip.device.type == "cpu"
-            parts = in_parts(measured, len(images), batch_size) if on_cpu else [measured(range(len(images)))]
+            parts = in_parts(measured, len(images), batch_size)
             confmats |= {
                 name: {method: sum(part[name][method] for part in parts) for method in methods} for name in wanted
             }

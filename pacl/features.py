@@ -3,6 +3,7 @@
 """
 
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP
 from pacl.data import Images, write_json
+from pacl.parts import in_parts
 from pacl.prompts import nouns, templates
 
 
@@ -39,10 +41,14 @@ def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: in
     h, w = clip.grid(clip.image_size, clip.image_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = np.lib.format.open_memmap(path, "w+", np.float16, (len(images), h * w, clip.width))
-    start = 0
-    for batch in batches(clip, images, batch_size, path.stem):
-        rows[start : start + len(batch)] = clip.patch_features(batch).half().cpu()
-        start += len(batch)
+
+    def write(part: range) -> None:
+        start = part.start
+        for batch in batches(clip, images.some(part), batch_size, path.stem):
+            rows[start : start + len(batch)] = clip.patch_features(batch).half().cpu()
+            start += len(batch)
+
+    in_parts(write, len(images), batch_size)
     rows.flush()
 
 
@@ -59,16 +65,18 @@ def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -
     captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions":
     [[...]], "nouns": [[...]]}}.
     """
+    distinct_captions = list(dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts))
+    parts = in_parts(lambda part: [nouns(distinct_captions[i], tagger) for i in part], len(distinct_captions))
+    nouns_of = dict(zip(distinct_captions, chain.from_iterable(parts), strict=True))
     of_image = {
-        split: [{n: None for text in texts for n in nouns(text, tagger)} for texts in rows]
+        split: [{n: None for text in texts for n in nouns_of[text]} for texts in rows]
         for split, rows in captions.items()
     }
-    distinct_captions = dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts)
     distinct_nouns = dict.fromkeys(noun for rows in of_image.values() for found in rows for noun in found)
     caption_number, noun_number = (
         {text: i for i, text in enumerate(distinct)} for distinct in (distinct_captions, distinct_nouns)
     )
-    table = {"captions": list(distinct_captions), "nouns": list(distinct_nouns)}
+    table = {"captions": distinct_captions, "nouns": list(distinct_nouns)}
     for split, rows in captions.items():
         numbers = [[caption_number[text] for text in texts] for texts in rows]
         table[split] = {

@@ -6,7 +6,7 @@ import pandas as pd
 
 from pacl.clip import FrozenCLIP
 from pacl.data import Images, Masks
-from pacl.evaluate import segmentation
+from pacl.evaluate import segmentation_of_sets
 from pacl.metrics import mean_iou
 from pacl.params import Protocol
 from pacl.segment import Method
@@ -54,13 +54,14 @@ def inference_table(
     settings: the `ablations` section.
     """
     images, masks, benchmarks = scenes
-    images, masks = (kind(s.source[: settings.inference_scenes]) for kind, s in ((Images, images), (Masks, masks)))
+    images, masks = (one.some(range(settings.inference_scenes)) for one in (images, masks))
     rows = []
     for group, changes in settings_of(native, settings.strides, clip.patch_size).items():
         wanted = ("voc21",) if group == "background" else ("voc20", "context59")
         measured = {name: benchmarks[name] for name in wanted if name in benchmarks}
         for setting, protocol in changes.items():
-            confmats = segmentation(clip, {"pacl": method}, images, masks, measured, protocol, batch_size=16)
+            image_set = {"": (images, masks, measured)}
+            confmats = segmentation_of_sets(clip, {"pacl": method}, image_set, list(measured), protocol, batch_size=16)
             point = "default" if protocol == native else f"{group}_{len(rows)}"
             row = {"group": group, "point": point, "setting": setting, "seed": 0}
             rows.append(row | {name: mean_iou(of_method["pacl"]) for name, of_method in confmats.items()})

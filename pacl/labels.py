@@ -72,30 +72,38 @@ def predict(
     logits = logits.float()
     _check_phrases(phrase_index, logits.shape[dim])
     labels = _argmax(logits, dim)
-    if phrase_index is not None:
+    if not _one_each(phrase_index):
         labels = phrase_index.to(labels.device)[labels]
     if background == "none":
         return labels
     if background == "entropy":
         is_background = entropy(best_phrase(logit_scale * logits, phrase_index, dim), dim) > threshold
-    else:
-        is_background = (logit_scale * logits).softmax(dim).amax(dim) < threshold
+    else:  # the largest of a softmax is one over the sum of exp(logit - largest)
+        logits = logit_scale * logits
+        is_background = (logits - logits.amax(dim, keepdim=True)).exp_().sum(dim).reciprocal_() < threshold
     return (labels if background_listed else labels + 1).masked_fill(is_background, 0)
 
 
 def entropy(logits: Tensor, dim: int = -3) -> Tensor:
     """Nats [..., H, W] of the softmax over classes of logits [..., K, H, W]."""
-    log_probabilities = logits.log_softmax(dim)
-    return -(log_probabilities.exp() * log_probabilities).sum(dim)
+    below = logits - logits.amax(dim, keepdim=True)
+    weights = below.exp()  # H = log Z - sum(w x) / Z, with w = exp(x), Z = sum(w)
+    total = weights.sum(dim)
+    return total.log() - weights.mul_(below).sum(dim).div_(total)
 
 
 def best_phrase(scores: Tensor, phrase_index: Tensor | None, dim: int) -> Tensor:
     """Each class's largest score over its phrases: M -> K along dim. Raises ValueError for phrase_index not [M]."""
     _check_phrases(phrase_index, scores.shape[dim])
-    if phrase_index is None or torch.equal(phrase_index, torch.arange(len(phrase_index), device=phrase_index.device)):
+    if _one_each(phrase_index):
         return scores
     phrases_of = [(phrase_index == k).nonzero()[:, 0].to(scores.device) for k in range(int(phrase_index.max()) + 1)]
     return torch.stack([scores.index_select(dim, phrases).amax(dim=dim) for phrases in phrases_of], dim=dim)
+
+
+def _one_each(phrase_index: Tensor | None) -> bool:
+    """Whether each class has one phrase, in the classes' order."""
+    return phrase_index is None or phrase_index.tolist() == list(range(len(phrase_index)))
 
 
 def _check_phrases(phrase_index: Tensor | None, phrases: int) -> None:

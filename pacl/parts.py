@@ -10,14 +10,17 @@ from multiprocessing import get_context
 import torch
 
 
-def in_parts(compute: Callable[[range], object], count: int, multiple: int) -> list:
+def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, *, parts: int | None = None) -> list:
     """compute(range) of consecutive ranges of `count` items, in their order; all but the last range have a length that
     `multiple` divides, so that batches are those of one process.
 
-    The processes are forks, which share what compute holds. Raises ChildProcessError with the message of one that
-    fails.
+    parts: how many ranges, each a process; one a core if not given. The processes are forks, which share what compute
+    holds; with a GPU, which a fork can't use, there is one range and no fork. Raises what a process raised, and
+    ChildProcessError for one that died.
     """
-    each = max(1, -(-count // (processes() * multiple))) * multiple
+    if torch.cuda.is_available():
+        return [compute(range(count))] if count else []
+    each = max(1, -(-count // ((parts or processes()) * multiple))) * multiple
     ranges = [range(start, min(start + each, count)) for start in range(0, count, each)]
     if len(ranges) < 2:
         return [compute(part) for part in ranges]

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from pacl.ablations import GROUPS, finding, point_table, run_point
+from pacl.ablations import run_point
 from pacl.clip import load_clip
 from pacl.config import ConfigError
 from pacl.data import all_scenes, read_pairs
 from pacl.features import patch_tokens, text_features, text_table
+from pacl.findings import GROUPS, finding, point_table
 from pacl.params import Prepare, Protocol
 from pacl.prepare import prepare
 from pacl.targets import scenes_by_benchmark, write_targets

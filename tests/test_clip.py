@@ -190,6 +190,14 @@ def test_bfloat16_gives_float32_close_to_float32(tiny):
         assert F.cosine_similarity(half, full, dim=-1).min() > 0.99
 
 
+@pytest.mark.parametrize("tokens", ["after_norm", "before_norm", "value"])
+def test_image_and_patch_features_from_one_run_are_those_of_two(tiny, tokens):
+    clip = load_clip("tiny", str(tiny[2]), tokens=tokens, device="cpu")
+    features, patches = clip.image_and_patch_features(images())
+    torch.testing.assert_close(features, clip.image_features(images()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(patches, clip.patch_features(images()), atol=1e-5, rtol=1e-5)
+
+
 def test_text_features_are_open_clips_in_any_batching(tiny, monkeypatch):
     clip, reference, _ = tiny
     prompts = [f"a photo of {i} dogs" for i in range(5)]

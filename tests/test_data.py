@@ -87,6 +87,13 @@ def test_arrays_are_read_from_disk_only_where_they_are_used(tmp_path):
 # --- image files ---
 
 
+def test_a_part_of_the_images_is_counted_from_its_own_start():
+    rows = np.arange(10, dtype=np.uint8).reshape(10, 1, 1).repeat(3, axis=2)
+    last = Masks(rows).some(range(4, 99))
+    assert [mask[0, 0] for mask in (last[0], last[5])] == [4, 9] and len(last) == 6
+    assert [last.some(range(2, 4))[i][0, 0] for i in range(2)] == [6, 7]
+
+
 def test_photos_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "the camera was turned: rotate 90 degrees clockwise to view"

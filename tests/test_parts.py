@@ -25,6 +25,12 @@ def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes():
     assert len({pid for _, pid in found} | {os.getpid()}) == 4
     assert in_parts(lambda part: os.getpid(), 4, 4) == [os.getpid()]  # one batch needs no other process
     assert in_parts(list, 0, 4) == []
+    assert in_parts(list, 5, parts=5) == [[0], [1], [2], [3], [4]]  # more processes than cores, if asked for
+
+
+def test_with_a_gpu_which_a_fork_cannot_use_there_is_no_other_process(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert in_parts(lambda part: (part, os.getpid()), 23, 4) == [(range(23), os.getpid())]
 
 
 def test_an_error_of_a_part_is_raised_and_a_death_is_named():
