@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from pacl import textures
 from pacl.captions import caption
-from pacl.things import ODD, ODD_COLOURS, sprite, things
+from pacl.things import ODD, ODD_COLOURS, multiplied, sprite, things
 
 SIDE = 128  # pixels of a rendered scene; masks have the same size
 VIEW = 64  # pixels of a training image: what the mini CLIP sees
@@ -87,7 +87,8 @@ def scene(rng: np.random.Generator, *, count=None, size=None, turn=15.0, odd=0.1
         place(rng, placed, rng.uniform(low, high))
     for box in sorted(placed, key=lambda box: box[1] + box[2] / 2):
         name, kind = draw_kind(rng, odd)
-        paste(image, mask, sheet_of(rng, name, kind), box, rng.uniform(-turn, turn), label_of(name, kind))
+        sheet = multiplied(name, kind, variant_of(rng, kind))
+        paste(image, mask, sheet, box, rng.uniform(-turn, turn), label_of(name, kind))
         box.append((name, kind, box[2] / SIDE))
     return {"image": np.asarray(image), "mask": mask, "things": [box[3] for box in placed], "stuff": stuff}
 
@@ -108,7 +109,7 @@ def backdrop(rng) -> tuple[Image.Image, np.ndarray, list[str]]:
     upper, lower = pick(rng, ("top", "any")), pick(rng, ("bottom", "any"))
     if kind == "whole":
         upper = lower = pick(rng, ("top", "bottom", "any"))
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.ogrid[:SIDE, :SIDE]
     if kind == "patch":
         inside = ((x - rng.uniform(30, 98)) / rng.uniform(34, 60)) ** 2 + (
             (y - rng.uniform(70, 105)) / rng.uniform(24, 42)
@@ -117,9 +118,10 @@ def backdrop(rng) -> tuple[Image.Image, np.ndarray, list[str]]:
         inside = y > SIDE * rng.uniform(0.35, 0.65) + rng.uniform(0, 7) * np.sin(
             x / rng.uniform(8, 24) + rng.uniform(0, 6)
         )
-    image = np.where(inside[..., None], textures.texture(lower, rng, SIDE), textures.texture(upper, rng, SIDE))
-    mask = np.where(inside, label_of(lower, None), label_of(upper, None)).astype(np.uint8)
-    return Image.fromarray(image), mask, list(dict.fromkeys([upper, lower]))
+    below, above = (Image.fromarray(textures.texture(name, rng, SIDE)) for name in (lower, upper))
+    above.paste(below, mask=Image.fromarray(inside))
+    mask = np.where(inside, np.uint8(label_of(lower, None)), np.uint8(label_of(upper, None)))
+    return above, mask, list(dict.fromkeys([upper, lower]))
 
 
 def pick(rng, sides: tuple) -> str:
@@ -146,9 +148,12 @@ def overlap(a, b) -> float:
 
 
 def paste(image: Image.Image, mask: np.ndarray, sheet: Image.Image, box, degrees: float, label: int) -> None:
-    """Draws a sprite with a soft shadow into the image and its label into the mask, both in place."""
+    """Draws a sprite, its colours multiplied by its opacity, with a soft shadow into the image and its label into the
+    mask, both in place.
+    """
     side = max(round(box[2]), 4)
-    sheet = sheet.resize((side, side), Image.BILINEAR, reducing_gap=2.0).rotate(degrees, Image.BILINEAR, expand=True)
+    sheet = sheet.resize((side, side), Image.BILINEAR, reducing_gap=2.0).convert("RGBA")
+    sheet = sheet.rotate(degrees, Image.BILINEAR, expand=True)
     left, top = round(box[0] - sheet.width / 2), round(box[1] - sheet.height / 2)
     alpha = sheet.getchannel("A")
     image.paste((20, 16, 30), (left + 2, top + 4), alpha.filter(ImageFilter.BoxBlur(2)).point(SHADE))
@@ -215,27 +220,27 @@ def classification_image(index: int, *, seed: int, split: str, set_name: str) ->
         place(rng, placed, rng.uniform(0.2, 0.3))
     for box in placed[1:]:
         other, other_kind = draw_kind(rng, odd=0.15)
-        paste(image, mask, sheet_of(rng, other, other_kind), box, rng.uniform(-15, 15), label_of(other, other_kind))
+        other_sheet = multiplied(other, other_kind, variant_of(rng, other_kind))
+        paste(image, mask, other_sheet, box, rng.uniform(-15, 15), label_of(other, other_kind))
     degrees = rng.uniform(60, 300) if set_name == "rotated" else rng.uniform(-15, 15)
-    sheet = sheet_of(rng, name, kind)
-    paste(
-        image, mask, line_drawing(sheet) if set_name == "outline" else sheet, placed[0], degrees, label_of(name, kind)
-    )
+    variant = variant_of(rng, kind)
+    sheet = line_drawing(sprite(name, kind, variant)) if set_name == "outline" else multiplied(name, kind, variant)
+    paste(image, mask, sheet, placed[0], degrees, label_of(name, kind))
     return small_view(spoiled(rng, image, set_name, placed[0])), list(things()).index(name)
 
 
-def sheet_of(rng, name: str, kind: str) -> Image.Image:
-    return sprite(name, kind, int(rng.integers(ODD_COLOURS)) if kind == ODD else 0)
+def variant_of(rng, kind: str) -> int:
+    return int(rng.integers(ODD_COLOURS)) if kind == ODD else 0
 
 
 def line_drawing(sheet: Image.Image) -> Image.Image:
-    """Paper-white inside, with only the edges of the drawing in ink."""
+    """Paper-white inside, with only the edges of the drawing in ink; colours multiplied by opacity."""
     grey = sheet.convert("L").filter(ImageFilter.MedianFilter(5))
     edges = grey.filter(ImageFilter.FIND_EDGES).filter(ImageFilter.MaxFilter(5)).point(lambda v: 255 - min(255, v * 4))
     rim = sheet.getchannel("A").filter(ImageFilter.MinFilter(13))
     drawing = Image.composite(edges, Image.new("L", sheet.size), rim).convert("RGB")
     drawing.putalpha(sheet.getchannel("A"))
-    return drawing
+    return drawing.convert("RGBa")
 
 
 def spoiled(rng, image: Image.Image, set_name: str, box) -> np.ndarray:

@@ -39,6 +39,12 @@ def sprite(thing: str, kind: str, variant: int = 0) -> Image.Image:
     return outlined(lit(sheet), alpha, shaded(colour, 0.4))
 
 
+@cache
+def multiplied(thing: str, kind: str, variant: int = 0) -> Image.Image:
+    """`sprite` with its colours multiplied by its opacity, mode "RGBa", as Pillow resizes it."""
+    return sprite(thing, kind, variant).convert("RGBa")
+
+
 def odd_colouring(thing: str, variant: int) -> list:
     """An untypical [colour, second colour, pattern], the same for equal arguments."""
     rng = np.random.default_rng([variant, *thing.encode()])
