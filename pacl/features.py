@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP
 from pacl.data import Images, write_json
-from pacl.parts import in_parts
+from pacl.parts import in_parts, processes
 from pacl.prompts import nouns, templates
 
 
@@ -32,8 +32,10 @@ class Preprocessed(torch.utils.data.Dataset):
 
 
 def batches(clip: FrozenCLIP, images: Images, batch_size: int, title: str):
-    """Preprocessed images in order, [B, 3, H, W] at a time, with a progress bar."""
-    return tqdm(DataLoader(Preprocessed(images, clip.preprocess), batch_size), desc=title, mininterval=5)
+    """Preprocessed images in order, [B, 3, H, W] at a time, with a progress bar; for a GPU every core decodes."""
+    workers = 0 if clip.device.type == "cpu" else processes()
+    loader = DataLoader(Preprocessed(images, clip.preprocess), batch_size, num_workers=workers)
+    return tqdm(loader, desc=title, mininterval=5)
 
 
 def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: int) -> None:

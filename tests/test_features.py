@@ -1,5 +1,7 @@
 """Cached features against CLIP's own, the table of texts by hand, and what is drawn from it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import open_clip
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from pacl.cached import Texts
 from pacl.clip import load_clip
 from pacl.data import Images, read_json
-from pacl.features import patch_tokens, text_features, text_table
+from pacl.features import batches, patch_tokens, text_features, text_table
 from pacl.pretrain import save_clip
 from pacl.prompts import templates
 
@@ -51,6 +53,13 @@ def test_the_file_holds_clips_patch_features_in_order(clip, tmp_path):
         alone = clip.patch_features(clip.preprocess(images[i])[None])[0].numpy()
         np.testing.assert_allclose(tokens[i], alone, atol=2e-3, rtol=2e-3)
         assert np.abs(tokens[i] - tokens[(i + 1) % 5]).max() > 0.1
+
+
+def test_images_decoded_by_every_core_for_a_gpu_come_in_the_same_batches(clip):
+    images = Images(np.random.default_rng(0).integers(0, 256, (7, 40, 32, 3), dtype=np.uint8))
+    gpus = SimpleNamespace(device=torch.device("cuda"), preprocess=clip.preprocess)  # never asked to compute
+    pairs = list(zip(batches(clip, images, 3, ""), batches(gpus, images, 3, ""), strict=True))
+    assert [len(batch) for batch, _ in pairs] == [3, 3, 1] and all(torch.equal(*pair) for pair in pairs)
 
 
 def test_the_text_table_by_hand():
