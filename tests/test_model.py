@@ -159,6 +159,7 @@ def test_similarity_map_is_the_cosine_of_each_patch():
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="matched_only"), "a text an image"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(scoring="cos"), "scoring must be one of cosine, dot"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="mean"), "pooling must be one of"),
+        (torch.ones(2, 7, 8), torch.ones(5, 8), dict(products="half"), "products must be one of"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(activation="relu"), "activation must be one of"),
     ],
 )
