@@ -15,8 +15,8 @@ dL/dw = alpha s + beta u, and what a patch's weight as a whole gets is e = w dL/
 to 0, as psi does not change when all of its weights grow alike, so softmax's gradient is e itself and needs no sum (nor
 has softmax to divide by one).
 
-Matrix products can be made in bfloat16: in_x and in_w are then x and w rounded for them, s and u are what comes out, and
-wide_s and wide_u the same in float32, in which all else is computed. With one type they are the same tensors.
+Matrix products can be made in bfloat16: in_x and in_w are then x and w rounded for them, s and u are what comes out,
+and wide_s and wide_u the same in float32, in which all else is computed. With one type they are the same tensors.
 """
 
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_BLOCK_ELEMENTS = 2**19  # of the largest buffer: 2 MB in float32, a small part of an L3 cache
+CPU_BLOCK_BYTES = 2**20  # of the largest buffer, if of products' type: a small part of an L3 cache
 BLOCK_ELEMENTS = 2**24  # on other devices, where starting an operation costs more than memory traffic
 KEPT_ELEMENTS = 2**26  # of s, 256 MB in float32, and of u: if there are more, both are computed again on the way back
 TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_similarity
@@ -181,7 +181,7 @@ class _MatchedAverage(torch.autograd.Function):
     @staticmethod
     def forward(ctx, patches: Tensor, y: Tensor, cosine: bool, scale: float, activation: str) -> Tensor:
         v = torch.empty_like(y)
-        for images in _slices(patches):
+        for images in _slices(patches, y.dtype):
             p = patches[images].to(y.dtype)
             s = (p @ y[images, :, None]).squeeze(-1)  # [b, N]
             a = _activate(scale * s / length(p) if cosine else scale * s, activation)
@@ -200,7 +200,7 @@ class _MatchedAverage(torch.autograd.Function):
 
 def _matched_gradients(g, patches, y, cosine, scale, activation) -> tuple:
     d_patches, d_y = _empty_like(patches), torch.empty_like(y)
-    for images in _slices(patches):
+    for images in _slices(patches, y.dtype):
         p = patches[images].to(y.dtype)
         r = length(p) if cosine else 1.0
         both = torch.stack([y[images], g[images]], dim=1)  # [b, 2, D]
@@ -238,7 +238,7 @@ def _blocks(patches: Tensor, K: int, use_gram: bool, dtype: torch.dtype, product
     """Slices of images, each with the same buffers: three of dtype, four of products, and those for copies in the other
     type, which with one type are some of the former."""
     _, N, D = patches.shape
-    slices = _slices(patches, max(N, D, K))
+    slices = _slices(patches, products, max(N, D, K))
 
     def buffers(dtype: torch.dtype, *shapes) -> list[Tensor]:
         return [torch.empty(slices[0].stop, *shape, dtype=dtype, device=patches.device) for shape in shapes]
@@ -256,10 +256,11 @@ def _blocks(patches: Tensor, K: int, use_gram: bool, dtype: torch.dtype, product
         yield images, [buffer[:size] for buffer in wide], [buffer[:size] for buffer in narrow]
 
 
-def _slices(patches: Tensor, width: int = 0) -> list[slice]:
+def _slices(patches: Tensor, dtype: torch.dtype, width: int = 0) -> list[slice]:
     """Images in blocks of which the largest tensor, [b, N, width], stays small."""
     B, N, D = patches.shape
-    elements = CPU_BLOCK_ELEMENTS * torch.get_num_threads() if patches.device.type == "cpu" else BLOCK_ELEMENTS
+    on_cpu = CPU_BLOCK_BYTES * torch.get_num_threads() // dtype.itemsize
+    elements = on_cpu if patches.device.type == "cpu" else BLOCK_ELEMENTS
     size = max(1, elements // (N * (width or D)))
     return [slice(start, min(start + size, B)) for start in range(0, B, size)]
 

@@ -69,8 +69,8 @@ class Features(Section):
 
 
 class Train(Section):
-    """products: the type of phi's matrix products, if pooling is all_pairs. accumulate: parts of a batch whose activations
-    are in memory one after the other; each is computed twice.
+    """products: the type of all_pairs' matrix products. accumulate: parts of a batch whose activations are in memory
+    one after the other; each is computed twice.
     """
 
     embedder: Literal["residual", "mlp", "linear"]

@@ -36,7 +36,7 @@ def test_gradient_is_the_numerical_one(monkeypatch, sizes, options, kept):
     B, N, K, D = sizes
     monkeypatch.setattr(pairs, "KEPT_ELEMENTS", kept)
     assert pairs.gram_is_cheaper(N, D, K, keep=kept > 0) == (sizes == FEW_PATCHES)
-    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * N * max(N, D, K))  # a block of two, then one of one
+    monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 8 * 2 * N * max(N, D, K))  # a block of two, then one of one
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     patches, text = random_pair(*sizes)
     torch.testing.assert_close(compatibility(patches, text, **options), by_definition(patches, text, **options))
@@ -45,7 +45,7 @@ def test_gradient_is_the_numerical_one(monkeypatch, sizes, options, kept):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
 def test_matched_gradient_is_the_numerical_one(monkeypatch, options):
-    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * 4 * 5)
+    monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 8 * 2 * 4 * 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     pair = random_pair(3, 4, 3, 5)
     assert torch.autograd.gradcheck(lambda p, t: compatibility(p, t, pooling="matched_only", **options), pair)
