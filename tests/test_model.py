@@ -54,7 +54,7 @@ OPTIONS = [
 @pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
 def test_compatibility_and_gradients_match_a_double_loop(monkeypatch, options, D, blocks):
     if blocks:
-        monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 1)  # one image a block
+        monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 1)  # one image a block
     texts = B if "pooling" in options else K
     patches, text = pair(D, texts)
     weights = torch.randn(B, texts, dtype=torch.double, generator=torch.Generator().manual_seed(1))
