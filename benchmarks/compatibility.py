@@ -1,14 +1,13 @@
 """phi of all pairs, forward and backward, beside a plain autograd version: python -m benchmarks.compatibility.
 
 plain: the definition as two einsums, which make [B, K, N] and [B, K, D]. ours: pacl.model.compatibility. bf16: ours
-with every matrix product's inputs rounded to bfloat16, which pacl does not offer. One thread; the gradient is that of
-the patches, and memory is beyond the inputs and their gradient.
+with products="bfloat16". One thread; the gradient is that of the patches, and memory is beyond the inputs and their
+gradient.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from benchmarks import tables
 from benchmarks.measuring import held, in_own_process, medians, product_rate, row
@@ -27,21 +26,8 @@ def plain(patches: Tensor, text: Tensor) -> Tensor:
     return F.cosine_similarity(pooled, text, dim=-1)
 
 
-class BfloatProducts(TorchFunctionMode):
-    """Rounds what goes into matrix products, and what comes out, to bfloat16; their sums are float32 inside."""
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        options, name = options or {}, getattr(function, "__name__", "")
-        if name in ("mm", "bmm", "matmul", "__matmul__"):
-            product = function(*(t.bfloat16() for t in arguments[:2]))
-            return options["out"].copy_(product) if "out" in options else product.float()
-        if name in ("addmm_", "baddbmm_"):
-            return arguments[0].add_(torch.matmul(*(t.bfloat16() for t in arguments[1:3])))
-        return function(*arguments, **options)
-
-
 def bf16(patches: Tensor, text: Tensor) -> Tensor:
-    return compatibility(patches, text)
+    return compatibility(patches, text, products="bfloat16")
 
 
 VARIANTS = {"ours": compatibility, "plain": plain, "bf16": bf16}
@@ -56,9 +42,6 @@ def inputs(B: int, N: int, K: int, D: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def step(variant: str, patches: Tensor, text: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """phi [B, K] and the gradient of the patches [B, N, D]."""
-    if variant == "bf16":
-        with BfloatProducts():
-            return step("ours", patches, text, g)
     phi = VARIANTS[variant](patches, text)
     return phi.detach(), torch.autograd.grad(phi, patches, g)[0]
 

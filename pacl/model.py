@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pacl.pairs import all_pairs, directions, matched_only
 
+PRODUCTS = ("float32", "bfloat16")
 SCORINGS = ("cosine", "dot")
 ACTIVATIONS = ("softmax", "sigmoid")
 POOLINGS = ("all_pairs", "matched_only")
@@ -60,6 +61,7 @@ def compatibility(
     scale: float = 10.0,
     activation: str = "softmax",
     pooling: str = "all_pairs",
+    products: str = "float32",
     first_text: int | None = None,
 ) -> Tensor:
     """phi of every image with every text: [B, N, D], [K, D] -> [B, K], cosines, in float32 (float64 for float64 input).
@@ -75,6 +77,8 @@ def compatibility(
     pooling="matched_only" averages image i once, with text i's attention, as public re-implementations do: another
     objective, kept for comparison; it needs B == K, or first_text, the number of image 0's text: image i's is then
     first_text + i.
+    products="bfloat16" rounds what goes into all pairs' matrix products, and what comes out, which takes about 0.6 of
+    the time on a processor that has such products; benchmarks/README.md says how far off phi and its gradient are then.
     Can be differentiated once.
     Raises ValueError for shapes that do not fit and for unknown options.
     """
@@ -82,12 +86,13 @@ def compatibility(
     _check_choice("scoring", scoring, SCORINGS)
     _check_choice("activation", activation, ACTIVATIONS)
     _check_choice("pooling", pooling, POOLINGS)
+    _check_choice("products", products, PRODUCTS)
     own = text_embeddings[first_text or 0 :][: None if first_text is None else len(patch_embeddings)]
     if pooling == "matched_only" and len(patch_embeddings) != len(own):
         raise ValueError(f'pooling="matched_only" needs a text an image, not {len(own)} for {len(patch_embeddings)}.')
     with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches want float32
         if pooling == "all_pairs":
-            return all_pairs(patch_embeddings, text_embeddings, scoring, scale, activation)
+            return all_pairs(patch_embeddings, text_embeddings, scoring, scale, activation, products)
         return matched_only(patch_embeddings, text_embeddings, own, scoring, scale, activation)
 
 

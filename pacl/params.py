@@ -69,7 +69,9 @@ class Features(Section):
 
 
 class Train(Section):
-    """accumulate: parts of a batch whose activations are in memory one after the other; each is computed twice."""
+    """products: the type of all_pairs' matrix products. accumulate: parts of a batch whose activations are in memory
+    one after the other; each is computed twice.
+    """
 
     embedder: Literal["residual", "mlp", "linear"]
     text_embedder: Literal["frozen", "linear"]
@@ -77,6 +79,7 @@ class Train(Section):
     scale: Positive
     activation: Literal["softmax", "sigmoid"]
     pooling: Literal["all_pairs", "matched_only"]
+    products: Literal["float32", "bfloat16"] = "float32"
     pairs: PositiveInt
     noun_share: Fraction
     mask_same_text: bool

@@ -208,6 +208,7 @@ def phi_of(embedder, tokens: Tensor, text_embeddings: Tensor, params, first_text
             scale=params.scale,
             activation=params.activation,
             pooling=params.pooling,
+            products=params.products,
             first_text=first,
         )
 

@@ -82,6 +82,7 @@ def test_no_file(tmp_path, monkeypatch):
     ("path", "value", "expected"),
     [
         ("train.pooling", "mean", "mini.train.pooling is 'mean', but must be one of 'all_pairs' or 'matched_only'."),
+        ("train.products", "half", "mini.train.products is 'half', but must be one of 'float32' or 'bfloat16'."),
         ("train.scale", 0.0, "mini.train.scale is 0.0, but must be above 0."),
         ("train.scale", None, "mini.train.scale is None, but must be a number."),
         ("train.noun_share", 1.5, "mini.train.noun_share is 1.5, but must be at most 1."),

@@ -54,7 +54,7 @@ OPTIONS = [
 @pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
 def test_compatibility_and_gradients_match_a_double_loop(monkeypatch, options, D, blocks):
     if blocks:
-        monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 1)  # one image a block
+        monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 1)  # one image a block
     texts = B if "pooling" in options else K
     patches, text = pair(D, texts)
     weights = torch.randn(B, texts, dtype=torch.double, generator=torch.Generator().manual_seed(1))
@@ -159,6 +159,7 @@ def test_similarity_map_is_the_cosine_of_each_patch():
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="matched_only"), "a text an image"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(scoring="cos"), "scoring must be one of cosine, dot"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="mean"), "pooling must be one of"),
+        (torch.ones(2, 7, 8), torch.ones(5, 8), dict(products="half"), "products must be one of"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(activation="relu"), "activation must be one of"),
     ],
 )

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pacl import pairs
 from pacl.model import attention, compatibility
@@ -34,8 +35,8 @@ def random_pair(B, N, K, D, dtype=torch.double):
 def test_gradient_is_the_numerical_one(monkeypatch, sizes, options, kept):
     B, N, K, D = sizes
     monkeypatch.setattr(pairs, "KEPT_ELEMENTS", kept)
-    assert pairs.gram_is_cheaper(N, D, K) == (sizes == FEW_PATCHES)
-    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * N * max(N, D, K))  # a block of two, then one of one
+    assert pairs.gram_is_cheaper(N, D, K, keep=kept > 0) == (sizes == FEW_PATCHES)
+    monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 8 * 2 * N * max(N, D, K))  # a block of two, then one of one
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     patches, text = random_pair(*sizes)
     torch.testing.assert_close(compatibility(patches, text, **options), by_definition(patches, text, **options))
@@ -44,7 +45,7 @@ def test_gradient_is_the_numerical_one(monkeypatch, sizes, options, kept):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
 def test_matched_gradient_is_the_numerical_one(monkeypatch, options):
-    monkeypatch.setattr(pairs, "CPU_BLOCK_ELEMENTS", 2 * 4 * 5)
+    monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 8 * 2 * 4 * 5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     pair = random_pair(3, 4, 3, 5)
     assert torch.autograd.gradcheck(lambda p, t: compatibility(p, t, pooling="matched_only", **options), pair)
@@ -62,6 +63,52 @@ def test_float32_is_exact_to_1e_5_at_real_sizes(N, scale):
     gradient = torch.autograd.grad(phi, single, g.float())[0]
     torch.testing.assert_close(phi.double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5 * expected_gradient.abs().max(), rtol=0)
+
+
+def by_rounded_definition(patches, text, scoring, activation, scale):
+    """phi in double precision, but of rounded directions and scores."""
+    x, y = (F.normalize(t, dim=-1) if scoring == "cosine" else t for t in (patches, text))
+    s = (x.bfloat16().double() @ y.bfloat16().double().T).bfloat16().double()  # [B, N, K]
+    w = (scale * s).softmax(dim=1) if activation == "softmax" else (scale * s).sigmoid()
+    w = w * patches.norm(dim=-1, keepdim=True) if scoring == "cosine" else w
+    return (w * s).sum(dim=1) / torch.einsum("bnk,bnd->bkd", w, x).norm(dim=-1) / y.norm(dim=-1)
+
+
+class ProductTypes(TorchDispatchMode):
+    """The types of all that goes into matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.overloadpacket.__name__.strip("_") in ("mm", "bmm", "addmm", "baddbmm"):
+            self.seen += [t.dtype for t in arguments if isinstance(t, torch.Tensor)]
+        return function(*arguments, **options or {})
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
+@pytest.mark.parametrize("N", [9, 60], ids=["few patches", "many"])
+@pytest.mark.parametrize("kept", [0, 2**26], ids=["again", "kept"])
+def test_bfloat16_products_round_what_goes_into_them_and_little_else(monkeypatch, N, options, kept):
+    monkeypatch.setattr(pairs, "KEPT_ELEMENTS", kept)
+    sizes = 5, N, 24, 32
+    assert pairs.gram_is_cheaper(N, 32, 24, keep=kept > 0) == (N == 9)
+    patches, text = random_pair(*sizes)
+    g = torch.randn(5, 24, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    exact = by_definition(patches, text, **options)
+    expected = torch.autograd.grad(exact, (patches, text), g)
+    single = [t.detach().float().requires_grad_() for t in (patches, text)]
+    with ProductTypes() as products:
+        phi = compatibility(*single, products="bfloat16", **options)
+        gradients = torch.autograd.grad(phi, single, g.float())
+    assert len(products.seen) >= 14 and set(products.seen) == {torch.bfloat16}, "seven products, back and forth"
+    assert {t.dtype for t in (phi, *gradients)} == {torch.float32}
+    assert (phi - exact).abs().max() > 5e-4, "not rounded"
+    assert (phi - by_rounded_definition(patches, text, **options)).abs().max() < 1.5e-3
+    bound = 0.01 if options["scoring"] == "cosine" else 0.07  # scores far above 1 lose more
+    for got, right in zip(gradients, expected, strict=True):
+        assert (got - right).norm() < bound * right.norm()
 
 
 @pytest.mark.parametrize("wanted", [0, 1], ids=["patches", "text"])
@@ -86,7 +133,7 @@ def test_what_is_kept_for_the_way_back(monkeypatch):
     patches, text = random_pair(B, N, K, D)
     text = text.detach()
     least = B * N * D + K * D + 2 * B * K  # the inputs, phi and 1 / |v|
-    assert kept_elements(patches, text) == least + B * N * K + B * N * N
+    assert kept_elements(patches, text) == least + 2 * B * N * K
     monkeypatch.setattr(pairs, "KEPT_ELEMENTS", 0)
     assert kept_elements(patches, text) == least
 
