@@ -141,10 +141,23 @@ class FrozenCLIP:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             return torch.zeros(0, self.dim, device=self.device)
-        batches = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
+        tokens = self.tokenizer(prompts)
+        order = tokens.argmax(-1).argsort(stable=True)  # prompts of like length side by side
         with self._precision():
-            features = torch.cat([self.model.encode_text(self.tokenizer(b).to(self.device)).float() for b in batches])
-        return F.normalize(features, dim=-1)
+            parts = [self._encode_text(part.to(self.device)) for part in tokens[order].split(PROMPTS_AT_ONCE)]
+        return F.normalize(torch.cat(parts)[order.argsort()], dim=-1)
+
+    def _encode_text(self, tokens: Tensor) -> Tensor:
+        """open_clip's encode_text [K, context] -> [K, D], of no more places than the longest prompt fills: causal
+        attention hides the padding behind the end mark, CLIP's highest token, from it.
+        """
+        model, ends = self.model, tokens.argmax(-1)
+        if getattr(model, "text_pool_type", "") != "argmax" or model.attn_mask is None or model.text_projection is None:
+            return model.encode_text(tokens).float()
+        length = int(ends.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        return (model.ln_final(x)[torch.arange(len(x)), ends] @ model.text_projection).float()
 
     def _shifted_passes(
         self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]

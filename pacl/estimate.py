@@ -12,16 +12,21 @@ from pacl import benchmarks, labelled, shards, sources
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
 from pacl.data import all_scenes, read_json, read_pairs
+from pacl.evaluate import foreground
+from pacl.inference import settings_of
+from pacl.labels import label_maps
 from pacl.loss import LogitScale
-from pacl.measure import MEASURED
+from pacl.measure import MEASURED, load_scenes, measure, scenes_file
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
+from pacl.parts import processes
 from pacl.prompts import templates
-from pacl.segment import window_starts
+from pacl.segment import interpolation_matrix, window_starts
 from pacl.train import batch_loss
 
 SECTIONS = ("prepare", "model", "features", "train", "protocols", "patch_alignment", "segmentation", "classification")
-PROMPTS, STEP_PAIRS = 32, 32  # how many are timed
+PROMPTS, STEP_PAIRS, LABELLED = 32, 32, 256  # how many prompts and pairs are timed, and a label map's side in pixels
+PICTURES = 2 * (300 + 2 * 12 + 2 * 6)  # images read for the figures: CLIP and PACL on 300 scenes by size, the viewer's
 NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
 
 
@@ -29,24 +34,28 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     """Lines to print. rehearsed: the project in which every stage ran on a few items; raw: the data they came from."""
     params = load_params(profile, *SECTIONS, "ablations")
     clip = load_clip(params.model.backbone, pretrained, tokens=params.model.tokens, dtype=params.model.dtype)
+    prepared, features = (rehearsed / "data" / kind / profile for kind in ("prepared", "features"))
     counts = counted(profile, params, rehearsed)
-    rates = measured(clip, params, read_pairs(rehearsed / "data/prepared" / profile, "train")[0])
-    hours = {
+    rates = measured(clip, params, read_pairs(prepared, "train")[0], features)
+    until = {
         "features": counts["kept images"] * rates["image"] + counts["kept texts"] * rates["text"],
         "train": training_seconds(params, rates),
-        "segmentation": segmentation_seconds(
-            clip, params, rates, all_scenes(rehearsed / "data/prepared" / profile, "test")
-        ),
+    }
+    after = {
+        "patch_alignment": counts["aligned"] * rates["image"] * (1 + all_methods(clip, params.patch_alignment.methods)),
+        **evaluation_seconds(clip, params, rates, all_scenes(prepared, "test")),
         "classification": counts["classified"] * 2 * rates["image"] + counts["class prompts"] * rates["text"],
-        "ablations": ablation_seconds(params, rates),
+        "ablation points": ablation_seconds(params, rates, counts),
     }
     threads = "" if clip.device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return [
         f"The whole run of {profile} on this device ({clip.device.type}{threads}), from rates measured just now: "
         f"{1 / rates['image']:.1f} images/s, {1 / rates['text']:.1f} texts/s, a training step of "
         f"{params.train.batch_size} pairs in {step_seconds(rates, params.train.batch_size):.2f} s.",
-        *(f"  {name:<16} {in_words(seconds):>12}" for name, seconds in hours.items()),
-        f"  {'together':<16} {in_words(sum(hours.values())):>12}",
+        *(f"  {name:<24} {in_words(seconds):>12}" for name, seconds in until.items()),
+        f"  {'a trained embedder after':<24} {in_words(sum(until.values())):>12}",
+        *(f"  {name:<24} {in_words(seconds):>12}" for name, seconds in after.items()),
+        f"  {'all together':<24} {in_words(sum((until | after).values())):>12}",
         *needed(clip, params, counts, raw),
     ]
 
@@ -57,16 +66,18 @@ def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
     kept = prepare.train_pairs
     if prepare.source in sources.CAPTIONED:
         kept = min(kept, sources.CAPTIONED[prepare.source]["sizes"]["all"] - prepare.validation_scenes)
-    kept += prepare.validation_scenes
+    trained_on, kept = kept, kept + prepare.validation_scenes
     few = read_json(rehearsed / "data/features" / profile / "texts.json")
     times = kept / sum(len(few[split]["captions"]) for split in ("train", "validation"))
-    noun_prompts = len(few["nouns"]) * times**NOUNS_GROW * len(templates(params.features.templates))
+    nouns = len(few["nouns"]) * times**NOUNS_GROW
     sizes = scene_counts(params)
     ablated = sum(size for name, size in sizes.items() if name in MEASURED)
     return {
-        "pairs": kept,
+        "trained on": trained_on,
         "kept images": kept + ablated,
-        "kept texts": round(len(few["captions"]) * times + noun_prompts),
+        "kept texts": round(len(few["captions"]) * times + nouns * len(templates(params.features.templates))),
+        "measured": ablated,
+        "nouns": round(nouns),
         "aligned": sizes.get(params.patch_alignment.benchmark, 0),
         "classified": sum(images_of(name, params) for name in params.classification.sets),
         "class prompts": sum(prompts_of(name, params) for name in params.classification.sets),
@@ -100,17 +111,29 @@ def prompts_of(name: str, params) -> int:
     return labelled.class_count(name) * len(forms) if params.prepare.source != "miniworld" else 0
 
 
-def measured(clip: FrozenCLIP, params, images) -> dict[str, float]:
-    """Seconds an image (with decoding), a text, and of a step's parts that grow with pairs and with their square."""
+def measured(clip: FrozenCLIP, params, images, features: Path) -> dict[str, float]:
+    """Seconds an image (with decoding), a text, a phrase's pixel in a label map, an ablation's test scene, and of a
+    step's parts that grow with pairs and with their square. features: of the rehearsal.
+    """
     size = min(8, len(images))
     batch = torch.stack([clip.preprocess(images[i]) for i in range(size)])
     decoding = seconds_of(lambda: [clip.preprocess(images[i]) for i in range(size)]) / size
     image = seconds_of(lambda: clip.patch_features(batch)) / size
-    text = seconds_of(lambda: clip.text_features([f"a photo of {i} dogs" for i in range(PROMPTS)])) / PROMPTS
+    captions = read_json(features / "texts.json")["captions"]
+    text = seconds_of(lambda: clip.text_features(captions)) / len(captions)
+    cosines = torch.rand(PROMPTS, LABELLED // 16, LABELLED // 16, device=clip.device)
+    upscale = interpolation_matrix(LABELLED, LABELLED // 16, 16, 16).to(clip.device)
+    label = seconds_of(lambda: label_maps(cosines, upscale, upscale, Protocol())) / (PROMPTS * LABELLED**2)
+    kept = {
+        name: load_scenes(scenes_file(features, name)) for name in MEASURED if scenes_file(features, name).is_file()
+    }
+    embedder = VisionEmbedder(clip.width, clip.dim, params.train.embedder)
+    scene = seconds_of(lambda: measure(kept, embedder)) / max(1, sum(len(one.tokens) for one in kept.values()))
     small, large = (step(clip, params.train, pairs) for pairs in (STEP_PAIRS, 2 * STEP_PAIRS))
     square = max(0.0, large - 2 * small) / (2 * STEP_PAIRS**2)
     linear = max(0.0, small - square * STEP_PAIRS**2) / STEP_PAIRS
-    return {"image": decoding + image, "text": text, "linear": linear, "square": square}
+    rates = {"image": decoding + image, "text": text, "label": label, "scene": scene}
+    return rates | {"linear": linear, "square": square}
 
 
 def seconds_of(work: Callable) -> float:
@@ -148,28 +171,69 @@ def training_seconds(params, rates: dict) -> float:
     return steps * (step_seconds(rates, size) + size * streamed)
 
 
-def ablation_seconds(params, rates: dict) -> float:
+def ablation_seconds(params, rates: dict, counts: dict) -> float:
+    """Training and measuring of every point with every seed; points on other tokens or templates make them anew, and
+    those of more pairs than there are are left out.
+    """
     total = 0.0
     for changes in params.ablations.points.values():
         point = params.train.model_dump() | params.ablations.base | changes
+        if point["pairs"] > counts["trained on"]:
+            continue
         steps = point["epochs"] * (point["pairs"] // point["batch_size"])
-        total += len(params.ablations.seeds) * steps * step_seconds(rates, point["batch_size"])
+        run = steps * step_seconds(rates, point["batch_size"]) + counts["measured"] * rates["scene"]
+        total += len(params.ablations.seeds) * run
+        if changes.get("tokens", params.model.tokens) != params.model.tokens:
+            total += (point["pairs"] + counts["measured"]) * rates["image"]
+        if changes.get("templates", params.features.templates) != params.features.templates:
+            total += counts["nouns"] * len(templates(changes["templates"])) * rates["text"]
     return total
 
 
-def segmentation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
-    """By the number of operations in the blocks, at the sizes of the rehearsed scenes; upscaling is left out."""
-    blocks = clip.model.visual.trunk.blocks if clip.is_timm else clip.model.visual.transformer.resblocks
-    plain = operations(clip, sum(clip.grid(clip.image_size, clip.image_size)) ** 2 // 4)
-    share = 1 + (len(params.segmentation.methods) - 1) / len(blocks)  # methods differ in their last block
-    counts, total = scene_counts(params), 0.0
+def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> dict[str, float]:
+    """What segmentation takes by protocol, what its pictures and the other readings of one model take beside it."""
+    counts, settings, native = scene_counts(params), params.segmentation, params.protocols.native
+    protocols = params.protocols.named(settings.protocols)
+    total = dict.fromkeys((f"segmentation, {name}" for name in protocols), 0.0)
+    total |= {"segmentation's pictures": 0.0, "ablation readings": 0.0}
     for images, _, described in image_sets.values():
-        wanted = [name for name in described if name in params.segmentation.benchmarks]
         sizes = [images[i].size[::-1] for i in range(len(images))]
-        for protocol in params.protocols.named(params.segmentation.protocols).values() if wanted else ():
-            a_scene = np.mean([sum(operations(clip, n) for n in passes(clip, protocol, *size)) for size in sizes])
-            total += max(counts[name] for name in wanted) * share * rates["image"] * float(a_scene) / plain
+        wanted = {name: one for name, one in described.items() if name in settings.benchmarks}
+        for name, protocol in protocols.items() if wanted else ():
+            phrases = sum(phrase_count(one, protocol) for one in wanted.values())
+            texts = phrases * len(templates(protocol.templates)) * rates["text"]
+            each = scene_seconds(clip, rates, protocol, sizes, settings.methods, phrases)
+            alone = processes() if clip.device.type == "cpu" else 1  # each process reads the texts, on one thread
+            total[f"segmentation, {name}"] += max(counts[one] for one in wanted) * each + alone * texts
+        if ("coco_stuff" if "coco_stuff" in counts else settings.benchmarks[-1]) in described:
+            once = scene_seconds(clip, rates, protocols[settings.protocols[0]], sizes, ["pacl"], 1)
+            total["segmentation's pictures"] += PICTURES * once
+        if "voc20" in described:
+            scenes = min(params.ablations.inference_scenes, counts["voc20"])
+            for group in settings_of(native, params.ablations.strides, clip.patch_size).values():
+                for protocol in group.values():
+                    once = scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1)
+                    total["ablation readings"] += scenes * once
     return total
+
+
+def phrase_count(benchmark: dict, protocol: Protocol) -> int:
+    return sum(len(name.split(",")) for name in foreground(benchmark, protocol))
+
+
+def scene_seconds(clip: FrozenCLIP, rates: dict, protocol: Protocol, sizes: list, methods, phrases: int) -> float:
+    """Of a scene, the mean over sizes (H, W): CLIP by the number of operations in its blocks, and the label maps."""
+    plain = operations(clip, clip.grid(clip.image_size, clip.image_size)[0] ** 2)
+    blocks = np.mean([sum(operations(clip, n) for n in passes(clip, protocol, *size)) for size in sizes])
+    pixels = np.mean([H * W for H, W in sizes])
+    labelling = rates["label"] * pixels * phrases * len(methods)
+    return float(all_methods(clip, methods) * rates["image"] * blocks / plain + labelling)
+
+
+def all_methods(clip: FrozenCLIP, methods) -> float:
+    """What several methods take of one's time: they differ in CLIP's last block only."""
+    blocks = clip.model.visual.trunk.blocks if clip.is_timm else clip.model.visual.transformer.resblocks
+    return 1 + (len(methods) - 1) / len(blocks)
 
 
 def passes(clip: FrozenCLIP, protocol: Protocol, H: int, W: int) -> list[int]:

@@ -8,6 +8,7 @@ It works in a temporary copy of the project, so nothing of the project's own res
 import argparse
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -51,7 +52,10 @@ def rehearse(profile: str, data: str | None = None) -> str:
         lay_out(root, place, table | {"profiles": [profile], profile: few})
         times = [run_stage(name, command, place, root) for name, command in stages(root, profile, few)]
         needs = estimate.whole_run(profile, place, few["model"]["pretrained"], Path(few["prepare"]["raw"] or "."))
-    lines = [f"Every stage of {profile} ran on a few items:", *(f"  {name:<16} {took:6.1f} s" for name, took in times)]
+    lines = [
+        f"Every stage of {profile} ran on a few items, in {sum(took for _, took, _ in times):.0f} s:",
+        *(f"  {name:<16} {took:6.1f} s, {busy:6.1f} s of processors" for name, took, busy in times),
+    ]
     return "\n".join([*lines, "", *notes, *([""] if notes else []), *needs])
 
 
@@ -138,18 +142,26 @@ def stages(root: Path, profile: str, few: dict) -> list[tuple[str, list[str]]]:
     return found
 
 
-def run_stage(name: str, command: list[str], place: Path, root: Path) -> tuple[str, float]:
-    """(name, seconds) of a stage run in the temporary project. Raises RuntimeError with what it printed."""
+def run_stage(name: str, command: list[str], place: Path, root: Path) -> tuple[str, float, float]:
+    """(name, seconds, seconds of processors) of a stage run in the temporary project. Raises RuntimeError with what it
+    printed.
+    """
     paths = os.pathsep.join(filter(None, (str(root.absolute()), os.environ.get("PYTHONPATH"))))
     print(f"{name} ...", file=sys.stderr, flush=True)
-    start = time.perf_counter()
+    start, before = time.perf_counter(), processor_seconds()
     done = subprocess.run(
         command, cwd=place, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise RuntimeError(f"The rehearsal's stage {name} failed:\n{last}")
-    return name, time.perf_counter() - start
+    return name, time.perf_counter() - start, processor_seconds() - before
+
+
+def processor_seconds() -> float:
+    """Of all finished child processes together: on a machine that others use, too, it says more than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

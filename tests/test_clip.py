@@ -209,6 +209,21 @@ def test_text_features_are_open_clips_in_any_batching(tiny, monkeypatch):
     assert clip.text_features("a cat").shape == (1, 16)
 
 
+def test_short_and_long_prompts_get_open_clips_features_in_their_order(tiny, monkeypatch):
+    """Padding is left out, prompts of like length are batched: neither must show."""
+    clip, reference, _ = tiny
+    prompts = ["a cat", "an " * 20, "", "a photo of a dog on grass", "cat", "a photo of two dogs by the sea at night"]
+    monkeypatch.setattr("pacl.clip.PROMPTS_AT_ONCE", 4)
+    lengths, encode = [], clip.model.transformer.forward
+    monkeypatch.setattr(
+        clip.model.transformer, "forward", lambda x, **rest: lengths.append(x.shape[1]) or encode(x, **rest)
+    )
+    found = clip.text_features(prompts)
+    expected = reference.encode_text(open_clip.tokenize(prompts, context_length=12), normalize=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert lengths == [9, 12]  # seven words with the two marks, the longest of the four shortest; the whole context
+
+
 def test_preprocess_and_normalize_agree(tiny):
     picture = Image.new("RGB", (32, 32), (10, 200, 30))
     pixels = torch.tensor([10, 200, 30.0])[:, None, None].expand(3, 32, 32) / 255

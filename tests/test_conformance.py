@@ -29,7 +29,7 @@ def of_length_1(path):
 
 def openai(name):
     if find_cached(open_clip.get_pretrained_cfg(name, "openai")) is None:
-        pytest.skip(f"OpenAI's weights of {name} are in no cache")
+        pytest.skip(f"OpenAI's weights of {name} are in no cache, so its text and image features can't be compared")
     return load_clip(name, "openai", device="cpu")
 
 
@@ -65,6 +65,45 @@ def test_a_real_architecture_comes_back_from_a_file_with_equal_outputs(real_data
     assert not clip.random_weights and random_vit.random_weights
     assert torch.equal(clip.patch_features(images, stride=8), random_vit.patch_features(images, stride=8))
     assert torch.equal(clip.text_features(["a cat"]), random_vit.text_features(["a cat"]))
+
+
+class Archive(torch.nn.Module):
+    """Tensors under dotted names in nested modules, as in OpenAI's TorchScript files."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        for name, tensor in tensors.items():
+            *parents, own = name.split(".")
+            module = self
+            for parent in parents:
+                if parent not in dict(module.named_children()):
+                    module.add_module(parent, torch.nn.Module())
+                module = module.get_submodule(parent)
+            module.register_buffer(own, tensor)
+
+    def forward(self, x):
+        return self.logit_scale * x
+
+
+@pytest.mark.slow
+def test_a_full_size_vit_is_the_same_from_openais_archive_and_from_safetensors(random_vit, tmp_path):
+    """OpenAI's .pt: TorchScript, half precision, three sizes beside the weights. Both run with QuickGELU."""
+    halves = {name: tensor.half().contiguous() for name, tensor in random_vit.model.state_dict().items()}
+    sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    archive = Archive(halves | {name: torch.tensor(size) for name, size in sizes.items()})
+    torch.jit.save(torch.jit.trace(archive, torch.ones(1).half()), tmp_path / "ViT-B-16.pt")
+    (tmp_path / "openai").mkdir()
+    save_file(halves, tmp_path / "openai/vit.safetensors")
+    ours, theirs = (
+        load_clip("ViT-B-16", tmp_path / name, device="cpu") for name in ("ViT-B-16.pt", "openai/vit.safetensors")
+    )
+    images = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours.patch_features(images, stride=8), theirs.patch_features(images, stride=8))
+    assert torch.equal(ours.text_features(["a cat", "two dogs"]), theirs.text_features(["a cat", "two dogs"]))
+    # Not the fixture's numbers: it computes GELU, in bfloat16, from weights that were not halved.
+    assert not torch.equal(ours.text_features(["a cat"]), random_vit.text_features(["a cat"]))
+    assert type(ours.model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+    assert ours.model.visual.proj.dtype == torch.float32 and not ours.random_weights
 
 
 def test_text_features_are_openais_vit_b_16(reference):

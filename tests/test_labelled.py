@@ -1,5 +1,7 @@
 """Classification sets: torchvision's, folders of images a class, their class names and templates."""
 
+import re
+from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +26,61 @@ def test_there_are_twelve_sets_and_each_has_templates_with_one_place():
         assert all(template.count("{}") == 1 for template in set_templates(name)), name
         assert {"name", "images", "get", "terms"} <= all_sets()[name].keys()
     assert len(set_templates("imagenet")) == 80 and set_templates("pets") == ["a photo of a {}, a type of pet."]
+
+
+def synsets(name):
+    """WordNet ids of a variant of ImageNet, as timm lists them."""
+    return (files("timm.data") / f"_info/{name}_synsets.txt").read_text().split()
+
+
+def test_the_classes_of_imagenets_variants_are_timms():
+    assert synsets("imagenet") == list(IMAGENET)
+    for name in ("imagenet_a", "imagenet_r"):
+        assert len(set(synsets(name))) == all_sets()[name]["count"] and set(synsets(name)) <= set(IMAGENET), name
+    assert all(all_sets()[name]["count"] == len(IMAGENET) for name in ("imagenet", "imagenet_v2", "imagenet_sketch"))
+
+
+def test_class_counts_are_torchvisions_where_it_says_them_without_the_files():
+    count = {name: entry["count"] for name, entry in all_sets().items()}
+    assert count["flowers102"] == len(datasets.Flowers102.classes)
+    assert count["eurosat"] == len(all_sets()["eurosat"]["classes"])
+    said = {"food101": r"(\d+) food categories", "pets": r"one of the (\d+) pet categories"}
+    for name, sentence in said.items():
+        kind = getattr(datasets, all_sets()[name]["torchvision"]["class"])
+        assert count[name] == int(re.search(sentence, kind.__doc__)[1]), name
+
+
+def test_sizes_of_the_test_splits_are_the_published_ones():
+    """From how each set was made: so many images a class, or all but the published training and validation images."""
+    food = re.search(r"(\d+) manually reviewed test images", datasets.Food101.__doc__)
+    assert {name: entry["images"] for name, entry in all_sets().items()} == {
+        "imagenet": 1000 * 50,
+        "imagenet_v2": 1000 * 10,
+        "imagenet_a": 7500,
+        "imagenet_r": 30000,
+        "imagenet_sketch": 50889,
+        "cifar10": 10 * 1000,
+        "cifar100": 100 * 100,
+        "food101": 101 * int(food[1]),
+        "pets": 7349 - 3680,
+        "flowers102": 8189 - 102 * 10 - 102 * 10,
+        "dtd": 47 * 120 // 3,
+        "eurosat": 27000 - all_sets()["eurosat"]["held_out"],
+    }
+
+
+def test_templates_are_those_that_clip_was_evaluated_with():
+    """data/prompts.md of openai/CLIP: how many each set has, and the sentences they are made of."""
+    kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
+    small = [f"a {kind}photo of {article} {{}}." for article in ("a", "the") for kind in kinds]
+    small += [f"a photo of {article} {size} {{}}." for article in ("a", "the") for size in ("small", "big")]
+    for name in ("cifar10", "cifar100"):
+        assert sorted(set_templates(name)) == sorted(small) and len(small) == 18
+    things = ("texture", "pattern", "thing", "object")
+    assert set_templates("dtd") == [f"a photo of {a} {{}} {thing}." for a in ("a", "the") for thing in things]
+    assert set_templates("eurosat") == [f"a centered satellite photo of {a}{{}}." for a in ("", "a ", "the ")]
+    assert set_templates("food101") == ["a photo of {}, a type of food."]
+    assert set_templates("flowers102") == ["a photo of a {}, a type of flower."]
 
 
 def test_imagenets_names_are_open_clips_in_the_order_of_the_wordnet_ids():

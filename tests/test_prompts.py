@@ -1,9 +1,16 @@
 """Nouns of captions by hand, and the lists of prompt templates."""
 
+import sys
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-from pacl.prompts import all_templates, nouns, templates
+from pacl.features import text_features, text_table
+from pacl.prompts import all_templates, nouns, spacy_tagger, templates
 
 
 @pytest.mark.parametrize(
@@ -72,3 +79,55 @@ def test_every_template_has_one_place_for_the_class():
 def test_an_unknown_list_is_named_with_those_that_exist():
     with pytest.raises(ValueError, match="'eight' is no list .* has plain, one, seven"):
         templates("eight")
+
+
+@pytest.fixture
+def fresh_taggers():
+    """Neither a tagger nor a caption's nouns may outlive a test in which spaCy is a stand-in."""
+    yield
+    for cached in (spacy_tagger, nouns):
+        cached.cache_clear()
+
+
+def test_spacys_nouns_and_proper_nouns_are_the_nouns(monkeypatch, fresh_taggers):
+    """A stand-in for spaCy, which is no dependency: what it says of each word decides, not the word itself."""
+    kinds = {"duck": "VERB", "golden": "PROPN", "retriever": "PROPN", "run": "NOUN", "2": "NOUN"}
+    loaded = []
+
+    def load(name, disable):
+        loaded.append((name, sorted(disable)))
+        return lambda caption: [SimpleNamespace(text=w, pos_=kinds.get(w, "X")) for w in caption.split()]
+
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    assert nouns("A Golden Retriever and a duck on a run 2", "spacy") == ("golden retriever", "run")
+    assert nouns("2 duck", "spacy") == ()  # a word without a letter is none, whatever the tagger says
+    assert loaded == [("en_core_web_sm", ["lemmatizer", "ner", "parser"])]  # once, with its tagger only
+    assert "duck" in nouns("a duck on a run")  # the other tagger has its own memory
+
+
+@pytest.mark.parametrize("what", ["the package", "its model"])
+def test_spacy_or_its_model_missing_is_one_sentence(what, monkeypatch, fresh_taggers):
+    def load(name, disable):
+        raise OSError(f"[E050] Can't find model {name!r}.")
+
+    monkeypatch.setitem(sys.modules, "spacy", None if what == "the package" else SimpleNamespace(load=load))
+    with pytest.raises(ValueError, match="features.nouns is spacy, but .* or set it to textblob.$") as error:
+        text_table({"train": [["a dog"]]}, "spacy")
+    assert "\n" not in str(error.value)
+
+
+def test_a_caption_of_300_words_is_cut_where_clips_context_ends(tiny_clip, tmp_path):
+    """CLIP's own rule: the first tokens that fit between the marks of beginning and end, and the end mark all the
+    same. What follows changes nothing but the caption's nouns."""
+    words = ["dog", "runs", "on", "grass", "near", "umbrella"]
+    long = " ".join(words[i % 6] for i in range(299)) + " zebra"
+    bpe, (row,) = SimpleTokenizer(), tiny_clip.tokenizer([long])
+    expected = [bpe.sot_token_id, *bpe.encode(long)[: len(row) - 2], bpe.eot_token_id]
+    assert len(long.split()) == 300 and row.tolist() == expected
+    table = text_table({"train": [[long]]})
+    assert table["nouns"][-1].endswith("zebra")
+    text_features(tiny_clip, table, tmp_path, "one")
+    kept = np.load(tmp_path / "caption_features.npy")
+    fitting = bpe.decode(bpe.encode(long)[: len(row) - 2])
+    torch.testing.assert_close(torch.from_numpy(kept).float(), tiny_clip.text_features([fitting]), atol=1e-3, rtol=0)
+    assert not np.allclose(kept, tiny_clip.text_features(["a zebra"]), atol=1e-2)

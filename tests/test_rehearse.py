@@ -12,7 +12,7 @@ from folders import write_flickr8k, write_voc
 from pacl import estimate
 from pacl.config import load_params, read_section
 from pacl.params import Profile, Protocol
-from pacl.rehearse import lay_out, reduced, run_stage, stages
+from pacl.rehearse import lay_out, reduced, rehearse, run_stage, stages
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -109,6 +109,70 @@ def test_training_time_adds_the_encoders_where_pairs_are_streamed():
     )
     assert cached == pytest.approx(6 * (0.1 + 0.1))
     assert streamed == pytest.approx(cached + 6 * 10 * 0.12)
+
+
+def test_a_scene_takes_its_blocks_and_its_label_map(tiny_clip):
+    """32 x 32 pixels are 16 tokens, CLIP's own number: one image's time, and half as much again for each further
+    method, as this CLIP has two blocks; and 1,024 pixels of 3 phrases for each of two methods."""
+    rates = {"image": 8.0, "label": 0.001}
+    taken = estimate.scene_seconds(tiny_clip, rates, Protocol(), [(32, 32)], ["clip", "pacl"], 3)
+    assert taken == pytest.approx(8.0 * 1.5 + 0.001 * 1024 * 3 * 2)
+    both = [estimate.operations(tiny_clip, n) for n in (16, 77)]  # a mean over sizes
+    taken = estimate.scene_seconds(tiny_clip, rates | {"label": 0}, Protocol(token_stride=4), [(16, 16)], ["pacl"], 3)
+    assert taken == pytest.approx(8.0 * estimate.operations(tiny_clip, 9) / both[0])
+    taken = estimate.scene_seconds(tiny_clip, rates | {"label": 0}, Protocol(), [(32, 32), (56, 88)], ["pacl"], 3)
+    assert taken == pytest.approx(8.0 * sum(both) / 2 / both[0])
+
+
+class OnePhoto:
+    size = (48, 32)  # width, height, as Pillow gives them
+
+
+def test_the_evaluations_parts_by_hand(tiny_clip, monkeypatch):
+    """The native protocol of VOC on photos of one size; how often each is read in a whole run."""
+    monkeypatch.setattr(estimate, "processes", lambda: 2)
+    params = load_params("flickr8k", *estimate.SECTIONS, "ablations")
+    native = params.protocols.native.model_copy(update={"token_stride": 8})
+    params.protocols = params.protocols.model_copy(update={"native": native})
+    params.segmentation = params.segmentation.model_copy(update={"protocols": ["native"], "methods": ["clip", "pacl"]})
+    params.ablations = params.ablations.model_copy(update={"strides": [8]})
+    voc = {
+        name: {"classes": ["background"] * (name == "voc21") + ["cat, kitten", "dog"]} for name in ("voc20", "voc21")
+    }
+    rates = {"image": 1.0, "text": 0.01, "label": 0.0}
+    found = estimate.evaluation_seconds(tiny_clip, params, rates, {"voc": ([OnePhoto()], None, voc)})
+    once = estimate.operations(tiny_clip, 24) / estimate.operations(tiny_clip, 16)  # 4 x 6 patches of 8 pixels
+    assert found == pytest.approx(
+        {
+            "segmentation, native": 1449 * 1.5 * once + 2 * (3 + 3) * 7 * 0.01,  # in both processes, seven templates
+            "segmentation's pictures": 2 * (300 + 24 + 12) * once,
+            "ablation readings": 100 * (1 + 4 + 5) * once,  # one stride, four lists of templates, five rules
+        }
+    )
+
+
+def test_ablation_points_are_trained_and_measured_for_each_seed():
+    rates = {"linear": 0.01, "square": 0.0, "scene": 0.002, "image": 0.5, "text": 0.1}
+    params = load_params("flickr8k", "train", "model", "features", "ablations")
+    points = {
+        "default": {},
+        "value": {"tokens": "value"},
+        "templates_1": {"templates": "one"},
+        "scale_3": {"scale": 3.0},
+    }
+    params.ablations = params.ablations.model_copy(update={"points": points, "seeds": [0, 1]})
+    found = estimate.ablation_seconds(params, rates, {"measured": 1449, "nouns": 50, "trained on": 7091})
+    run = 2 * (4000 // 64) * 64 * 0.01 + 1449 * 0.002
+    assert found == pytest.approx(4 * 2 * run + (4000 + 1449) * 0.5 + 50 * 1 * 0.1)
+
+
+@pytest.mark.slow
+def test_flickr8k_is_rehearsed_on_real_photos(real_data):
+    told = rehearse("flickr8k", str(real_data))
+    ran = [name for name, _ in stages(ROOT, "flickr8k", {"ablations": {"points": ["default", "matched_only"]}})]
+    assert [line.split()[0] for line in told.splitlines()[1 : 1 + len(ran)]] == ran
+    for part in ("images/s", "a trained embedder after", "segmentation, native", "all together", "Disk: ", "Memory: "):
+        assert part in told
 
 
 @pytest.mark.parametrize(

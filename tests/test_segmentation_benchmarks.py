@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from folders import write_image, write_mask, write_own, write_voc
+from folders import write_flickr8k, write_image, write_mask, write_own, write_voc
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
@@ -20,8 +20,12 @@ from pacl.benchmarks import (
     own_set,
     scenes,
 )
-from pacl.data import IGNORE, target_of
+from pacl.data import IGNORE, all_scenes, target_of
+from pacl.evaluate import segmentation_of_sets
 from pacl.layouts import check_present, class_list
+from pacl.params import Prepare, Protocol
+from pacl.prepare import prepare
+from pacl.segment import Method
 
 VOC_NAMES = [
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -190,6 +194,48 @@ def test_a_folder_of_ones_own_needs_no_code(tmp_path):
     one = benchmark("beach", tmp_path / "beach", masks)
     assert names == ["beach"] and one["classes"] == ["sea, ocean", "sky", "sand"]
     assert one["table"][:4] == [0, 1, 2, -1] and one["table"][255] == IGNORE
+
+
+def odd_photos(folder):
+    """Three photos of 40 x 24 pixels, grey, CMYK, and stored lying on its side, with masks; the paths of the masks."""
+    (folder / "images").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate 90 degrees clockwise to view
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8))
+    picture.convert("L").save(folder / "images/grey.jpg")
+    picture.convert("CMYK").save(folder / "images/print.jpg")
+    picture.rotate(90, expand=True).save(folder / "images/phone.jpg", exif=exif)
+    (folder / "images/notes.txt").write_text("taken in May")
+    (folder / "classes.txt").write_text("background\nred, scarlet\nblue\nnever seen\n")
+    (folder / "masks").mkdir()
+    for k, name in enumerate(("grey", "phone", "print")):
+        mask = np.full((24, 40), k, np.uint8)
+        mask[:, 30:], mask[20:] = 2, 255
+        Image.fromarray(mask).save(folder / f"masks/{name}.png")
+    return sorted((folder / "masks").iterdir())
+
+
+def test_a_benchmark_made_from_scratch_is_prepared_and_measured(tmp_path, tiny_clip):
+    masks = odd_photos(tmp_path / "raw/walls")
+    write_flickr8k(tmp_path / "raw/flickr8k", "abc")
+    values = {"source": "flickr8k", "raw": str(tmp_path / "raw"), "seed": 0, "train_pairs": 2, "validation_scenes": 1}
+    values |= {"test_scenes": None, "benchmarks": ["walls"], "classification_sets": [], "classification_images": None}
+    prepare(tmp_path / "out", Prepare.model_validate(values | {"max_bad_share": 0.1}))
+    image_sets = all_scenes(tmp_path / "out", "test")
+    assert [image.size for image in image_sets["walls"][0]] == [(40, 24)] * 3
+    protocol = Protocol(background_rule="entropy", background_threshold=1.5)
+    methods = {"clip": Method(tiny_clip.project, "clip")}
+    found = segmentation_of_sets(tiny_clip, methods, image_sets, ["walls"], protocol)["walls"]["clip"]
+    counted = sum(np.bincount(np.asarray(Image.open(path)).ravel(), minlength=256)[:4] for path in masks)
+    assert found.sum(dim=1).tolist() == counted.tolist() and counted.tolist()[3] == 0
+
+
+def test_a_photo_that_is_no_image_is_named_before_anything_runs(tmp_path):
+    odd_photos(tmp_path)
+    (tmp_path / "images/print.jpg").write_text("<html>404</html>")
+    images, masks, _ = scenes(tmp_path, own_set("walls"), "all")
+    with pytest.raises(ValueError, match=r"print.jpg or .*print.png can't be read .*: replace or remove both.$"):
+        check_sizes(images, masks)
 
 
 def test_benchmarks_of_the_same_photos_are_one_image_set():
