@@ -4,13 +4,16 @@ PACL_CASES: how many damaged files each reader of the slow test gets (default 2,
 """
 
 import csv
+import gzip
 import io
 import json
 import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +362,51 @@ def test_members_that_point_elsewhere_are_no_samples(tmp_path):
     assert [(key, len(caption.split())) for key, _, caption in samples([shard])] == [("000000000", 2), ("../../4", 300)]
     for place in (tmp_path, Path.cwd()):
         assert not any((place / "../.." / f"4.{suffix}").exists() for suffix in ("jpg", "txt"))
+
+
+def add_sparse(shard: Path, name: str, size: int) -> None:
+    """A member that is one hole of that size."""
+    member = tarfile.TarInfo(name)
+    member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(size)}
+    with tarfile.open(shard, "a", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member)
+
+
+@pytest.mark.parametrize("suffix", ("jpg", "txt", "json"))
+def test_a_sparse_member_of_a_gigabyte_takes_no_memory(suffix, tmp_path):
+    parts = {f"000000001.{suffix}": None}
+    shard = write_shard(tmp_path / "0.tar", 0, 2, **parts)
+    add_sparse(shard, f"000000001.{suffix}", 2**30)
+    assert shard.stat().st_size < 20_000
+    with tarfile.open(shard) as tar:
+        assert max(member.size for member in tar) == 2**30
+    tracemalloc.start()
+    try:
+        assert whole_and_bad(shard) == (1, 1)
+        bad = Counter()
+        assert [key for key, *_ in samples([shard], bad=bad)] == ["000000000"] and bad == {"too large": 1}
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_member_over_the_limit_spoils_its_sample_unless_nobody_reads_it(tmp_path, monkeypatch):
+    changes = {"000000002.npy": bytes(5000), "000000001.json": bytes(5000)}
+    shard = write_shard(tmp_path / "0.tar", 0, 3, **changes)
+    assert whole_and_bad(shard) == (3, 0) and len(list(samples([shard]))) == 3
+    monkeypatch.setattr("pacl.shards.LARGEST", 4999)
+    bad = Counter()
+    assert whole_and_bad(shard) == (2, 1)
+    assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 2"]
+    assert bad == {"too large": 1}
+
+
+def test_a_compressed_shard_is_torn(tmp_path):
+    """What it holds may be any number of times its own size."""
+    shard = write_shard(tmp_path / "0.tar", 0, 2)
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    bad = Counter()
+    assert whole_and_bad(shard) == (0, 1) and list(samples([shard], bad=bad)) == [] and bad == {"torn shard": 1}
 
 
 @pytest.mark.parametrize("caption", (5, ["a"], {"a": 1}, None, True))
