@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +71,15 @@ class CachedPairs:
     def identity(self) -> str:
         return identity_of(self.patches, self.texts)
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1):
-        """The batches of one epoch, of each this rank's part: tokens float32 [b, N, D_v], text_embeddings float32
-        [b, D], keys int64 [b], equal where two texts are the same. All ranks' parts, one after the other, are the batch
-        of one process.
+    def epoch(self, number: int, rank: int = 0, world: int = 1, start: int = 0):
+        """The batches of one epoch from the one numbered `start`, of each this rank's part: tokens float32 [b, N, D_v],
+        text_embeddings float32 [b, D], keys int64 [b], equal where two texts are the same. All ranks' parts, one after
+        the other, are the batch of one process.
         """
         for known in range(len(self.starts), number + 1):
             for _ in self._draws(known - 1):
                 pass
-        for batch, text_embeddings, keys in self._draws(number):
+        for batch, text_embeddings, keys in islice(self._draws(number), start, None):
             own = np.array_split(np.arange(len(batch)), world)[rank]
             tokens = torch.from_numpy(np.asarray(self.patches[batch[own]])).float()
             yield tokens, text_embeddings[own], keys[own]

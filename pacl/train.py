@@ -89,7 +89,7 @@ def train(source, params, *, validation=None, folder: Path | None = None) -> tup
     embedder = torch.compile(run.embedder) if params.compile else run.embedder
     for epoch in tqdm(range(len(run.history), params.epochs), desc="epochs", mininterval=5):
         start = run.step - epoch * source.steps
-        batches = islice(source.epoch(epoch, ranks.rank(), ranks.world()), start, source.steps)
+        batches = islice(source.epoch(epoch, ranks.rank(), ranks.world(), start), source.steps - start)
         for number, batch in enumerate(batches, start):
             run.losses.append(train_step(run, embedder, batch, params, f"epoch {epoch + 1}, batch {number + 1}"))
             run.step += 1

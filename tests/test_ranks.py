@@ -117,10 +117,10 @@ def test_a_process_that_dies_stops_all_and_says_why(project):
         "import os\n"
         "from pacl import train\n"
         "read = train.CachedPairs.epoch\n"
-        "def epoch(self, number, rank=0, world=1):\n"
-        "    if rank == 1 and number == 1:\n"
+        "def epoch(self, number, *who):\n"
+        "    if who[0] == 1 and number == 1:\n"
         "        raise OSError('the disk of rank 1 is gone')\n"
-        "    yield from read(self, number, rank, world)\n"
+        "    yield from read(self, number, *who)\n"
         "train.CachedPairs.epoch = epoch\n"
         "train.train_profile('mini')\n"
     )

@@ -83,6 +83,18 @@ def test_epochs_have_orders_of_their_own_that_repeat(tiny_clip, shards):
     assert first == again != second and sorted(first) == sorted(second)
 
 
+def test_batches_before_the_start_are_never_shown_to_clip(tiny_clip, shards, monkeypatch):
+    source, seen = streamed(tiny_clip, shards), []
+    whole = list(source.epoch(2))
+    for name in ("patch_features", "text_features"):
+        encode = getattr(tiny_clip, name)
+        monkeypatch.setattr(tiny_clip, name, lambda items, encode=encode: seen.append(len(items)) or encode(items))
+    rest = list(source.epoch(2, start=3))
+    assert seen == [3, 3, 1, 7]  # one batch of 7, images in threes
+    for found, expected in zip(rest, whole[3:], strict=True):
+        assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
+
+
 def test_nouns_stand_in_templates_and_share_a_key(tiny_clip, tmp_path):
     words = {"000000000.txt": b"a dog", "000000001.txt": b"a dog on grass", "000000002.txt": b"untitled"}
     shard = write_shard(tmp_path / "0.tar", 0, 3, **words)
