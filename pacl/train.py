@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from pacl import ranks
-from pacl.cached import CachedPairs, Texts, held_out, identity_of
+from pacl.cached import CachedPairs, Texts, held_out, identity_of, read_features
 from pacl.checkpoints import save_embedder
 from pacl.config import load_params
 from pacl.loss import LogitScale, contrastive_loss
@@ -255,7 +255,7 @@ def train_profile(profile: str, open_source=None) -> None:
     params, features = load_params(profile, "train").train, Path("data/features", profile)
     with ranks.process_group():
         texts = {split: Texts(features, split) for split in ("train", "validation")}
-        patches = {split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in texts}
+        patches = {split: read_features(features / f"{split}_patches.npy", 3) for split in texts}
         train(
             open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params),
             params,
