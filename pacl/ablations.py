@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pacl.cached import CachedPairs, Texts
+from pacl.cached import CachedPairs, Texts, read_features
 from pacl.config import ConfigError, load_params
 from pacl.data import all_scenes, read_json, read_pairs, write_json
 from pacl.measure import MEASURED, Scenes, load_scenes, measure, scenes_file
@@ -31,16 +31,15 @@ def run_point(profile: str, point: str) -> Path:
     settings = [train_settings(params, changes, seed) for seed in params.ablations.seeds]
     target = Path("reports", profile, "ablations", f"{point}.json")
     features, prepared = Path("data/features", profile), Path("data/prepared", profile)
-    there = len(np.load(features / "train_patches.npy", mmap_mode="r"))
-    if settings[0].pairs > there:
-        reason = f"needs {settings[0].pairs:,} pairs, {profile} has {there:,}"
+    train_tokens = read_features(features / "train_patches.npy", 3)
+    if settings[0].pairs > len(train_tokens):
+        reason = f"needs {settings[0].pairs:,} pairs, {profile} has {len(train_tokens):,}"
         write_json(target, {"point": point, "changes": changes, "skipped": reason, "runs": []})
         return target
     texts, benchmarks = Texts(features, "train"), {}
     for name in MEASURED:
         if scenes_file(features, name).is_file():
             benchmarks[name] = load_scenes(scenes_file(features, name))
-    train_tokens = np.load(features / "train_patches.npy", mmap_mode="r")
     if changes.get("templates", params.features.templates) != params.features.templates:
         texts.noun_features = other_templates(params, features, changes["templates"])
     if changes.get("tokens", params.model.tokens) != params.model.tokens:

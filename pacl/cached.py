@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,20 @@ from pacl.data import read_json
 
 class Texts:
     """The texts of one split's images, and what is drawn from them at each step: a caption, or one of its nouns in
-    one of the templates.
+    one of the templates. Raises FileNotFoundError, or ValueError for files that are torn or of different runs.
     """
 
     def __init__(self, folder: Path, split: str):
-        table = read_json(folder / "texts.json")
+        table = read_json(folder / "texts.json", split)
+        self.caption_features = np.array(read_features(folder / "caption_features.npy", 2))
+        self.noun_features = np.array(read_features(folder / "noun_features.npy", 3))
+        counts = {"captions": len(self.caption_features), "nouns": len(self.noun_features)}
+        if not _numbers_fit(table[split], counts):
+            raise ValueError(
+                f"{folder / 'texts.json'} doesn't go with the features beside it: remove {folder} and run the stage "
+                "features again (`dvc repro features`)."
+            )
         self.captions, self.nouns = table[split]["captions"], table[split]["nouns"]
-        self.caption_features, self.noun_features = (
-            np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun")
-        )
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -43,6 +49,35 @@ class Texts:
             return self.noun_features[noun, int(template * self.noun_features.shape[1])], -1 - noun
         caption = self.captions[image][int(pick * len(self.captions[image]))]
         return self.caption_features[caption], caption
+
+
+def read_features(path: Path, dimensions: int) -> np.ndarray:
+    """An array of float16 that the stage features wrote, memory-mapped. Raises FileNotFoundError, or ValueError for one
+    that is torn or of another kind.
+    """
+    try:
+        array = np.load(path, mmap_mode="r")
+        if array.dtype != np.float16 or array.ndim != dimensions:
+            raise ValueError(f"{array.dtype} {list(array.shape)}")
+        return array
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
+    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged header
+        raise ValueError(
+            f"{path} is no whole array of features ({error}): remove it and run `dvc repro features`."
+        ) from None
+
+
+def _numbers_fit(table, counts: dict[str, int]) -> bool:
+    """Whether a split's table has as many rows of captions as of nouns, a caption in each, and numbers of texts that
+    there are.
+    """
+    try:
+        rows = {kind: table[kind] for kind in counts}
+        numbers = all(type(n) is int and 0 <= n < counts[kind] for kind in rows for row in rows[kind] for n in row)
+        return numbers and all(rows["captions"]) and len(rows["captions"]) == len(rows["nouns"])
+    except (TypeError, KeyError):
+        return False
 
 
 class CachedPairs:
@@ -70,15 +105,15 @@ class CachedPairs:
     def identity(self) -> str:
         return identity_of(self.patches, self.texts)
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1):
-        """The batches of one epoch, of each this rank's part: tokens float32 [b, N, D_v], text_embeddings float32
-        [b, D], keys int64 [b], equal where two texts are the same. All ranks' parts, one after the other, are the batch
-        of one process.
+    def epoch(self, number: int, rank: int = 0, world: int = 1, start: int = 0):
+        """The batches of one epoch from the one numbered `start`, of each this rank's part: tokens float32 [b, N, D_v],
+        text_embeddings float32 [b, D], keys int64 [b], equal where two texts are the same. All ranks' parts, one after
+        the other, are the batch of one process.
         """
         for known in range(len(self.starts), number + 1):
             for _ in self._draws(known - 1):
                 pass
-        for batch, text_embeddings, keys in self._draws(number):
+        for batch, text_embeddings, keys in islice(self._draws(number), start, None):
             own = np.array_split(np.arange(len(batch)), world)[rank]
             tokens = torch.from_numpy(np.asarray(self.patches[batch[own]])).float()
             yield tokens, text_embeddings[own], keys[own]

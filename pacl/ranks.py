@@ -64,3 +64,20 @@ def sum_gradients(parameters) -> None:
 def same_everywhere(number: int, device: torch.device) -> bool:
     """Whether all ranks gave the same number."""
     return len({int(part) for part in gathered(torch.tensor([number], device=device))}) == 1
+
+
+def own_part(count: int, multiple: int) -> range:
+    """This rank's part of `count` items, in order; all parts but the last one that isn't empty have a length that
+    `multiple` divides.
+    """
+    each = -(-count // (world() * multiple)) * multiple
+    return range(count)[rank() * each : (rank() + 1) * each]
+
+
+def summed(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum of all ranks' tensors of one shape, on the CPU. device: where the group's messages travel."""
+    if world() == 1:
+        return tensor
+    total = tensor.to(device, copy=True)
+    dist.all_reduce(total)
+    return total.cpu()

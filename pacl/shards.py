@@ -10,9 +10,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import webdataset
-from webdataset.tariterators import base_plus_ext
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
+READ = (*IMAGES, "txt", "json")  # a sample's other members are never read
+LARGEST = 64 * 2**20  # bytes of a member that is read
 SHARDS = {
     "name": "image-caption shards",
     "folder": "shards",
@@ -32,8 +34,8 @@ def find_shards(folder: str | Path) -> list[Path]:
 def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
     """The number of whole samples in each shard, and a sentence on what is bad, "" if nothing is; reads names only.
 
-    A sample is bad without an image or without a caption, and so is the last of a shard that is cut. Raises ValueError
-    where more than `max_bad_share` of all are bad.
+    A sample is bad without an image or without a caption or with a member that `is_held` refuses, and so is the last of
+    a shard that is cut. Raises ValueError where more than `max_bad_share` of all are bad.
     """
     with ProcessPoolExecutor() as pool:
         found = list(pool.map(whole_and_bad, shards))
@@ -52,25 +54,59 @@ def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
 def whole_and_bad(path: Path) -> tuple[int, int]:
     """How many samples of a shard have all their parts, and how many don't."""
     parts: dict[str, set[str]] = {}
-    torn = False
+    refused, torn = set(), False
     try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                key, suffix = base_plus_ext(member.name)
-                if member.isfile() and key:
-                    parts.setdefault(key, set()).add(suffix.lower())
-    except (tarfile.TarError, EOFError, OSError):
+        for member, _ in members(path):
+            key, suffix = base_plus_ext(member.name)
+            if key:
+                parts.setdefault(key, set()).add(suffix.lower())
+                refused |= set() if is_held(member) else {key}
+    except Exception:  # see read_members
         torn = True
-    whole = {key for key, suffixes in parts.items() if suffixes & set(IMAGES) and suffixes & {"txt", "json"}}
+    whole = {key for key, suffixes in parts.items() if suffixes & set(IMAGES) and suffixes & {"txt", "json"}} - refused
     if torn and parts:
         whole.discard(list(parts)[-1])
     return len(whole), max(len(parts) - len(whole), int(torn))
 
 
+def members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """The files in a tar and the tar, which must not be compressed: nothing in it is then larger than the tar itself
+    but for sparse members. Raises nearly every kind of exception for a damaged one.
+    """
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if member.isreg():
+                yield member, tar
+            tar.members = []  # tarfile keeps every header, which in shards nobody asks for again
+
+
+def is_held(member: tarfile.TarInfo) -> bool:
+    """Whether a member may be held in memory, or is of a kind that is never read; a sparse one of a few bytes may claim
+    any size.
+    """
+    return not is_read(member) or (member.size <= LARGEST and not member.issparse())
+
+
+def is_read(member: tarfile.TarInfo) -> bool:
+    return (base_plus_ext(member.name)[1] or "").lower() in READ
+
+
+def read_members(shards: Iterator[dict], bad: Counter) -> Iterator[dict]:
+    """Members of shards {"url"} as webdataset groups them, {} after each shard; one that `is_held` refuses is None."""
+    for shard in shards:
+        try:
+            for member, tar in members(shard["url"]):
+                data = tar.extractfile(member).read() if is_read(member) and is_held(member) else b""
+                yield {"fname": member.name, "data": data if is_held(member) else None, "__url__": shard["url"]}
+        except Exception:  # tarfile raises nearly every kind for a damaged header
+            bad["torn shard"] += 1
+        yield {}
+
+
 def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None = None) -> Iterator[tuple]:
     """(key, image file's bytes, caption) of all shards; in their order, or shuffled by the seed.
 
-    bad: counts what is skipped, by reason ("torn shard", "no image", "no caption").
+    bad: counts what is skipped, by reason ("torn shard", "too large", "no image", "no caption").
     """
     bad = Counter() if bad is None else bad
     stages = [webdataset.SimpleShardList([str(path) for path in shards])]
@@ -81,10 +117,13 @@ def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None 
         bad["torn shard"] += 1
         return True
 
-    stages.append(webdataset.tarfile_to_samples(handler=skip))
+    stages.append(lambda shards: group_by_keys(read_members(shards, bad), handler=skip))
     if seed is not None:
         stages.append(webdataset.shuffle(BUFFER, initial=BUFFER, seed=seed))
     for sample in webdataset.DataPipeline(*stages):
+        if None in sample.values():
+            bad["too large"] += 1
+            continue
         image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
         caption = caption_of(sample)
         if image is None or not caption:

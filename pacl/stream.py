@@ -55,14 +55,18 @@ class StreamedPairs:
         """A checksum of the shards' names and sizes."""
         return hashlib.sha256(repr(sorted(self.shards.items())).encode()).hexdigest()
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(
+        self, number: int, rank: int = 0, world: int = 1, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """This rank's part of each batch of an epoch: tokens float32 [b, N, D_v], text_embeddings float32 [b, D], keys
-        int64 [b], equal where two texts are the same caption or the same noun.
+        int64 [b], equal where two texts are the same caption or the same noun. Batches before the one numbered `start`
+        are read and decoded, but CLIP doesn't see them.
 
         Raises ValueError where too many samples are bad.
         """
         own = len(np.array_split(np.arange(self.params.train.batch_size), world)[rank])
-        for images, texts, keys in itertools.islice(batches_of(self._chunks(number, rank, world), own), self.steps):
+        batches = batches_of(self._chunks(number, rank, world), own)
+        for images, texts, keys in itertools.islice(batches, start, self.steps):
             parts = images.split(self.params.features.batch_size)
             tokens = torch.cat([self.clip.patch_features(part) for part in parts])
             yield tokens, self.clip.text_features(texts), keys

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from pacl import ranks
-from pacl.cached import CachedPairs, Texts, held_out, identity_of
+from pacl.cached import CachedPairs, Texts, held_out, identity_of, read_features
 from pacl.checkpoints import save_embedder
 from pacl.config import load_params
 from pacl.loss import LogitScale, contrastive_loss
@@ -89,7 +89,7 @@ def train(source, params, *, validation=None, folder: Path | None = None) -> tup
     embedder = torch.compile(run.embedder) if params.compile else run.embedder
     for epoch in tqdm(range(len(run.history), params.epochs), desc="epochs", mininterval=5):
         start = run.step - epoch * source.steps
-        batches = islice(source.epoch(epoch, ranks.rank(), ranks.world()), start, source.steps)
+        batches = islice(source.epoch(epoch, ranks.rank(), ranks.world(), start), source.steps - start)
         for number, batch in enumerate(batches, start):
             run.losses.append(train_step(run, embedder, batch, params, f"epoch {epoch + 1}, batch {number + 1}"))
             run.step += 1
@@ -256,7 +256,7 @@ def train_profile(profile: str, open_source=None) -> None:
     params, features = load_params(profile, "train").train, Path("data/features", profile)
     with ranks.process_group():
         texts = {split: Texts(features, split) for split in ("train", "validation")}
-        patches = {split: np.load(features / f"{split}_patches.npy", mmap_mode="r") for split in texts}
+        patches = {split: read_features(features / f"{split}_patches.npy", 3) for split in texts}
         train(
             open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params),
             params,

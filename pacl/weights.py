@@ -5,20 +5,20 @@ import difflib
 import json
 import logging
 import os
-import pickle
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import huggingface_hub
 import open_clip
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import download_pretrained
-from safetensors import SafetensorError
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -40,8 +40,10 @@ def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> t
             torch.manual_seed(0)
             model = _build(source, quick_gelu=False)
     elif folder:
+        weights = _weights_in(folder)
+        _check_size(folder / CONFIG, config, weights)
         model = _build(source, quick_gelu=False)
-        _load(model, _weights_in(folder), name)
+        _load(model, weights, f"the model in {folder / CONFIG}")
     else:
         model = _pretrained(source, pretrained, config)
     return model, _tokenizer(source, folder, config), config
@@ -56,9 +58,13 @@ def folder_config(folder: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no CLIP folder: it needs {CONFIG} and {WEIGHTS[0]}.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f'{path} is no JSON with a "model_cfg".') from error
+        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        towers = ("vision_cfg", "text_cfg")
+        if type(config["embed_dim"]) is not int or not all(isinstance(config[name], dict) for name in towers):
+            raise ValueError
+        return config
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f'{path} is no JSON with a "model_cfg" of a CLIP.') from error
 
 
 def find_cached(tag: dict) -> Path | None:
@@ -138,14 +144,39 @@ def _reachable(url: str) -> bool:
 
 
 def _build(source: str, *, quick_gelu: bool, preprocess: dict | None = None) -> torch.nn.Module:
-    with _quiet():  # open_clip warns of random weights; they are loaded next
-        return open_clip.create_model(
-            source,
-            load_weights=False,
-            force_quick_gelu=quick_gelu,
-            force_preprocess_cfg=preprocess,
-            pretrained_text=False,
-        )
+    try:
+        with _quiet():  # open_clip warns of random weights; they are loaded next
+            return open_clip.create_model(
+                source,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                force_preprocess_cfg=preprocess,
+                pretrained_text=False,
+            )
+    except Exception as error:  # a folder's configuration may say anything
+        raise ValueError(f"open_clip can build no CLIP from {source} ({error}): check {CONFIG}.") from error
+
+
+def _check_size(path: Path, config: dict, weights: Path) -> None:
+    """Raises ValueError for a configuration of a model that is larger than its weights: it would take any memory."""
+    try:
+        vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+    except TypeError:
+        return  # open_clip refuses it, too
+    image, patch = (max(side) if isinstance(side, list) else side for side in (vision.image_size, vision.patch_size))
+    towers = [(text.layers, text.width, text.context_length)]
+    if vision.timm_model_name is None and not isinstance(vision.layers, list):  # else no ViT of open_clip's own
+        towers.append((vision.layers, vision.width, (image // patch) ** 2 if _is_size(image, patch) else None))
+    if not _is_size(config["embed_dim"], text.vocab_size, *chain(*towers)):
+        raise ValueError(f"{path} has a size that is no positive whole number.")
+    least = text.vocab_size * text.width + text.context_length**2  # the causal mask
+    least += sum(layers * 4 * width**2 + length * width + config["embed_dim"] for layers, width, length in towers)
+    if least > weights.stat().st_size:
+        raise ValueError(f"{path} is of a model with more than {least:,} numbers, which {weights} does not hold.")
+
+
+def _is_size(*values) -> bool:
+    return all(type(value) is int and value > 0 for value in values)
 
 
 def _load(model: torch.nn.Module, path: Path, name: str) -> None:
@@ -156,15 +187,7 @@ def _load(model: torch.nn.Module, path: Path, name: str) -> None:
             model.load_state_dict({key: value for key, value in state.items() if key not in sizes})
         else:
             open_clip.load_checkpoint(model, str(path), weights_only=True)
-    except (
-        RuntimeError,
-        KeyError,
-        AttributeError,
-        StopIteration,
-        pickle.UnpicklingError,
-        EOFError,
-        SafetensorError,
-    ) as error:
+    except Exception as error:  # the readers raise nearly every kind for a damaged file
         raise ValueError(f"{path} does not hold weights of {name} that open_clip can read.") from error
 
 

@@ -82,8 +82,8 @@ def run_pretraining(folder):
 class UnevenPairs(CachedPairs):
     """Pairs whose epochs end with a batch that lacks two."""
 
-    def epoch(self, number, rank=0, world=1):
-        for i, batch in enumerate(super().epoch(number)):
+    def epoch(self, number, rank=0, world=1, start=0):
+        for i, batch in enumerate(super().epoch(number, start=start), start):
             size = len(batch[0]) - 2 * (i == self.steps - 1)
             own = np.array_split(np.arange(size), world)[rank]
             yield tuple(part[own] for part in batch)

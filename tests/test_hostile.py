@@ -4,18 +4,23 @@ PACL_CASES: how many damaged files each reader of the slow test gets (default 2,
 """
 
 import csv
+import gzip
 import io
 import json
 import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 import yaml
 from folders import write_flickr8k, write_image
@@ -25,7 +30,9 @@ from PIL import Image, ImageOps
 from test_shards import jpeg, write_shard
 
 from pacl.benchmarks import benchmark, check_sizes, value_table
+from pacl.cached import Texts, read_features
 from pacl.checkpoints import load_embedder, save_embedder
+from pacl.clip import load_clip
 from pacl.config import read_yaml
 from pacl.data import Masks, open_image, read_labelled, read_pairs, target_of, write_labelled, write_pairs
 from pacl.labelled import read_folders
@@ -246,6 +253,84 @@ def same_array(found, path):
     assert all(np.array_equal(np.asarray(found[0][i]), images[i]) for i in range(len(images)))
 
 
+SMALL_CLIP = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def clip_file(name):
+    def make(folder):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            weights = open_clip.CLIP(**SMALL_CLIP).state_dict()
+        about = {"model_cfg": SMALL_CLIP, "preprocess_cfg": {}}
+        (folder / "open_clip_config.json").write_text(json.dumps(about, indent=1))
+        if name.endswith(".bin"):
+            torch.save(weights, folder / name)
+        else:
+            safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
+        return folder / name
+
+    return make
+
+
+def clip_in(path):
+    return load_clip("own", path.parent)
+
+
+def same_clip(found, path):
+    """The weights as safetensors or torch reads them; sizes as the configuration has them."""
+    if (path.parent / "open_clip_model.safetensors").exists():
+        expected = safetensors.torch.load_file(path.parent / "open_clip_model.safetensors")
+    else:
+        expected = torch.load(path, map_location="cpu", weights_only=True)
+    vision = json.loads((path.parent / "open_clip_config.json").read_bytes())["model_cfg"]["vision_cfg"]
+    assert (found.image_size, found.patch_size) == (vision["image_size"], vision["patch_size"])
+    weights = found.model.state_dict()
+    resized = {"visual.positional_embedding"} if vision["image_size"] != 16 else set()
+    assert weights.keys() == expected.keys()
+    assert all(equal_bytes(weights[name], expected[name]) for name in weights.keys() - resized)
+
+
+def equal_bytes(first, second):
+    """Equal numbers, of which a flipped bit may have made one a nan."""
+    return torch.equal(first.nan_to_num(7.0), second.to(first.dtype).nan_to_num(7.0))
+
+
+def features_file(name):
+    def make(folder):
+        rng = np.random.default_rng(0)
+        for kind, shape in (("caption_features", (3, 4)), ("noun_features", (2, 2, 4)), ("train_patches", (2, 3, 5))):
+            np.save(folder / f"{kind}.npy", rng.normal(size=shape).astype(np.float16))
+        table = {"train": {"captions": [[0, 1], [2]], "nouns": [[1], []]}, "captions": ["a", "b", "c"]}
+        (folder / "texts.json").write_text(json.dumps(table))
+        return folder / name
+
+    return make
+
+
+def texts_in(path):
+    texts = Texts(path.parent, "train")
+    for share in (0.0, 1.0):
+        texts.draw(np.random.default_rng(0), np.arange(len(texts)), share)
+    return texts
+
+
+def same_texts(found, path):
+    table = json.loads((path.parent / "texts.json").read_bytes())["train"]
+    assert [found.captions, found.nouns] == [table["captions"], table["nouns"]]
+    for array, kind in ((found.caption_features, "caption"), (found.noun_features, "noun")):
+        same_features(array, path.parent / f"{kind}_features.npy")
+
+
+def same_features(found, path):
+    """NumPy's own reading, copied instead of mapped."""
+    expected = np.load(path)
+    assert found.shape == expected.shape and found.tobytes() == expected.tobytes() and found.dtype == np.float16
+
+
 # reader -> (writes a good file in a folder, reads that path, compares with an independent reading)
 READERS = {
     **{f"image, {kind}": (image_file(kind), open_image, same_image) for kind in ("jpg", "png", "webp")},
@@ -267,6 +352,13 @@ READERS = {
     "saved state": (state_file, read_state, same_state),
     "prepared json": (json_file, lambda path: read_pairs(path.parent, "train"), same_array),
     "array": (array_file, lambda path: read_pairs(path.parent, "train"), same_array),
+    "CLIP's safetensors": (clip_file("open_clip_model.safetensors"), clip_in, same_clip),
+    "CLIP's .bin": (clip_file("open_clip_pytorch_model.bin"), clip_in, same_clip),
+    "CLIP's configuration": (clip_file("open_clip_config.json"), clip_in, same_clip),
+    "cached tokens": (features_file("train_patches.npy"), lambda path: read_features(path, 3), same_features),
+    "cached captions": (features_file("caption_features.npy"), texts_in, same_texts),
+    "cached nouns": (features_file("noun_features.npy"), texts_in, same_texts),
+    "texts.json": (features_file("texts.json"), texts_in, same_texts),
 }
 
 
@@ -344,6 +436,35 @@ def test_a_checkpoint_of_impossible_size_takes_no_memory(tmp_path):
         load_embedder(tmp_path / "best")
 
 
+@pytest.mark.parametrize(
+    ("tower", "key", "value"),
+    [
+        *(("vision_cfg", key, 10**9) for key in ("layers", "width", "image_size")),
+        *(("text_cfg", key, 10**9) for key in ("layers", "width", "context_length", "vocab_size")),
+        *(("vision_cfg", key, value) for key in ("layers", "patch_size") for value in (0, -1, "2", 1.5)),
+    ],
+)
+def test_a_clip_of_impossible_size_is_never_built(tower, key, value, tmp_path):
+    path = clip_file("open_clip_config.json")(tmp_path)
+    about = json.loads(path.read_text())
+    about["model_cfg"][tower][key] = value
+    path.write_text(json.dumps(about))
+    message = "is of a model with more than .* numbers, which" if value == 10**9 else "no positive whole number"
+    with pytest.raises(ValueError, match=rf"open_clip_config\.json (has a size that is )?{message}"):
+        load_clip("own", tmp_path)
+
+
+def test_texts_of_another_run_are_refused(tmp_path):
+    path = features_file("texts.json")(tmp_path)
+    whole = json.loads(path.read_text())
+    for rows in ([[0, 3], [2]], [[0, -1], [2]], [[0], []], [[0]], [[0], ["2"]], [[0], [True]], [[0], 2], None):
+        path.write_text(json.dumps(whole | {"train": whole["train"] | {"captions": rows}}))
+        with pytest.raises(ValueError, match=r"texts\.json doesn't go with the features beside it: remove"):
+            Texts(tmp_path, "train")
+    with pytest.raises(ValueError, match="texts.json is no whole JSON"):
+        Texts(tmp_path, "validation")
+
+
 def test_members_that_point_elsewhere_are_no_samples(tmp_path):
     """Links, devices and folders give nothing; a name with .. is a key and never a path."""
     shard = write_shard(tmp_path / "0.tar", 0, 1)
@@ -359,6 +480,51 @@ def test_members_that_point_elsewhere_are_no_samples(tmp_path):
     assert [(key, len(caption.split())) for key, _, caption in samples([shard])] == [("000000000", 2), ("../../4", 300)]
     for place in (tmp_path, Path.cwd()):
         assert not any((place / "../.." / f"4.{suffix}").exists() for suffix in ("jpg", "txt"))
+
+
+def add_sparse(shard: Path, name: str, size: int) -> None:
+    """A member that is one hole of that size."""
+    member = tarfile.TarInfo(name)
+    member.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(size)}
+    with tarfile.open(shard, "a", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member)
+
+
+@pytest.mark.parametrize("suffix", ("jpg", "txt", "json"))
+def test_a_sparse_member_of_a_gigabyte_takes_no_memory(suffix, tmp_path):
+    parts = {f"000000001.{suffix}": None}
+    shard = write_shard(tmp_path / "0.tar", 0, 2, **parts)
+    add_sparse(shard, f"000000001.{suffix}", 2**30)
+    assert shard.stat().st_size < 20_000
+    with tarfile.open(shard) as tar:
+        assert max(member.size for member in tar) == 2**30
+    tracemalloc.start()
+    try:
+        assert whole_and_bad(shard) == (1, 1)
+        bad = Counter()
+        assert [key for key, *_ in samples([shard], bad=bad)] == ["000000000"] and bad == {"too large": 1}
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_member_over_the_limit_spoils_its_sample_unless_nobody_reads_it(tmp_path, monkeypatch):
+    changes = {"000000002.npy": bytes(5000), "000000001.json": bytes(5000)}
+    shard = write_shard(tmp_path / "0.tar", 0, 3, **changes)
+    assert whole_and_bad(shard) == (3, 0) and len(list(samples([shard]))) == 3
+    monkeypatch.setattr("pacl.shards.LARGEST", 4999)
+    bad = Counter()
+    assert whole_and_bad(shard) == (2, 1)
+    assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 2"]
+    assert bad == {"too large": 1}
+
+
+def test_a_compressed_shard_is_torn(tmp_path):
+    """What it holds may be any number of times its own size."""
+    shard = write_shard(tmp_path / "0.tar", 0, 2)
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    bad = Counter()
+    assert whole_and_bad(shard) == (0, 1) and list(samples([shard], bad=bad)) == [] and bad == {"torn shard": 1}
 
 
 @pytest.mark.parametrize("caption", (5, ["a"], {"a": 1}, None, True))

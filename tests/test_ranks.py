@@ -13,7 +13,15 @@ import torch
 import yaml
 from small_training import random_pairs, run_rank, train_uneven
 
-from pacl.checkpoints import load_embedder
+from pacl import ranks
+from pacl.checkpoints import load_embedder, save_embedder
+from pacl.clip import load_clip
+from pacl.config import load_params
+from pacl.data import all_scenes, rounded
+from pacl.evaluate import methods_of, segmentation_of_sets
+from pacl.metrics import mean_iou, pixel_accuracy
+from pacl.model import VisionEmbedder
+from pacl.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -111,16 +119,56 @@ def test_torchrun_trains_a_profile(project):
     assert [row["step"] for row in about["history"]] == [row["step"] for row in about_together["history"]] == [3, 6]
 
 
+def test_images_are_shared_out_whole_batch_by_whole_batch(monkeypatch):
+    for count, world, expected in ((10, 2, [6, 4]), (10, 3, [4, 4, 2]), (3, 4, [2, 1, 0, 0]), (0, 2, [0, 0])):
+        monkeypatch.setattr(ranks, "world", lambda world=world: world)
+        parts = []
+        for rank in range(world):
+            monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+            parts.append(ranks.own_part(count, 2))
+        assert [len(part) for part in parts] == expected and [i for part in parts for i in part] == list(range(count))
+
+
+def test_segmentation_by_several_processes_is_that_of_one(project):
+    """Five scenes in batches of two by two processes, against the evaluation of one process; to the last digit."""
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    mini = settings["mini"]
+    few = {"train_pairs": 24, "validation_scenes": 2, "test_scenes": 5, "classification_images": 1}
+    mini["prepare"] |= few | {"classification_sets": ["clean"], "benchmarks": ["voc21", "context59"]}
+    mini["segmentation"] |= {"batch_size": 2, "protocols": ["sclip"], "benchmarks": ["voc21", "context59"]}
+    mini["segmentation"]["methods"] = ["clip", "pacl"]
+    mini["protocols"]["sclip"]["templates"] = "one"
+    (project / "params.yaml").write_text(yaml.safe_dump(settings))
+    for name in ("miniclip", "templates.yaml", "classes", "classification", "miniworld"):
+        (project / "data" / name).symlink_to(ROOT / "data" / name)
+    prepare(project / "data/prepared/mini", load_params("mini", "prepare").prepare)
+    torch.manual_seed(0)
+    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(128, 128), {})
+    command = [*TORCHRUN, "-m", "pacl.spread", "--profile", "mini", "--output", "found.json"]
+    subprocess.run(command, check=True, capture_output=True)
+    found = json.loads((project / "found.json").read_text())
+    params, clip = load_params("mini", "protocols", "segmentation"), load_clip("miniclip", "data/miniclip")
+    methods = methods_of(clip, load_embedder(project / "checkpoints/mini/best")[0], ["clip", "pacl"])
+    image_sets = all_scenes(project / "data/prepared/mini", "test")
+    protocol = params.protocols.named(["sclip"])["sclip"]
+    confmats = segmentation_of_sets(clip, methods, image_sets, ["voc21", "context59"], protocol, batch_size=2)
+    assert found == {
+        name: {"sclip": {m: rounded({"miou": mean_iou(c), "pixel_accuracy": pixel_accuracy(c)}) for m, c in of.items()}}
+        for name, of in confmats.items()
+    }
+    assert found["voc21"]["sclip"]["clip"] != found["voc21"]["sclip"]["pacl"]
+
+
 def test_a_process_that_dies_stops_all_and_says_why(project):
     """The second process's disk fails in the second epoch, while the first waits for it."""
     (project / "dying.py").write_text(
         "import os\n"
         "from pacl import train\n"
         "read = train.CachedPairs.epoch\n"
-        "def epoch(self, number, rank=0, world=1):\n"
-        "    if rank == 1 and number == 1:\n"
+        "def epoch(self, number, *who):\n"
+        "    if who[0] == 1 and number == 1:\n"
         "        raise OSError('the disk of rank 1 is gone')\n"
-        "    yield from read(self, number, rank, world)\n"
+        "    yield from read(self, number, *who)\n"
         "train.CachedPairs.epoch = epoch\n"
         "train.train_profile('mini')\n"
     )

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from small_training import params as settings
 from test_shards import jpeg, write_shard
 from torch.utils.data import DataLoader
 
+from pacl.checkpoints import load_embedder
 from pacl.prompts import templates
 from pacl.stream import StreamedPairs, batches_of, key_of
+from pacl.train import train
 
 PAIRS = 4  # in each shard
 
@@ -83,6 +86,18 @@ def test_epochs_have_orders_of_their_own_that_repeat(tiny_clip, shards):
     assert first == again != second and sorted(first) == sorted(second)
 
 
+def test_batches_before_the_start_are_never_shown_to_clip(tiny_clip, shards, monkeypatch):
+    source, seen = streamed(tiny_clip, shards), []
+    whole = list(source.epoch(2))
+    for name in ("patch_features", "text_features"):
+        encode = getattr(tiny_clip, name)
+        monkeypatch.setattr(tiny_clip, name, lambda items, encode=encode: seen.append(len(items)) or encode(items))
+    rest = list(source.epoch(2, start=3))
+    assert seen == [3, 3, 1, 7]  # one batch of 7, images in threes
+    for found, expected in zip(rest, whole[3:], strict=True):
+        assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
+
+
 def test_nouns_stand_in_templates_and_share_a_key(tiny_clip, tmp_path):
     words = {"000000000.txt": b"a dog", "000000001.txt": b"a dog on grass", "000000002.txt": b"untitled"}
     shard = write_shard(tmp_path / "0.tar", 0, 3, **words)
@@ -133,6 +148,35 @@ def test_the_data_are_told_from_other_data(tiny_clip, shards):
     fewer = dict(list(shards.items())[:6])
     assert streamed(tiny_clip, shards).identity == streamed(tiny_clip, shards).identity
     assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, fewer, 24).identity
+
+
+def test_tokens_that_are_no_numbers_stop_training_and_leave_the_last_good_state(
+    tiny_clip, shards, tmp_path, monkeypatch
+):
+    """CLIP gives a nan for the second photo of the second epoch's third batch; the first epoch's weights stay."""
+    source, seen = streamed(tiny_clip, shards), []
+    encode = tiny_clip.patch_features
+
+    def spoiled(images):
+        seen.append(len(images))
+        tokens = encode(images)
+        if len(seen) == 3 * (4 + 2) + 1:  # a batch of 7 is encoded in threes
+            tokens[1, 5, 0] = torch.nan
+        return tokens
+
+    monkeypatch.setattr(tiny_clip, "patch_features", spoiled)
+    message = (
+        r"the loss is nan at step 6 \(epoch 2, batch 3\): the tokens of its pairs 1 \(counted from 0\) are no numb"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(source, settings(pairs=28, batch_size=7, epochs=2), folder=tmp_path / "paper")
+    embedder, about = load_embedder(tmp_path / "paper/last")
+    assert [row["step"] for row in about["history"]] == [4]
+    assert all(weight.isfinite().all() for weight in embedder.state_dict().values())
+    states = sorted((tmp_path / ".resume/paper").glob("*/*.safetensors"))
+    assert [path.stem for path in states] == ["step-000000000", "step-000000004"]
+    monkeypatch.setattr(tiny_clip, "patch_features", encode)
+    assert len(train(source, settings(pairs=28, batch_size=7, epochs=2), folder=tmp_path / "paper")[1]) == 2
 
 
 def test_chunks_become_batches():

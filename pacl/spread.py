@@ -1,0 +1,76 @@
+"""Segmentation measured by several processes, each on its part of the images; their confusion matrices are added up.
+
+torchrun --standalone --nproc_per_node=N -m pacl.spread --profile PROFILE --output FILE
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from pacl import ranks
+from pacl.checkpoints import load_embedder
+from pacl.clip import FrozenCLIP, load_clip
+from pacl.config import load_params
+from pacl.data import Images, Masks, all_scenes, write_json
+from pacl.evaluate import methods_of, segmentation
+from pacl.metrics import mean_iou, pixel_accuracy
+from pacl.params import Protocol
+from pacl.segment import Method
+
+
+def segmentation_over_ranks(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    image_sets: dict[str, tuple[Images, Masks, dict]],
+    names: list[str],
+    protocol: Protocol,
+    *,
+    batch_size: int = 32,
+) -> dict[str, dict[str, Tensor]]:
+    """What pacl.evaluate.segmentation_of_sets gives, benchmark -> method -> int64 [K, K], in every process of a group;
+    batches are those of one process.
+    """
+    confmats = {}
+    for images, masks, benchmarks in image_sets.values():
+        if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
+            part = ranks.own_part(len(images), batch_size)
+            some = Images([images.source[i] for i in part]), Masks([masks.source[i] for i in part])
+            found = segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
+            confmats |= {name: {m: ranks.summed(c, clip.device) for m, c in of.items()} for name, of in found.items()}
+    return confmats
+
+
+def measure_profile(profile: str, output: Path) -> None:
+    """Measures checkpoints/PROFILE/best as notebook 5 does and writes what reports/PROFILE/segmentation.json holds."""
+    params = load_params(profile, "model", "protocols", "segmentation")
+    model, settings = params.model, params.segmentation
+    with ranks.process_group():
+        embedder, _ = load_embedder(Path("checkpoints", profile, "best"))
+        clip = load_clip(model.backbone, model.pretrained, tokens=model.tokens, dtype=model.dtype)
+        methods, image_sets = (
+            methods_of(clip, embedder, settings.methods),
+            all_scenes(Path("data/prepared", profile), "test"),
+        )
+        result = {name: {} for name in settings.benchmarks}
+        for key, protocol in params.protocols.named(settings.protocols).items():
+            names, size = settings.benchmarks, settings.batch_size
+            confmats = segmentation_over_ranks(clip, methods, image_sets, names, protocol, batch_size=size)
+            for name, of in confmats.items():
+                result[name][key] = {
+                    m: {"miou": mean_iou(c), "pixel_accuracy": pixel_accuracy(c)} for m, c in of.items()
+                }
+        if ranks.rank() == 0:
+            write_json(output, result)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pacl.spread", description="Measures segmentation in processes.")
+    parser.add_argument("--profile", default="mini", help="a section of params.yaml")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    arguments = parser.parse_args()
+    try:
+        measure_profile(arguments.profile, arguments.output)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
