@@ -1,6 +1,7 @@
 """A training's curves while it trains, in files that `dvc plots show` and DVC's view in VS Code read (dvclive).
 
-No result depends on them: they are in no stage's outputs and not in git.
+They hold no times, so equal trainings give equal files; a training that was cut and went on leaves those of one that
+was not. The stage `train` keeps them (`persist`) when it starts, for it may go on.
 """
 
 from pathlib import Path
@@ -37,7 +38,7 @@ class Curves:
         """One point for each named curve."""
         self.live.step = step
         for name, value in values.items():
-            self.live.log_metric(name, value)
+            self.live.log_metric(name, round(value, 6))
         self.live.next_step()
 
 

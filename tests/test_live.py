@@ -1,7 +1,5 @@
 """A training's curves while it trains: the right points, none twice after a cut, the same training as without them."""
 
-import subprocess
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,10 +43,10 @@ def test_curves_are_the_history_s_and_change_nothing(tmp_path, monkeypatch):
     assert all(torch.equal(weights[name], plain[name]) for name in plain)
     steps = [row["step"] for row in history]
     for name in ("validation_loss", "validation_retrieval", "logit_scale"):
-        assert curve(tmp_path / "live", name) == (steps, pytest.approx([row[name] for row in history]))
+        assert curve(tmp_path / "live", name) == (steps, pytest.approx([row[name] for row in history], abs=1e-6))
     found, losses = curve(tmp_path / "live", "loss")
     assert found == list(range(3, 37, 3))  # six steps an epoch: an epoch's mean is the mean of its two points
-    assert np.mean(np.reshape(losses, (6, 2)), axis=1) == pytest.approx([row["loss"] for row in history])
+    assert np.mean(np.reshape(losses, (6, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-6)
 
 
 def test_a_cut_training_s_curves_are_those_of_one_that_was_not(tmp_path, monkeypatch):
@@ -97,11 +95,9 @@ def test_rows_are_cut_by_number_not_by_text(tmp_path):
     assert path.read_text() == "step\tloss\n9\t1\n10\t2\n"
 
 
-def test_no_time_is_written_and_git_ignores_it(tmp_path):
-    Curves(tmp_path).add(7, {"loss": 1.5})
+def test_no_time_is_written(tmp_path):
+    Curves(tmp_path).add(7, {"loss": 1.23456789})
     assert [" ".join(path.read_text().split()) for path in sorted(tmp_path.rglob("*.*"))] == [
-        '{ "loss": 1.5, "step": 7 }',
-        "step loss 7 1.5",
+        '{ "loss": 1.234568, "step": 7 }',
+        "step loss 7 1.234568",
     ]
-    ignored = subprocess.run(["git", "check-ignore", "reports/mini/live/metrics.json"], capture_output=True)
-    assert ignored.returncode in (0, 128)  # 128: no git checkout
