@@ -62,13 +62,21 @@ def figure(folder: Path, name: str, caption: str) -> dict:
 
 
 def table(
-    columns: list[str], rows: list[list], *, caption: str = "", strong: tuple = (), outside: bool = False
+    columns: list[str],
+    rows: list[list],
+    *,
+    caption: str = "",
+    strong: tuple = (),
+    outside: bool = False,
+    screen: bool = False,
 ) -> dict:
-    """Rows of texts. strong: numbers of the rows to stress; outside: whether the numbers come from other work."""
+    """Rows of texts. strong: numbers of the rows to stress; outside: whether the numbers come from other work; screen:
+    whether paper is spared the table.
+    """
     rows = [[str(cell) for cell in row] for row in rows]
     numeric = [all(NUMBER.match(cell) for cell in column) for column in zip(*rows, strict=True)]
-    shown = {"columns": columns, "rows": rows, "caption": caption, "strong": strong, "outside": outside}
-    return {"kind": "table", "numeric": numeric or [False] * len(columns), **shown}
+    about = {"caption": caption, "strong": strong, "outside": outside, "screen": screen}
+    return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric or [False] * len(columns), **about}
 
 
 def bars(title: str, rows: list[tuple[str, float, str]]) -> dict:
