@@ -79,13 +79,13 @@ def table(
     return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric or [False] * len(columns), **about}
 
 
-def bars(title: str, rows: list[tuple[str, float, str]]) -> dict:
-    """Bars from 0 to 1: (label, value, what is written beside it), the first one stressed."""
-    return {"kind": "bars", "title": title, "rows": rows}
+def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False) -> dict:
+    """Bars from 0 to 1: (label, value, what is written beside it), the first one stressed; wide: labels are long."""
+    return {"kind": "bars", "title": title, "rows": rows, "wide": wide}
 
 
-def fold(title: str, content: list[dict], *, shown: bool = False) -> dict:
-    return {"kind": "fold", "title": title, "blocks": content, "shown": shown}
+def fold(title: str, content: list[dict]) -> dict:
+    return {"kind": "fold", "title": title, "blocks": content}
 
 
 def code(content: str) -> dict:

@@ -127,13 +127,13 @@ def errors(folder: Path) -> list[dict]:
 def class_tables(by_class: pd.DataFrame) -> list[dict]:
     """One fold a benchmark, a table a protocol: a class a row, its IoU by method; on paper the first protocol's."""
     folds = []
-    for i, (benchmark, rows) in enumerate(by_class.groupby("benchmark", sort=False)):
+    for benchmark, rows in by_class.groupby("benchmark", sort=False):
         rows = rows.assign(method=rows.method.map(method_name))
         tables = [
             by_method(of_protocol, ["class"], "iou", caption=f"{benchmark}, {protocol} protocol", screen=number > 0)
             for number, (protocol, of_protocol) in enumerate(rows.groupby("protocol", sort=False))
         ]
-        folds.append(fold(f"{benchmark}: IoU of {rows['class'].nunique()} classes", tables, shown=i == 0))
+        folds.append(fold(f"{benchmark}: IoU of {rows['class'].nunique()} classes", tables))
     return folds
 
 
