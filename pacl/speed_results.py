@@ -1,4 +1,4 @@
-"""The report's chapter on speed, memory and cost, with the numbers of `python -m benchmarks`."""
+"""The report's chapters on what a run costs and whether a long one can be trusted: numbers of `benchmarks`."""
 
 from pathlib import Path
 
@@ -97,8 +97,39 @@ def cost(measured: dict | None) -> list[dict]:
     ]
 
 
+def trust(folder: Path) -> list[dict]:
+    """One training in several processes, and memory while pairs are streamed; nothing where neither was measured."""
+    ranks, memory = (load(folder / ABOVE, f"{name}.json") for name in ("ranks", "streaming_memory"))
+    content = []
+    if ranks:
+        numbers, apart = list(ranks["losses"]), max(map(float, ranks["largest_difference"].values()))
+        content += [
+            text(
+                f"One training of {ranks['steps']:,} steps on batches of {ranks['batch_size']:,} pairs, run by "
+                f"{', '.join(numbers[:-1])} and {numbers[-1]} processes that share each batch: every process contrasts "
+                f"its images with all texts, so the loss is one process's; they are never more than {apart:.0e} nats apart "
+                f"(`python -m benchmarks.ranks`)."
+            ),
+            figure(folder, f"{ABOVE}/ranks.png", "Loss by step, and its distance from one process's."),
+        ]
+    if memory:
+        grown = " and ".join(
+            f"{number(growth)} {memory['unit']} in the {process}"
+            for process, growth in memory["growth_per_1000_steps"].items()
+        )
+        content += [
+            text(
+                f"Pairs streamed from shards for {memory['steps']:,} steps: from step {memory['from_step']:,} on, "
+                f"memory grows by {grown} in a thousand steps (`python -m benchmarks.streaming_memory`)."
+            ),
+            figure(folder, f"{ABOVE}/streaming_memory.png", "Memory while pairs are streamed."),
+        ]
+    return content
+
+
 def number(value: float | None) -> str:
     """Three significant digits, thousands with commas, "–" for none."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{float(f'{value:.3g}'):g}"
+    short = f"{value:,.0f}" if abs(value) >= 100 else f"{float(f'{value:.3g}'):g}"
+    return short.replace("-", "−")

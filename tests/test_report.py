@@ -409,3 +409,23 @@ def test_choices_are_ordered_by_what_they_change(nested, params):
     found = chapter(nested, params, "What matters?")
     first, second = found.index("| Whose attention? | 10.0 points |"), found.index("| stride | 0.0 points |")
     assert first < second  # 0.41 and 0.31 on average; one setting alone changes nothing
+
+
+def test_long_runs_are_shown_where_they_were_measured(nested, params):
+    assert "Can a long run be trusted?" not in written(nested, params)[1]
+    ranks = {"batch_size": 128, "steps": 200, "losses": {"1": [], "2": [], "3": []}}
+    ranks["largest_difference"] = {"2": "9.5e-08", "3": "2.1e-07"}
+    memory = {
+        "unit": "MB",
+        "steps": 9900,
+        "from_step": 2000,
+        "growth_per_1000_steps": {"reader": -0.04, "trainer": 2.5},
+    }
+    for name, content in (("ranks", ranks), ("streaming_memory", memory)):
+        (nested.parent / f"{name}.json").write_text(json.dumps(content))
+        Image.new("RGB", (4, 4)).save(nested.parent / f"{name}.png")
+    found = chapter(nested, params, "Can a long run be trusted?")
+    assert "200 steps on batches of 128 pairs, run by 1, 2 and 3 processes" in found
+    assert "never more than 2e-07 nats apart" in found
+    assert "9,900 steps: from step 2,000 on, memory grows by −0.04 MB in the reader and 2.5 MB in the trainer" in found
+    assert "](../ranks.png)" in found and "](../streaming_memory.png)" in found
