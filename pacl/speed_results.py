@@ -107,7 +107,7 @@ def trust(folder: Path) -> list[dict]:
             text(
                 f"One training of {ranks['steps']:,} steps on batches of {ranks['batch_size']:,} pairs, run by "
                 f"{', '.join(numbers[:-1])} and {numbers[-1]} processes that share each batch: every process contrasts "
-                f"its images with all texts, so the loss is one process's; they are never more than {apart:.0e} nats apart "
+                f"its images with all texts, so the loss is one process's; they are at most {apart:.1e} nats apart "
                 f"(`python -m benchmarks.ranks`)."
             ),
             figure(folder, f"{ABOVE}/ranks.png", "Loss by step, and its distance from one process's."),
