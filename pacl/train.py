@@ -92,12 +92,15 @@ def train(
     keep(run, params, folder, progress)
     curves = Curves(live, run.step) if live and ranks.rank() == 0 else None
     embedder = torch.compile(run.embedder) if params.compile else run.embedder
-    for epoch in tqdm(range(len(run.history), params.epochs), desc="epochs", mininterval=5):
+    steps = params.epochs * source.steps
+    bar = tqdm(initial=run.step, total=steps, desc="training steps", mininterval=5, disable=ranks.rank() > 0)
+    for epoch in range(len(run.history), params.epochs):
         start = run.step - epoch * source.steps
         batches = islice(source.epoch(epoch, ranks.rank(), ranks.world()), start, source.steps)
         for number, batch in enumerate(batches, start):
             run.losses.append(train_step(run, embedder, batch, params, f"epoch {epoch + 1}, batch {number + 1}"))
             run.step += 1
+            bar.update()
             if curves:
                 curves.loss(run.step, run.losses)
             if progress and ranks.rank() == 0 and progress.due():
@@ -110,6 +113,7 @@ def train(
         if curves:
             curves.epoch(run.history[-1])
         keep(run, params, folder, progress)
+    bar.close()
     if progress and ranks.rank() == 0:
         progress.remove()
     return run.embedder.eval(), run.history
