@@ -44,7 +44,8 @@ def ablations(folder: Path) -> list[dict]:
             "The paper leaves choices open, and public re-implementations made other ones. Each point changes one "
             "thing; means ± standard deviation over seeds. What changes at inference only is one trained model, read "
             "in other ways on the first test scenes: one run a setting."
-        )
+        ),
+        what_matters(runs, findings),
     ]
     for group, rows in runs.groupby("group", sort=False):
         metrics = metric_columns(rows)
@@ -59,6 +60,20 @@ def ablations(folder: Path) -> list[dict]:
         content.append(figure(folder, f"ablation_{group}.png", drawn))
         content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
     return [*content, *worlds(folder)]
+
+
+def what_matters(runs: pd.DataFrame, findings: dict) -> dict:
+    """Each choice by the gap in mIoU between its best and its worst setting, the largest first."""
+    gaps = {}
+    for group, rows in runs.groupby("group", sort=False):
+        measured = [name for name in metric_columns(rows) if name != "patch_accuracy"]
+        if measured:
+            means = rows.groupby("setting")[measured[0]].mean()
+            gaps[findings.get(group, {}).get("title", group)] = means.max() - means.min()
+    largest = max(gaps.values(), default=0) or 1
+    rows = sorted(gaps.items(), key=lambda item: -item[1])
+    said = [(name, gap / largest, f"{percent(gap)} points") for name, gap in rows]
+    return bars("How much each choice matters: mIoU of its best setting minus that of its worst", said, wide=True)
 
 
 def worlds(folder: Path) -> list[dict]:

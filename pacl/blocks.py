@@ -29,7 +29,8 @@ FILES = {
     "ablations": ("ablations.csv", "findings.json"),
 }  # stage -> what it writes for the report; ablations also writes a figure a group
 STAGE_OF = {name: stage for stage, names in FILES.items() for name in names}
-NUMBER = re.compile(r"[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?\??$|–$")  # 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  –
+# 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  ≤ 3  –
+NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?\??$|–$")
 
 
 def missing(name: str) -> dict:
@@ -61,22 +62,30 @@ def figure(folder: Path, name: str, caption: str) -> dict:
 
 
 def table(
-    columns: list[str], rows: list[list], *, caption: str = "", strong: tuple = (), outside: bool = False
+    columns: list[str],
+    rows: list[list],
+    *,
+    caption: str = "",
+    strong: tuple = (),
+    outside: bool = False,
+    screen: bool = False,
 ) -> dict:
-    """Rows of texts. strong: numbers of the rows to stress; outside: whether the numbers come from other work."""
+    """Rows of texts. strong: numbers of the rows to stress; outside: whether the numbers come from other work; screen:
+    whether paper is spared the table.
+    """
     rows = [[str(cell) for cell in row] for row in rows]
     numeric = [all(NUMBER.match(cell) for cell in column) for column in zip(*rows, strict=True)]
-    shown = {"columns": columns, "rows": rows, "caption": caption, "strong": strong, "outside": outside}
-    return {"kind": "table", "numeric": numeric or [False] * len(columns), **shown}
+    about = {"caption": caption, "strong": strong, "outside": outside, "screen": screen}
+    return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric or [False] * len(columns), **about}
 
 
-def bars(title: str, rows: list[tuple[str, float, str]]) -> dict:
-    """Bars from 0 to 1: (label, value, what is written beside it), the first one stressed."""
-    return {"kind": "bars", "title": title, "rows": rows}
+def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False) -> dict:
+    """Bars from 0 to 1: (label, value, what is written beside it), the first one stressed; wide: labels are long."""
+    return {"kind": "bars", "title": title, "rows": rows, "wide": wide}
 
 
-def fold(title: str, content: list[dict], *, shown: bool = False) -> dict:
-    return {"kind": "fold", "title": title, "blocks": content, "shown": shown}
+def fold(title: str, content: list[dict]) -> dict:
+    return {"kind": "fold", "title": title, "blocks": content}
 
 
 def code(content: str) -> dict:

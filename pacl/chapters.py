@@ -10,6 +10,7 @@ from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, load_ledger
 from pacl.data import read_json
 from pacl.provenance import last_commit, versions
 from pacl.results import classification, patch_alignment, segmentation, viewer
+from pacl.speed_results import speed, trust
 
 LEAD = (
     "PACL (Mukhoti et al., CVPR 2023) trains one small vision embedder on top of a frozen CLIP, from images with "
@@ -53,6 +54,8 @@ def chapters(profile: str, params, folder: Path) -> dict:
         section("segmentation", "Segmentation by text", "05_segmentation", segmentation(folder)),
         section("classification", "Zero-shot classification", "06_classification", classification(folder)),
         section("ablations", "What matters?", "07_ablations", ablations(folder)),
+        section("speed", "Speed and memory", None, speed(folder)),
+        section("trust", "Can a long run be trusted?", None, trust(folder)),
         section("protocols", "Evaluation protocols", None, protocols(params.protocols)),
         section("reproducibility", "Reproducibility", "08_report", reproducibility(profile, params)),
     ]

@@ -191,17 +191,16 @@ def roc_curves(curves: dict[str, dict]):
         xlim=(0, 1),
         ylim=(0, 1.01),
     )
-    axis.legend(frameon=False, loc="lower right")
+    axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
 
 
 def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
-    """One panel a metric: its mean over seeds for each setting, with every seed as a dot; the default setting is
-    drawn darker.
+    """One panel a metric: its mean over seeds for each setting, written into its bar, with every seed as a dot; the
+    default setting is drawn darker.
     """
-    figure, axes = plt.subplots(
-        1, len(metrics), figsize=(4.2 * len(metrics), 0.36 * table.setting.nunique() + 1.5), sharey=True, squeeze=False
-    )
+    size = (2.75 * len(metrics) + 1.4, 0.34 * table.setting.nunique() + 1.3)
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     colours = {
         setting: COLOURS["PACL"] if point == "default" else "#e7a6ae"
         for setting, point in zip(table.setting, table.point, strict=True)
@@ -220,8 +219,13 @@ def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
             ax=axis,
         )
         sns.stripplot(rows, y="setting", x="percent", color="#333333", size=3.5, jitter=False, ax=axis)
+        for bars, setting in zip(axis.containers, colours, strict=True):
+            ink = "white" if colours[setting] == COLOURS["PACL"] else "#333333"
+            axis.text(
+                1, bars[0].get_y() + bars[0].get_height() / 2, f"{bars[0].get_width():.1f}", va="center", color=ink
+            )
         axis.set(xlabel=label, ylabel="")
-    figure.suptitle(title, fontweight="bold", y=1.0)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     figure.tight_layout()
     return figure
 

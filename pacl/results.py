@@ -125,17 +125,15 @@ def errors(folder: Path) -> list[dict]:
 
 
 def class_tables(by_class: pd.DataFrame) -> list[dict]:
-    """One folded table a benchmark: a class a row, its IoU by protocol and method."""
+    """One fold a benchmark, a table a protocol: a class a row, its IoU by method; on paper the first protocol's."""
     folds = []
-    for i, (benchmark, rows) in enumerate(by_class.groupby("benchmark", sort=False)):
-        rows = rows.assign(method=rows.protocol + " " + rows.method.map(method_name))
-        folds.append(
-            fold(
-                f"{benchmark}: IoU of {rows['class'].nunique()} classes",
-                [by_method(rows, ["class"], "iou")],
-                shown=i == 0,
-            )
-        )
+    for benchmark, rows in by_class.groupby("benchmark", sort=False):
+        rows = rows.assign(method=rows.method.map(method_name))
+        tables = [
+            by_method(of_protocol, ["class"], "iou", caption=f"{benchmark}, {protocol} protocol", screen=number > 0)
+            for number, (protocol, of_protocol) in enumerate(rows.groupby("protocol", sort=False))
+        ]
+        folds.append(fold(f"{benchmark}: IoU of {rows['class'].nunique()} classes", tables))
     return folds
 
 
@@ -145,10 +143,9 @@ def viewer(folder: Path) -> list[dict]:
     if not data or not data["scenes"]:
         return []
     said = text(
-        "Choose a test scene and a prompt. Above, the cosine of every pixel with the prompt: colours run from the "
-        "lowest to the highest cosine that the method has with any prompt of the scene, so a prompt that isn't there "
-        "should stay dark. Below, the pixels that get the prompt among all classes. The scenes are the first ones with "
-        "three labels or more, not picked."
+        "Above, the cosine of every pixel with the prompt: colours run from the lowest to the highest cosine that the "
+        "method has with any prompt of the scene, so a prompt that isn't there should stay dark. Below, the pixels "
+        "that get the prompt among all classes. The scenes are the first ones with three labels or more, not picked."
     )
     methods = {name: method_name(name) for name in data["scenes"][0]["prompts"][0]["methods"]}
     return [said, {"kind": "viewer", "data": data | {"methods": methods}}]
@@ -208,7 +205,7 @@ def interval(bounds: list[float] | None, form) -> str:
     return f"{form(bounds[0])} – {form(bounds[1])}" if bounds else "–"
 
 
-def by_method(rows: pd.DataFrame, keys: list[str], value: str, caption: str = "") -> dict:
+def by_method(rows: pd.DataFrame, keys: list[str], value: str, *, caption: str = "", screen: bool = False) -> dict:
     """A table with one column a method, in percent, and PACL minus CLIP where both are columns."""
     methods = list(dict.fromkeys(rows.method))
     both = {"PACL", "CLIP"} <= set(methods)
@@ -219,7 +216,7 @@ def by_method(rows: pd.DataFrame, keys: list[str], value: str, caption: str = ""
         gain = [percent(values.get("PACL", math.nan) - values.get("CLIP", math.nan), "+")] if both else []
         lines.append([*of_key.iloc[0][keys], *cells, *gain])
     names = [*map(capital, keys), *(f"{m}, %" for m in methods), *["PACL − CLIP"] * both]
-    return table(names, lines, caption=caption)
+    return table(names, lines, caption=caption, screen=screen)
 
 
 def published() -> pd.DataFrame:

@@ -21,6 +21,7 @@ from pacl import ranks
 from pacl.cached import CachedPairs, Texts, held_out, identity_of, read_features
 from pacl.checkpoints import save_embedder
 from pacl.config import load_params
+from pacl.live import Curves
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
 from pacl.resume import Progress
@@ -68,13 +69,16 @@ class Run:
         return {name: getattr(self, name) for name in ("embedder", "logit_scale", "optimizer", "schedule")}
 
 
-def train(source, params, *, validation=None, folder: Path | None = None) -> tuple[VisionEmbedder, list[dict]]:
+def train(
+    source, params, *, validation=None, folder: Path | None = None, live: Path | None = None
+) -> tuple[VisionEmbedder, list[dict]]:
     """Trains e_v on a source's batches (see CachedPairs); returns it and its history, one row an epoch.
 
     validation: (patches, texts) of held-out pairs or a source; with it the history has their loss and retrieval
     accuracy.
     folder: where best (lowest validation loss) and last checkpoints are written. A run that was cut goes on from
     .resume/NAME beside it, which is gone when the run has ended, if settings and data are the same.
+    live: where the curves are written while it trains, see pacl.live.
     In a process group (pacl.ranks) all processes train one embedder, each on its part of every batch.
     Raises FloatingPointError naming the step and the batch when the loss is no number, and ValueError for a source
     that ends early.
@@ -86,13 +90,19 @@ def train(source, params, *, validation=None, folder: Path | None = None) -> tup
     if not ranks.same_everywhere(run.step, run.device):
         raise ValueError(f"processes would go on from different steps: {folder} must be one folder for all of them.")
     keep(run, params, folder, progress)
+    curves = Curves(live, run.step) if live and ranks.rank() == 0 else None
     embedder = torch.compile(run.embedder) if params.compile else run.embedder
-    for epoch in tqdm(range(len(run.history), params.epochs), desc="epochs", mininterval=5):
+    steps = params.epochs * source.steps
+    bar = tqdm(initial=run.step, total=steps, desc="training steps", mininterval=5, disable=ranks.rank() > 0)
+    for epoch in range(len(run.history), params.epochs):
         start = run.step - epoch * source.steps
         batches = islice(source.epoch(epoch, ranks.rank(), ranks.world(), start), source.steps - start)
         for number, batch in enumerate(batches, start):
             run.losses.append(train_step(run, embedder, batch, params, f"epoch {epoch + 1}, batch {number + 1}"))
             run.step += 1
+            bar.update()
+            if curves:
+                curves.loss(run.step, run.losses)
             if progress and ranks.rank() == 0 and progress.due():
                 progress.save(run.step, run.state())
         if run.step != (epoch + 1) * source.steps:
@@ -100,7 +110,10 @@ def train(source, params, *, validation=None, folder: Path | None = None) -> tup
                 f"the source ended after {len(run.losses)} of the {source.steps} batches of epoch {epoch + 1}."
             )
         end_epoch(run, params, validation)
+        if curves:
+            curves.epoch(run.history[-1])
         keep(run, params, folder, progress)
+    bar.close()
     if progress and ranks.rank() == 0:
         progress.remove()
     return run.embedder.eval(), run.history
@@ -262,6 +275,7 @@ def train_profile(profile: str, open_source=None) -> None:
             params,
             validation=(patches["validation"], texts["validation"]),
             folder=Path("checkpoints", profile),
+            live=Path("reports", profile, "live"),
         )
 
 

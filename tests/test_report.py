@@ -228,7 +228,7 @@ def test_a_world_that_isnt_the_papers_is_named_at_the_top(pages, folder, params)
 
 def test_numbers_of_the_literature_are_set_apart(pages):
     html, _ = pages
-    outside = "".join(re.findall(r'<figure class="table outside">.*?</figure>', html, re.S))
+    outside = "".join(re.findall(r'<figure class="table outside[^"]*">.*?</figure>', html, re.S))
     assert html.count(">96.51<") == outside.count(">96.51<") == 1
     assert "72.3?" in outside and "from the literature" in outside and ">51.3<" not in outside
 
@@ -315,3 +315,117 @@ def test_intervals_mistakes_and_other_worlds_are_said_in_numbers(pages):
     assert "PACL 43.2 % on things" in text and "PACL −0.25" in text
     assert "In 2 worlds drawn from other seeds" in text and "at least 15.0 points above" in text
     assert "Whose attention?" in text and "**Finding.** All pairs: 5 < 6 & so on." in text
+
+
+# --- speed and memory ---
+
+BENCHMARKS = {
+    "machine": {"processor": "Abacus", "cores": 3},
+    "items": {
+        "compatibility": {
+            "rows": [
+                {
+                    "name": "phi, large",
+                    "against": "two loops",
+                    "seconds": {"ours": 0.8357, "plain": 2.5},
+                    "gigabytes": {"ours": 0.125, "plain": 1.25},
+                    "ratio": {"seconds": 0.33428, "gigabytes": 0.1},
+                    "targets": {"seconds": 0.45},
+                    "to_floor": 1.5209,
+                },
+                {
+                    "name": "the same, small",
+                    "against": "",
+                    "seconds": {},
+                    "gigabytes": {"ours": 0.0287},
+                    "ratio": {},
+                    "targets": {"gigabytes_limit": 3.0},
+                },
+            ]
+        },
+        "epoch": {
+            "rows": [
+                {
+                    "name": "an epoch",
+                    "against": "",
+                    "seconds": {"ours": 8.0},
+                    "gigabytes": {},
+                    "ratio": {},
+                    "targets": {},
+                    "to_floor": 2.0,
+                    "parts": {"reading": 2.0, "gradients": 6.0},
+                }
+            ]
+        },
+    },
+    "cost": {
+        "rows": [
+            {
+                "pairs": 30_000_000,
+                "features": "once",
+                "seconds": 7_200_000,
+                "disk_gigabytes": 9062.4,
+                "memory_gigabytes": 31.3,
+            }
+        ],
+        "notes": ["One rule.", "One limit."],
+    },
+}
+
+
+def chapter(folder, params, title):
+    """A chapter of report.md."""
+    return written(folder, params)[1].split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.fixture
+def nested(folder, tmp_path_factory):
+    """The small run's folder, below another one as in reports/."""
+    inner = tmp_path_factory.mktemp("reports") / "mini"
+    folder.rename(inner)
+    return inner
+
+
+def test_benchmarks_are_shown_as_measured(nested, params):
+    (nested.parent / "benchmarks.json").write_text(json.dumps(BENCHMARKS))
+    Image.new("RGB", (4, 4)).save(nested.parent / "benchmarks.png")
+    found = chapter(nested, params, "Speed and memory")
+    assert "3 cores of Abacus" in found
+    assert "](../benchmarks.png)" in found
+    assert "| phi, large (beside two loops) | 0.836 | 0.334 | 0.45 | 0.125 | 0.1 | – | 1.52 |" in found
+    assert "| phi, small | – | – | – | 0.0287 | – | ≤ 3 | – |" in found
+    assert found.index("| gradients | 75.0 % |") < found.index("| reading | 25.0 % |")
+    assert "| 30,000,000 | once | 2,000 | 9,062 | 31.3 |" in found
+    assert "One rule. One limit." in found
+
+
+def test_without_benchmarks_a_sentence_says_how_to_measure(nested, params):
+    found = chapter(nested, params, "Speed and memory")
+    assert "`python -m benchmarks`" in found
+    assert "|" not in found
+
+
+def test_choices_are_ordered_by_what_they_change(nested, params):
+    found = chapter(nested, params, "What matters?")
+    first, second = found.index("| Whose attention? | 10.0 points |"), found.index("| stride | 0.0 points |")
+    assert first < second  # 0.41 and 0.31 on average; one setting alone changes nothing
+
+
+def test_long_runs_are_shown_where_they_were_measured(nested, params):
+    assert "Can a long run be trusted?" not in written(nested, params)[1]
+    ranks = {"batch_size": 128, "steps": 200, "losses": {"1": [], "2": [], "3": []}}
+    ranks["largest_difference"] = {"2": "9.5e-08", "3": "2.1e-07"}
+    memory = {
+        "unit": "MB",
+        "steps": 9900,
+        "from_step": 2000,
+        "growth_per_1000_steps": {"reader": -0.04, "trainer": 2.5},
+    }
+    for name, content in (("ranks", ranks), ("streaming_memory", memory)):
+        (nested.parent / f"{name}.json").write_text(json.dumps(content))
+        Image.new("RGB", (4, 4)).save(nested.parent / f"{name}.png")
+    found = chapter(nested, params, "Can a long run be trusted?")
+    assert "200 steps on batches of 128 pairs, run by 1, 2 and 3 processes" in found
+    assert "at most 2.1e-07 nats apart" in found
+    assert "9,900 steps: from step 2,000 on, memory grows by −0.04 MB in the reader and 2.5 MB in the trainer" in found
+    assert "](../ranks.png)" in found and "](../streaming_memory.png)" in found

@@ -35,7 +35,7 @@ document.querySelectorAll("main > section").forEach((section) => watch.observe(s
 // Tables: a click on a column's name sorts by it, a second click the other way; "–" stays last.
 function valueOf(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = parseFloat(text.replace(/,/g, "").replace("−", "-"));
+  const number = parseFloat(text.replace(/[,≤]/g, "").replace("−", "-"));
   return Number.isNaN(number) ? text : number;
 }
 function sort(table, column, down) {
