@@ -10,6 +10,7 @@ To add one: write its function and name it in LAST_BLOCKS.
 """
 
 import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,6 +73,17 @@ def clearclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 LAST_BLOCKS = {"clip": clip, "maskclip": maskclip, "sclip": sclip, "naclip": naclip, "clearclip": clearclip}
+
+
+def check_last_blocks(visual: nn.Module, names: list[str]) -> None:
+    """Raises ValueError for a name that there isn't, and for a CLIP whose last block can't be replaced."""
+    unknown = [name for name in names if name not in LAST_BLOCKS]
+    if unknown:
+        raise ValueError(f"there is no last block {unknown[0]!r}: use one of {', '.join(LAST_BLOCKS)}.")
+    others = [name for name in names if name != "clip"]
+    plain = isinstance(visual, VisionTransformer) and type(visual.transformer.resblocks[-1]) is ResidualAttentionBlock
+    if others and not plain:
+        raise ValueError(f"{others[0]} can't replace this CLIP's last block: use clip, or a ViT such as ViT-B-16.")
 
 
 def neighbourhood(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> Tensor:

@@ -7,11 +7,11 @@ from itertools import product
 
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl.baselines import LAST_BLOCKS
+from pacl.baselines import LAST_BLOCKS, check_last_blocks
 from pacl.weights import open_clip_model
 
 TOKENS = ("after_norm", "before_norm", "value")
@@ -91,7 +91,7 @@ class FrozenCLIP:
         """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before."""
         if passes not in PASSES:
             raise ValueError(f"passes must be joint or shifted, not {passes!r}.")
-        _check_last_blocks(self.model.visual, last_blocks)
+        check_last_blocks(self.model.visual, last_blocks)
         images, stride = self._on_device(images), self.patch_size if stride is None else stride
         grid = self.grid(*images.shape[2:], stride)
         with self._precision():
@@ -280,17 +280,7 @@ def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
             "ViT-B-16."
         )
     if tokens == "value":
-        _check_last_blocks(visual, ["maskclip"])
-
-
-def _check_last_blocks(visual: torch.nn.Module, names: list[str]) -> None:
-    unknown = [name for name in names if name not in LAST_BLOCKS]
-    if unknown:
-        raise ValueError(f"there is no last block {unknown[0]!r}: use {_one_of(LAST_BLOCKS)}.")
-    others = [name for name in names if name != "clip"]
-    plain = isinstance(visual, VisionTransformer) and type(visual.transformer.resblocks[-1]) is ResidualAttentionBlock
-    if others and not plain:
-        raise ValueError(f"{others[0]} can't replace this CLIP's last block: use clip, or a ViT such as ViT-B-16.")
+        check_last_blocks(visual, ["maskclip"])
 
 
 @contextmanager

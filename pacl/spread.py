@@ -36,7 +36,7 @@ def segmentation_over_ranks(
     for images, masks, benchmarks in image_sets.values():
         if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
             part = ranks.own_part(len(images), batch_size)
-            some = Images([images.source[i] for i in part]), Masks([masks.source[i] for i in part])
+            some = images.some(part), masks.some(part)
             found = segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
             confmats |= {name: {m: ranks.summed(c, clip.device) for m, c in of.items()} for name, of in found.items()}
     return confmats
