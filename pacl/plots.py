@@ -113,12 +113,12 @@ def matrices(tables: dict, labels: list[str]):
             cmap="rocket_r",
             cbar=False,
             square=True,
-            xticklabels=short,
+            xticklabels=labels,
             yticklabels=short,
             ax=axis,
         )
         axis.set(title=title, xlabel="caption")
-        plt.setp(axis.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor", fontsize=7.5)
+        plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor", fontsize=7.5)
         axis.tick_params(axis="y", rotation=0, labelsize=7.5)
     axes[0, 0].set_ylabel("image of")
     figure.tight_layout()
