@@ -80,6 +80,8 @@ def training_curves(history: pd.DataFrame):
         ("validation_loss", "validation (captions)", "-"),
     ):
         left.plot(history["epoch"], history[column], style, color=COLOURS["PACL"], label=label)
+    best = history.loc[history["validation_loss"].idxmin()]
+    left.plot(best["epoch"], best["validation_loss"], "o", color=COLOURS["PACL"], label="best epoch")
     left.set(title="Contrastive loss", xlabel="epoch", ylabel="InfoNCE, nats")
     left.legend(frameon=False)
     right.plot(history["epoch"], 100 * history["validation_retrieval"], color=COLOURS["PACL"])
