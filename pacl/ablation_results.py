@@ -8,22 +8,24 @@ from pacl.blocks import bars, capital, figure, heading, load, missing, percent, 
 from pacl.plots import NAMES
 
 
-def pooling(folder: Path) -> list[dict]:
-    """All-pairs phi against matched-only pooling, where that ablation was run; else nothing."""
+def pooling(folder: Path, base: dict) -> list[dict]:
+    """All-pairs phi against matched-only pooling, where that ablation was run; else nothing. base: the settings of
+    `train` that all ablations change.
+    """
     runs = load(folder, "ablations.csv")
     runs = runs[runs.group == "pooling"] if runs is not None else []
     if not len(runs) or not {"default", "matched_only"} <= set(runs.point):
         return []
     ours, others = (runs[runs.point == point] for point in ("default", "matched_only"))
     metrics = [name for name in metric_columns(runs) if runs[name].notna().all()]
-    gains = " and ".join(
+    gains = ", ".join(
         f"{percent(ours[name].mean() - others[name].mean(), '+')} points of {metric_name(name)}" for name in metrics
     )
     said = text(
         "The paper's compatibility pools an image's patches anew for **every** image-text pair. Public "
         "re-implementations pool with the matched text only, and contrast that one vector with all texts: another "
         f"objective, which lets the right answer into the image's vector. All else equal, the paper's own makes a "
-        f"difference of **{gains}** (means over seeds: {ours.seed.nunique()})."
+        f"difference of **{gains}** (means over {ours.seed.nunique()} seeds). {smaller(base, runs)}"
     )
     pictures = [
         bars(
@@ -35,15 +37,26 @@ def pooling(folder: Path) -> list[dict]:
     return [said, *pictures]
 
 
-def ablations(folder: Path) -> list[dict]:
+def smaller(base: dict, runs: pd.DataFrame) -> str:
+    """Why an ablation's numbers aren't those of the main run."""
+    settings = ", ".join(f"{value:,} {name}" for name, value in base.items() if name in ("pairs", "epochs"))
+    benchmark = next((name for name in metric_columns(runs) if name != "patch_accuracy"), "the benchmark")
+    return (
+        f"Ablations train less than the main run ({settings}), so that each seed can be trained anew, and are measured "
+        f"at CLIP's plain patch grid, patch accuracy over the classes of {benchmark}: compare their numbers with each "
+        f"other, not with other chapters'."
+    )
+
+
+def ablations(folder: Path, base: dict) -> list[dict]:
     runs, findings = load(folder, "ablations.csv"), load(folder, "findings.json") or {}
     if runs is None:
         return [missing("ablations.csv")]
     content = [
         text(
             "The paper leaves choices open, and public re-implementations made other ones. Each point changes one "
-            "thing; means ± standard deviation over seeds. What changes at inference only is one trained model, read "
-            "in other ways on the first test scenes: one run a setting."
+            "thing; means ± standard deviation over seeds. What changes at inference only is the main run's model, "
+            f"read in other ways on the first test scenes: one run a setting. {smaller(base, runs)}"
         ),
         what_matters(runs, findings),
     ]

@@ -70,10 +70,11 @@ def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, 
     class. Tables as pacl.errors makes them, methods by their names.
     """
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), width_ratios=[1.1, 1, 1.1])
+    confused = confused.sort_values("share", ascending=False, kind="stable")
     names = confused["class"] + " → " + confused.taken_for
     axes[0].barh(names, 100 * confused.share, color=COLOURS["PACL"])
     axes[0].invert_yaxis()
-    axes[0].set(title="PACL's most frequent confusions", xlabel="share of the class's pixels, %")
+    axes[0].set(title="Class → what PACL takes it for", xlabel="share of the class's pixels, %")
     sns.barplot(
         size.assign(recall=100 * size.recall),
         x="size",
@@ -87,11 +88,10 @@ def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, 
     axes[1].tick_params(axis="x", labelsize=7.5)
     axes[1].legend(frameon=False, title=None)
     for method, rows in mention.groupby("method", sort=False):
-        axes[2].scatter(rows.images, 100 * rows.iou, color=COLOURS[method], s=22, label=method)
+        axes[2].scatter(rows.images, 100 * rows.iou, color=COLOURS[method], s=22)
     axes[2].set(
         title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %"
     )
-    axes[2].legend(frameon=False)
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     figure.tight_layout()
     return figure

@@ -46,14 +46,14 @@ def chapters(profile: str, params, folder: Path) -> dict:
     notices += [prepared["note"]] if prepared.get("note") else []
     label = ", ".join([prepared.get("label", params.prepare.source)] + ["random weights"] * random)
     sections = [
-        section("pooling", "Every pair its own attention", "07_ablations", pooling(folder)),
+        section("pooling", "Every pair its own attention", "07_ablations", pooling(folder, params.ablations.base)),
         section("look", "See for yourself", "05_segmentation", viewer(folder)),
         section("world", "The data", "01_prepare", world(folder, params.prepare.source, prepared)),
         section("training", "Training", "03_train", training(folder, params.train)),
         section("patch-alignment", "Are patches aligned with text?", "04_patch_alignment", patch_alignment(folder)),
         section("segmentation", "Segmentation by text", "05_segmentation", segmentation(folder)),
         section("classification", "Zero-shot classification", "06_classification", classification(folder)),
-        section("ablations", "What matters?", "07_ablations", ablations(folder)),
+        section("ablations", "What matters?", "07_ablations", ablations(folder, params.ablations.base)),
         section("speed", "Speed and memory", None, speed(folder)),
         section("trust", "Can a long run be trusted?", None, trust(folder)),
         section("protocols", "Evaluation protocols", None, protocols(params.protocols)),

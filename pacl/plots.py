@@ -80,6 +80,8 @@ def training_curves(history: pd.DataFrame):
         ("validation_loss", "validation (captions)", "-"),
     ):
         left.plot(history["epoch"], history[column], style, color=COLOURS["PACL"], label=label)
+    best = history.loc[history["validation_loss"].idxmin()]
+    left.plot(best["epoch"], best["validation_loss"], "o", color=COLOURS["PACL"], label="best epoch")
     left.set(title="Contrastive loss", xlabel="epoch", ylabel="InfoNCE, nats")
     left.legend(frameon=False)
     right.plot(history["epoch"], 100 * history["validation_retrieval"], color=COLOURS["PACL"])
@@ -113,12 +115,12 @@ def matrices(tables: dict, labels: list[str]):
             cmap="rocket_r",
             cbar=False,
             square=True,
-            xticklabels=short,
+            xticklabels=labels,
             yticklabels=short,
             ax=axis,
         )
         axis.set(title=title, xlabel="caption")
-        plt.setp(axis.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor", fontsize=7.5)
+        plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor", fontsize=7.5)
         axis.tick_params(axis="y", rotation=0, labelsize=7.5)
     axes[0, 0].set_ylabel("image of")
     figure.tight_layout()

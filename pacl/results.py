@@ -118,7 +118,7 @@ def errors(folder: Path) -> list[dict]:
         heading("Where it errs"),
         text(
             f"Mean IoU of things and of stuff: {said}. Rank correlation of a class's IoU with the number of images "
-            f"whose captions name it: {ranks}."
+            f"whose captions name it (below zero: the often named do worse): {ranks}."
         ),
         figure(folder, "errors.png", "Frequent confusions; areas found, by size; IoU by how often a class is named."),
     ]
@@ -142,13 +142,13 @@ def viewer(folder: Path) -> list[dict]:
     data = load(folder, "viewer.json")
     if not data or not data["scenes"]:
         return []
-    said = text(
+    said = (
         "Above, the cosine of every pixel with the prompt: colours run from the lowest to the highest cosine that the "
         "method has with any prompt of the scene, so a prompt that isn't there should stay dark. Below, the pixels "
         "that get the prompt among all classes. The scenes are the first ones with three labels or more, not picked."
     )
     methods = {name: method_name(name) for name in data["scenes"][0]["prompts"][0]["methods"]}
-    return [said, {"kind": "viewer", "data": data | {"methods": methods}}]
+    return [{"kind": "viewer", "text": said, "data": data | {"methods": methods}}]
 
 
 def classification(folder: Path) -> list[dict]:

@@ -175,6 +175,20 @@ def test_it_prints(opened):
     assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) > 3
 
 
+def test_paper_is_white_has_no_controls_and_cuts_nothing_off(opened):
+    """A4, 794 pixels wide, of which its margins leave 688; everything unfolded, with a dark system."""
+    page = opened(width=794, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.add_style_tag(content="body { width: 688px !important; }")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for part in ("#theme", "nav", ".scenes", ".prompts", ".screen"):
+        assert not page.locator(part).first.is_visible(), part
+    wide = "nodes => nodes.map((node) => [node.getBoundingClientRect().right, node.textContent.slice(0, 80)])"
+    for right, text in page.locator("table, img, pre, .bars").evaluate_all(wide):
+        assert right <= 689, text
+
+
 @pytest.fixture
 def jupyterlab(tmp_path, tiny_folder):
     """A JupyterLab server on a copy of the project with a tiny model in it: its address, and the project."""

@@ -149,7 +149,7 @@ def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_fi
 
 def test_training_curves_show_the_history():
     left, right = plots.training_curves(HISTORY).axes
-    assert [line.get_ydata().tolist() for line in left.lines] == [[2.0, 1.0], [2.1, 1.5]]
+    assert [line.get_ydata().tolist() for line in left.lines] == [[2.0, 1.0], [2.1, 1.5], [1.5]]  # and the best epoch
     assert right.lines[0].get_ydata().tolist() == [20.0, 40.0] and right.get_ylim()[0] == 0
 
 
