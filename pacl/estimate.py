@@ -200,6 +200,7 @@ def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) 
         sizes = [images[i].size[::-1] for i in range(len(images))]
         wanted = {name: one for name, one in described.items() if name in settings.benchmarks}
         for name, protocol in protocols.items() if wanted else ():
+            protocol = protocol.on(next(iter(wanted)))
             phrases = sum(phrase_count(one, protocol) for one in wanted.values())
             texts = phrases * len(templates(protocol.templates)) * rates["text"]
             each = scene_seconds(clip, rates, protocol, sizes, settings.methods, phrases)
