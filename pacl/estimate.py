@@ -25,7 +25,7 @@ from pacl.segment import interpolation_matrix, window_starts
 from pacl.train import batch_loss
 
 SECTIONS = ("prepare", "model", "features", "train", "protocols", "patch_alignment", "segmentation", "classification")
-PROMPTS, STEP_PAIRS, LABELLED = 32, 32, 256  # how many prompts and pairs are timed, and a label map's side in pixels
+PROMPTS, STEP_PAIRS, LABELLED = 32, 128, 256  # phrases and pairs that are timed, and a label map's side in pixels
 PICTURES = 2 * (300 + 2 * 12 + 2 * 6)  # images read for the figures: CLIP and PACL on 300 scenes by size, the viewer's
 NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
 
