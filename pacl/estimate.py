@@ -11,7 +11,7 @@ import torch
 from pacl import benchmarks, labelled, shards, sources
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
-from pacl.data import all_scenes, read_json, read_pairs
+from pacl.data import Images, all_scenes, read_json, read_pairs
 from pacl.evaluate import foreground
 from pacl.inference import settings_of
 from pacl.labels import label_maps
@@ -36,7 +36,7 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     clip = load_clip(params.model.backbone, pretrained, tokens=params.model.tokens, dtype=params.model.dtype)
     prepared, features = (rehearsed / "data" / kind / profile for kind in ("prepared", "features"))
     counts = counted(profile, params, rehearsed)
-    rates = measured(clip, params, read_pairs(prepared, "train")[0], features)
+    rates = measured(clip, params, training_images(rehearsed, profile), features)
     until = {
         "features": counts["kept images"] * rates["image"] + counts["kept texts"] * rates["text"],
         "train": training_seconds(params, rates),
@@ -58,6 +58,12 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
         f"  {'all together':<24} {in_words(sum((until | after).values())):>12}",
         *needed(clip, params, counts, raw),
     ]
+
+
+def training_images(rehearsed: Path, profile: str) -> Images:
+    """Of the rehearsed project; those unpacked from shards are named from its folder on."""
+    source = read_pairs(rehearsed / "data/prepared" / profile, "train")[0].source
+    return Images([rehearsed / path for path in source] if isinstance(source, list) else source)
 
 
 def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
