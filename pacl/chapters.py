@@ -137,7 +137,7 @@ def training(folder: Path, params) -> list[dict]:
 
 
 def protocols(params) -> list[dict]:
-    settings = {name: protocol.model_dump() for name, protocol in params}
+    settings = {name: protocol.model_dump() | {"per_benchmark": changed(protocol)} for name, protocol in params}
     keys = list(next(iter(settings.values())))
     rows = [
         [key.replace("_", " "), *(WHEN_NULL.get(key, "–") if s[key] is None else s[key] for s in settings.values())]
@@ -150,6 +150,17 @@ def protocols(params) -> list[dict]:
         ),
         table(["Setting", *settings], rows),
     ]
+
+
+def changed(protocol) -> str | None:
+    """What a protocol changes on single benchmarks, in words; None for nothing."""
+    changes = {
+        benchmark: ", ".join(
+            f"{key.replace('_', ' ')} {value}" for key, value in one.model_dump(exclude_none=True).items()
+        )
+        for benchmark, one in protocol.per_benchmark.items()
+    }
+    return "; ".join(f"{benchmark}: {words}" for benchmark, words in changes.items()) or None
 
 
 def reproducibility(profile: str, params) -> list[dict]:

@@ -11,7 +11,7 @@ import torch
 from pacl import benchmarks, labelled, shards, sources
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
-from pacl.data import all_scenes, read_json, read_pairs
+from pacl.data import Images, all_scenes, read_json, read_pairs
 from pacl.evaluate import foreground
 from pacl.inference import settings_of
 from pacl.labels import label_maps
@@ -25,7 +25,7 @@ from pacl.segment import interpolation_matrix, window_starts
 from pacl.train import batch_loss
 
 SECTIONS = ("prepare", "model", "features", "train", "protocols", "patch_alignment", "segmentation", "classification")
-PROMPTS, STEP_PAIRS, LABELLED = 32, 32, 256  # how many prompts and pairs are timed, and a label map's side in pixels
+PROMPTS, STEP_PAIRS, LABELLED = 32, 128, 256  # phrases and pairs that are timed, and a label map's side in pixels
 PICTURES = 2 * (300 + 2 * 12 + 2 * 6)  # images read for the figures: CLIP and PACL on 300 scenes by size, the viewer's
 NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
 
@@ -36,7 +36,7 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     clip = load_clip(params.model.backbone, pretrained, tokens=params.model.tokens, dtype=params.model.dtype)
     prepared, features = (rehearsed / "data" / kind / profile for kind in ("prepared", "features"))
     counts = counted(profile, params, rehearsed)
-    rates = measured(clip, params, read_pairs(prepared, "train")[0], features)
+    rates = measured(clip, params, training_images(rehearsed, profile), features)
     until = {
         "features": counts["kept images"] * rates["image"] + counts["kept texts"] * rates["text"],
         "train": training_seconds(params, rates),
@@ -58,6 +58,12 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
         f"  {'all together':<24} {in_words(sum((until | after).values())):>12}",
         *needed(clip, params, counts, raw),
     ]
+
+
+def training_images(rehearsed: Path, profile: str) -> Images:
+    """Of the rehearsed project; those unpacked from shards are named from its folder on."""
+    source = read_pairs(rehearsed / "data/prepared" / profile, "train")[0].source
+    return Images([rehearsed / path for path in source] if isinstance(source, list) else source)
 
 
 def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
@@ -200,6 +206,7 @@ def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) 
         sizes = [images[i].size[::-1] for i in range(len(images))]
         wanted = {name: one for name, one in described.items() if name in settings.benchmarks}
         for name, protocol in protocols.items() if wanted else ():
+            protocol = protocol.on(next(iter(wanted)))
             phrases = sum(phrase_count(one, protocol) for one in wanted.values())
             texts = phrases * len(templates(protocol.templates)) * rates["text"]
             each = scene_seconds(clip, rates, protocol, sizes, settings.methods, phrases)

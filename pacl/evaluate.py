@@ -42,11 +42,17 @@ def segmentation(
         name: {method: torch.zeros(len(b["classes"]), len(b["classes"]), dtype=torch.long) for method in methods}
         for name, b in benchmarks.items()
     }
+    own_protocol = {name: protocol.on(name) for name in benchmarks}
+    if len({one.short_side for one in own_protocol.values()}) > 1:
+        raise ValueError(
+            f"{', '.join(benchmarks)} share their images: their short_side per benchmark must be the same."
+        )
+    sized = next(iter(own_protocol.values()))
     for picture, mask in equal_sizes(images, masks, batch_size):
-        logits, rows, columns = coarse_logits(clip, methods, picture, union, protocol)
+        logits, rows, columns = coarse_logits(clip, methods, picture, union, sized)
         for name, benchmark in benchmarks.items():
             target = torch.from_numpy(np.stack([target_of(m, benchmark["table"]) for m in mask]))
-            settings = on_benchmark(protocol, benchmark)
+            settings = on_benchmark(own_protocol[name], benchmark)
             for method, confmat in confmats[name].items():
                 part = logits[method][:, slice(*own[name])]
                 listed = background_listed(benchmark, protocol)
@@ -130,12 +136,8 @@ def background_listed(benchmark: dict, protocol: Protocol) -> bool:
 
 
 def on_benchmark(protocol: Protocol, benchmark: dict) -> Protocol:
-    """The protocol with its background's logit scale, or without its background rule where the benchmark has no
-    background class.
-    """
-    if has_background(benchmark):
-        return protocol.model_copy(update={"logit_scale": protocol.background_logit_scale or protocol.logit_scale})
-    return protocol.model_copy(update={"background_rule": "none"})
+    """The protocol, without its background rule where the benchmark has no background class."""
+    return protocol if has_background(benchmark) else protocol.model_copy(update={"background_rule": "none"})
 
 
 def equal_sizes(images: Images, masks: Masks, batch_size: int):

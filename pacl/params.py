@@ -108,6 +108,14 @@ class Train(Section):
         return self
 
 
+class OnBenchmark(Section):
+    """What a protocol changes on one benchmark; None for nothing."""
+
+    short_side: PositiveInt | None = None
+    logit_scale: Positive | None = None
+    background_threshold: NonNegative | None = None
+
+
 class Protocol(Section):
     """How an image is segmented; the defaults are the paper's, but for token_stride.
 
@@ -117,8 +125,8 @@ class Protocol(Section):
     "joint" pass or from "shifted" ones of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml.
     phrases: whose words for the classes, where a benchmark has such a list ("sclip": data/classes/sclip, with words for
     the background, too); None for the classes' names. logit_scale, background_rule and background_threshold: see
-    pacl.labels.predict; the rule, and background_logit_scale if it is not None, apply where a benchmark has a
-    background class.
+    pacl.labels.predict; the rule applies where a benchmark has a background class. per_benchmark: what differs on a
+    benchmark of that name.
     """
 
     short_side: PositiveInt | None = None
@@ -129,9 +137,14 @@ class Protocol(Section):
     templates: str = "seven"
     phrases: str | None = None
     logit_scale: Positive = 100.0
-    background_logit_scale: Positive | None = None
     background_rule: Literal["none", "entropy", "probability"] = "none"
     background_threshold: NonNegative = 0.0
+    per_benchmark: dict[str, OnBenchmark] = {}
+
+    def on(self, benchmark: str) -> "Protocol":
+        """The protocol with what it changes on a benchmark of that name."""
+        changes = self.per_benchmark.get(benchmark, OnBenchmark()).model_dump(exclude_none=True)
+        return self.model_copy(update=changes)
 
     @model_validator(mode="after")
     def windows_cover_the_image(self):

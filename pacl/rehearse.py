@@ -80,6 +80,9 @@ def small(name: str, protocol: dict) -> dict:
     """A protocol on small images, with the same strides of tokens."""
     side = SHORT_SIDES.get(name, 224)
     sizes = {"short_side": min(protocol["short_side"] or side, side)}
+    if own := protocol.get("per_benchmark"):
+        kept = {name: {k: v for k, v in changes.items() if k != "short_side"} for name, changes in own.items()}
+        sizes["per_benchmark"] = kept
     if protocol["window"] and protocol["window"] > side:
         sizes |= {"window": side, "window_stride": side // 2}
     return protocol | sizes

@@ -230,6 +230,21 @@ def test_pacl_reads_its_own_tokens_and_others_project_a_last_block():
     }
 
 
+def test_a_protocol_changes_only_what_it_says_on_one_benchmark(monkeypatch):
+    benchmark = BENCHMARKS["with_background"]
+    images, masks = pictures([(14, 20)] * 2)
+    scenes = Images(np.stack(images)), Masks(np.stack(masks))
+    plain = {"logit_scale": 40.0, "background_rule": "probability", "background_threshold": 0.4}
+    own = {"small": {"short_side": 28, "logit_scale": 2.0}, "other": {"background_threshold": 0.9}}
+    protocol = Protocol(**plain, per_benchmark=own)
+    for name, changes in (*own.items(), ("third", {})):
+        found = segmentation(ColourCLIP(), PACL, *scenes, {name: benchmark}, protocol)[name]["pacl"]
+        expected = segmentation(ColourCLIP(), PACL, *scenes, {name: benchmark}, Protocol(**(plain | changes)))
+        assert torch.equal(found, expected[name]["pacl"]), name
+    with pytest.raises(ValueError, match="small, third share their images: their short_side"):
+        segmentation(ColourCLIP(), PACL, *scenes, {"small": benchmark, "third": benchmark}, protocol)
+
+
 def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same():
     clip, asked = ColourCLIP(), {"one": ["cat, kitten", "dog"], "two": ["sea", "dog", "cat, kitten"]}
     seen = []
@@ -248,7 +263,7 @@ def test_a_protocols_own_phrases_name_the_background_too():
     protocol = Protocol(
         phrases="sclip",
         logit_scale=40.0,
-        background_logit_scale=2.0,
+        per_benchmark={"one": {"logit_scale": 2.0}},
         background_rule="probability",
         background_threshold=0.4,
     )

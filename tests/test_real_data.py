@@ -135,7 +135,7 @@ def test_the_classes_are_the_published_ones_in_their_order(real_data, published)
 
 
 def test_the_evaluators_phrases_are_naclips(real_data):
-    for name in ("voc20", "voc21", "coco_object", "coco_stuff", "ade20k"):
+    for name in ("voc20", "voc21", "context60", "coco_object", "coco_stuff", "ade20k"):
         published = lines_of(real_data / f"class_names/naclip_prompts/cls_{name}.txt")
         assert lines_of(project_root() / f"data/classes/sclip/{name}.txt") == published
 

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from folders import write_flickr8k, write_voc
+from folders import write_flickr8k, write_image, write_voc
 
 from pacl import estimate
 from pacl.config import load_params, read_section
+from pacl.data import write_pairs
 from pacl.params import Profile, Protocol
 from pacl.rehearse import lay_out, reduced, rehearse, run_stage, stages
 
@@ -122,6 +123,15 @@ def test_a_scene_takes_its_blocks_and_its_label_map(tiny_clip):
     assert taken == pytest.approx(8.0 * estimate.operations(tiny_clip, 9) / both[0])
     taken = estimate.scene_seconds(tiny_clip, rates | {"label": 0}, Protocol(), [(32, 32), (56, 88)], ["pacl"], 3)
     assert taken == pytest.approx(8.0 * sum(both) / 2 / both[0])
+
+
+def test_images_that_were_unpacked_in_the_rehearsed_project_are_found_from_anywhere(tmp_path):
+    write_image(tmp_path / "project/data/prepared/paper/train_images/000000.png", value=7)
+    write_image(tmp_path / "elsewhere.png", value=9)
+    paths = ["data/prepared/paper/train_images/000000.png", tmp_path / "elsewhere.png"]
+    write_pairs(tmp_path / "project/data/prepared/paper", "train", paths, [["seven"], ["nine"]])
+    images = estimate.training_images(tmp_path / "project", "paper")
+    assert [images[i].getpixel((0, 0))[0] for i in range(2)] == [7, 9]
 
 
 class OnePhoto:
