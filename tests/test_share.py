@@ -1,6 +1,8 @@
 """A trained embedder as a portable folder, and data by a DVC remote: what arrives is what was sent."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -139,3 +141,45 @@ def test_pushed_results_are_pulled_by_a_fresh_clone_and_nothing_runs_again(tmp_p
     assert "up to date" in capfd.readouterr().out and log.read_text() == "ran\n"
     Path("raw.txt").write_text("other data")  # the test would see a stage that runs
     assert dvc(["repro", "-q"]) == 0 and log.read_text() == "ran\nran\n"
+
+
+# --- what a killed `dvc repro` leaves ---
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of one stage, and where DVC keeps who reads and writes what."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    stage = {"cmd": "cp raw.txt result.txt", "deps": ["raw.txt"], "outs": ["result.txt"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"copy": stage}}))
+    Path("raw.txt").write_text("data")
+    git("init", "-q")
+    assert dvc(["init", "-q"]) == 0
+    Path(".dvc/tmp").mkdir(exist_ok=True)
+    return tmp_path
+
+
+def left_by(process: int, folder: Path) -> str:
+    return json.dumps({"write": {str(folder / "result.txt"): {"pid": process, "cmd": "dvc repro"}}})
+
+
+def test_the_lock_of_a_killed_repro_is_passed_over(repository):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    Path(".dvc/tmp/rwlock").write_text(left_by(gone.pid, repository))
+    assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
+
+
+def test_a_lock_that_needs_a_hand_says_so_and_goes_when_it_is_removed(repository, caplog):
+    """Its process's number is another program's by now (here pytest's parent), or the file was cut while written."""
+    for content, message in (
+        (left_by(os.getppid(), repository), r"you can manually remove '.*rwlock' and try again"),
+        ('{"write"', r"Unable to read RWLock-file '.*rwlock'"),
+    ):
+        Path(".dvc/tmp/rwlock").write_text(content)
+        caplog.clear()
+        assert dvc(["repro"]) != 0 and re.search(message, caplog.text, re.DOTALL), caplog.text
+        assert not Path("result.txt").exists()
+    Path(".dvc/tmp/rwlock").unlink()
+    assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
