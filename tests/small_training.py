@@ -1,6 +1,7 @@
 """Small training settings and pairs of random numbers, for all tests that train."""
 
 import json
+import multiprocessing
 import os
 import sys
 from types import SimpleNamespace
@@ -23,6 +24,12 @@ SETTINGS = dict(
     compile=False, accumulate=1, seed=0,
 )  # fmt: skip
 SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, weight_decay=0.1)  # 36 steps
+
+
+# Starts processes that have imported torch and open_clip already. A Python has one such server, so what it imports is
+# said here, for all test modules: a process without open_clip would take seconds to import it.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["pacl.train", "pacl.pretrain"])
 
 
 def params(**changes):

@@ -74,7 +74,7 @@ def test_real_photos_from_pairs_to_confusion_matrices(real_data, random_vit, tmp
     assert np.isfinite(losses).all() and losses[-1] < 0.75 * losses[0]
     images, masks, benchmarks = read_scenes(tmp_path / "prepared", "test")
     assert len(images) == 20 and set(benchmarks) == {"voc20", "voc21"}
-    protocol = Protocol(short_side=224, templates="plain", background_rule="probability", background_threshold=0.1)
+    protocol = Protocol(short_side=112, templates="plain", background_rule="probability", background_threshold=0.1)
     check_segmentation(
         random_vit, methods_of(random_vit, embedder, ["clip", "pacl"]), images, masks, benchmarks, protocol
     )

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -12,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from small_training import SHORT, params, random_pairs, run_pretraining, run_training
+from small_training import SHORT, params, processes, random_pairs, run_pretraining, run_training
 
 from pacl import resume
 from pacl.cached import CachedPairs
@@ -20,14 +19,6 @@ from pacl.checkpoints import load_embedder, save_embedder
 from pacl.model import VisionEmbedder
 from pacl.resume import Progress, pack, read_state, unpack, write_durably
 from pacl.train import train
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Starts processes that have imported torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pacl.train", "pacl.pretrain"])
-    return context
 
 
 def files(folder):
@@ -60,7 +51,7 @@ def killed_at_random_moments(start, folder, states, kills, longest):
 
 
 @pytest.mark.parametrize("changes", [{}, {"text_embedder": "linear", "accumulate": 2}], ids=["default", "text head"])
-def test_training_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp_path, changes):
+def test_training_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, changes):
     """At least 12 kills, most of them within the loop; what is written is compared byte by byte, history included."""
 
     def start(folder):
@@ -81,7 +72,7 @@ def test_training_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp
     assert within > 6
 
 
-def test_pretraining_killed_at_random_moments_ends_in_the_same_bytes(processes, tmp_path):
+def test_pretraining_killed_at_random_moments_ends_in_the_same_bytes(tmp_path):
     def start(folder):
         folder.mkdir(exist_ok=True)
         process = processes.Process(target=run_pretraining, args=(folder,))
