@@ -84,6 +84,8 @@ def finding(rows: pd.DataFrame) -> str:
     by_setting = 100 * rows.groupby("setting", sort=False)[metric].agg(["mean", "min", "max"])
     best, worst = by_setting["mean"].idxmax(), by_setting["mean"].idxmin()
     gap, spread = by_setting["mean"][best] - by_setting["mean"][worst], (by_setting["max"] - by_setting["min"]).max()
+    if gap < 0.05:
+        return f"No difference: {by_setting['mean'][best]:.1f} % {name} with either."
     seeds = rows.seed.nunique()
     weight = (
         f"{'more' if gap > spread else 'no more'} than the largest spread over {seeds} seeds, {spread:.1f} points"

@@ -118,3 +118,5 @@ def test_a_finding_weighs_the_difference_against_the_seeds():
     assert "no more than the largest spread" in finding(rows)
     one = pd.DataFrame({"setting": ["a", "b"], "seed": 0, "voc21": [0.2, 0.3]})
     assert finding(one).startswith("b is best with 30.0 % voc21 mIoU") and finding(one).endswith("one run each.")
+    rows["patch_accuracy"] = 0.4
+    assert finding(rows) == "No difference: 40.0 % patch accuracy with either."
