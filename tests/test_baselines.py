@@ -203,7 +203,7 @@ def test_before_norm_leaves_the_final_norm_to_project(tiny_folder):
 
 def test_names_that_are_none_are_named(random):
     x = torch.zeros(1, 3, 32, 32)
-    with pytest.raises(ValueError, match="no last block 'gem': use clip, maskclip, sclip, naclip or clearclip"):
+    with pytest.raises(ValueError, match="no last block 'gem': use one of clip, maskclip, sclip, naclip, clearclip"):
         random.patch_features(x, last_block="gem")
     with pytest.raises(ValueError, match="passes must be joint or shifted, not 'both'"):
         random.patch_features(x, passes="both")
