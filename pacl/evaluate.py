@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
@@ -14,7 +13,7 @@ from pacl.labels import label_maps
 from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
-from pacl.parts import in_parts
+from pacl.parts import in_parts, progress_bar
 from pacl.prompts import templates
 from pacl.segment import Method, coarse_logits, dense_logits, segment
 
@@ -144,7 +143,7 @@ def equal_sizes(images: Images, masks: Masks, batch_size: int):
     """Batches of consecutive images of one size: (uint8 [B, 3, H, W], their B masks). Raises ValueError for a mask of
     another size than its image.
     """
-    pairs = tqdm(((images[i], masks[i]) for i in range(len(images))), total=len(images), desc="scenes", mininterval=5)
+    pairs = progress_bar(((images[i], masks[i]) for i in range(len(images))), total=len(images), desc="scenes")
     for _, group in groupby(pairs, key=lambda pair: pair[0].size):
         for batch in chunks(group, batch_size):
             for image, mask in batch:

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from pacl.clip import FrozenCLIP
 from pacl.data import Images, write_json
-from pacl.parts import in_parts, processes
+from pacl.parts import in_parts, processes, progress_bar
 from pacl.prompts import nouns, templates
 
 
@@ -35,7 +34,7 @@ def batches(clip: FrozenCLIP, images: Images, batch_size: int, title: str):
     """Preprocessed images in order, [B, 3, H, W] at a time, with a progress bar; for a GPU every core decodes."""
     workers = 0 if clip.device.type == "cpu" else processes()
     loader = DataLoader(Preprocessed(images, clip.preprocess), batch_size, num_workers=workers)
-    return tqdm(loader, desc=title, mininterval=5)
+    return progress_bar(loader, desc=title)
 
 
 def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: int) -> None:

@@ -4,6 +4,7 @@ They hold no times, so equal trainings give equal files; a training that was cut
 was not. The stage `train` keeps them (`persist`) when it starts, for it may go on.
 """
 
+import warnings
 from pathlib import Path
 
 EVERY = 50  # steps between two points of the training loss
@@ -18,11 +19,17 @@ class Curves:
 
     def __init__(self, folder: Path, step: int = 0):
         from dvclive import Live  # half a second, which only a training has to spend
+        from scmrepo.exceptions import SCMError
 
         (folder / "metrics.json").unlink(missing_ok=True)  # after a kill perhaps torn, which dvclive wouldn't forgive
         for path in (folder / "plots/metrics").glob("*.tsv"):
             keep_up_to(step, path)
-        self.live = Live(str(folder), resume=step > 0, save_dvc_exp=False, dvcyaml=None)
+        (folder / "plots/metrics").mkdir(parents=True, exist_ok=True)
+        try:
+            self.live = Live(str(folder), resume=step > 0, save_dvc_exp=False, dvcyaml=None)
+        except SCMError:  # dvclive asks Git for a commit, and a new repository has none
+            warnings.warn("no live curves: commit once, and the next training has them.", stacklevel=2)
+            self.live = None
 
     def loss(self, step: int, losses: list[float]) -> None:
         """At every fiftieth step, the mean of the last fifty losses of the epoch under way."""
@@ -36,6 +43,8 @@ class Curves:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """One point for each named curve."""
+        if self.live is None:
+            return
         self.live.step = step
         for name, value in values.items():
             self.live.log_metric(name, round(value, 6))

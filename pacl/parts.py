@@ -8,6 +8,9 @@ from collections.abc import Callable
 from multiprocessing import get_context
 
 import torch
+import tqdm.auto
+
+shown = None  # in a fork: whether its progress is shown, which is that of the first part only
 
 
 def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, *, parts: int | None = None) -> list:
@@ -35,11 +38,20 @@ def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, 
     return [_receive(*one) for one in started]
 
 
+def progress_bar(items=None, **options) -> tqdm.tqdm:
+    """tqdm's bar over items, in a notebook its widget; in a fork, which can't reach the notebook, a line of text."""
+    if shown is None:
+        return tqdm.auto.tqdm(items, mininterval=5, **options)
+    return tqdm.tqdm(items, mininterval=5, **(options | {"disable": not shown}))
+
+
 def processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def _send(compute, part: range, sender) -> None:
+    global shown
+    shown = part.start == 0
     torch.set_num_threads(1)  # a fork must not use the threads that its parent had
     try:
         answer = compute(part), None

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from tqdm.auto import tqdm
 
 from pacl import ranks
 from pacl.cached import CachedPairs, Texts, held_out, identity_of, read_features
@@ -24,6 +23,7 @@ from pacl.config import load_params
 from pacl.live import Curves
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
+from pacl.parts import progress_bar
 from pacl.resume import Progress
 
 
@@ -93,7 +93,7 @@ def train(
     curves = Curves(live, run.step) if live and ranks.rank() == 0 else None
     embedder = torch.compile(run.embedder) if params.compile else run.embedder
     steps = params.epochs * source.steps
-    bar = tqdm(initial=run.step, total=steps, desc="training steps", mininterval=5, disable=ranks.rank() > 0)
+    bar = progress_bar(initial=run.step, total=steps, desc="training steps", disable=ranks.rank() > 0)
     for epoch in range(len(run.history), params.epochs):
         start = run.step - epoch * source.steps
         batches = islice(source.epoch(epoch, ranks.rank(), ranks.world(), start), source.steps - start)

@@ -1,5 +1,8 @@
 """A training's curves while it trains: the right points, none twice after a cut, the same training as without them."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,3 +104,12 @@ def test_no_time_is_written(tmp_path):
         '{ "loss": 1.234568, "step": 7 }',
         "step loss 7 1.234568",
     ]
+
+
+def test_in_a_repository_without_a_commit_a_training_has_no_curves_and_says_so(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="no live curves: commit once"):
+        _, history = trained(tmp_path, live=tmp_path / "live")
+    assert len(history) == SHORT["epochs"] and list((tmp_path / "live/plots/metrics").iterdir()) == []

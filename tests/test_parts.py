@@ -10,7 +10,7 @@ from test_evaluate import BENCHMARKS, METHODS, PROTOCOLS, ColourCLIP, pictures
 from pacl import parts
 from pacl.data import Images, Masks
 from pacl.evaluate import segmentation, segmentation_of_sets
-from pacl.parts import in_parts
+from pacl.parts import in_parts, progress_bar
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,13 @@ def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes():
 def test_with_a_gpu_which_a_fork_cannot_use_there_is_no_other_process(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert in_parts(lambda part: (part, os.getpid()), 23, 4) == [(range(23), os.getpid())]
+
+
+def test_of_forks_only_the_first_shows_its_progress(capfd):
+    assert in_parts(lambda part: len(list(progress_bar(part, desc=f"from {part.start}"))), 9, 3) == [3, 3, 3]
+    assert list(progress_bar(range(2), desc="own")) == [0, 1]
+    shown = capfd.readouterr().err
+    assert "from 0: 100%" in shown and "own: 100%" in shown and "from 3" not in shown and "from 6" not in shown
 
 
 def test_an_error_of_a_part_is_raised_and_a_death_is_named():
