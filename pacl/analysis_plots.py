@@ -2,6 +2,8 @@
 section 4).
 """
 
+from itertools import count
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -34,12 +36,13 @@ def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
 
 
 def label_lifts(texts: pd.DataFrame, table: pd.DataFrame) -> list[int]:
-    """How many lines up each label goes, so that those of texts in one place stand above each other."""
-    reach = 0.16 * (table.x.max() - table.x.min()), 0.04 * (table.y.max() - table.y.min())
-    places, lifts = texts[["x", "y"]].to_numpy(), []
-    for i, place in enumerate(places):
-        taken = {lift for j, lift in enumerate(lifts) if (abs(place - places[j]) < reach).all()}
-        lifts.append(next(n for n in range(i + 1) if n not in taken))
+    """How many lines up each label goes, so that no two stand in one place."""
+    width, line = 0.16 * (table.x.max() - table.x.min()), 0.042 * (table.y.max() - table.y.min())
+    taken, lifts = [], []
+    for x, y in texts[["x", "y"]].to_numpy():
+        near = [other for at, other in taken if abs(at - x) < width]
+        lifts.append(next(n for n in count() if all(abs(y + n * line - other) >= 0.999 * line for other in near)))
+        taken.append((x, y + lifts[-1] * line))
     return lifts
 
 

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
-from pacl import plots
+from pacl import analysis_plots, plots
 from pacl.plots import COLOURS, NAMES
 from pacl.scene_plots import palette, wrapped
 
@@ -195,3 +195,11 @@ def test_results_of_random_weights_are_called_so(tmp_path):
     (tmp_path / "prepare.json").write_text('{"label": "mini world, not Pascal VOC"}')
     assert plots.label_of(tmp_path, "openai") == "mini world, not Pascal VOC"
     assert plots.label_of(tmp_path, "random") == "mini world, not Pascal VOC, random weights"
+
+
+def test_labels_of_texts_in_one_place_stand_above_each_other():
+    table = pd.DataFrame(
+        {"x": [0.0, 100.0, 50.0, 50.0, 51.0, 50.0, 90.0], "y": [0.0, 100.0, 10.0, 10.0, 14.0, 30.0, 10.0]}
+    )
+    texts = table.iloc[2:]  # the third lies where the second's label went, the last far to the right of all
+    assert analysis_plots.label_lifts(texts, table) == [0, 1, 2, 0, 0]
