@@ -98,8 +98,10 @@ def cost(measured: dict | None) -> list[dict]:
 
 
 def trust(folder: Path) -> list[dict]:
-    """One training in several processes, and memory while pairs are streamed; nothing where neither was measured."""
-    ranks, memory = (load(folder / ABOVE, f"{name}.json") for name in ("ranks", "streaming_memory"))
+    """One training in several processes, memory while pairs are streamed, damaged files; of each, if it was tried."""
+    ranks, memory, damaged = (
+        load(folder / ABOVE, f"{name}.json") for name in ("ranks", "streaming_memory", "damaged_files")
+    )
     content = []
     if ranks:
         numbers, apart = list(ranks["losses"]), max(map(float, ranks["largest_difference"].values()))
@@ -123,6 +125,17 @@ def trust(folder: Path) -> list[dict]:
                 f"memory grows by {grown} in a thousand steps (`python -m benchmarks.streaming_memory`)."
             ),
             figure(folder, f"{ABOVE}/streaming_memory.png", "Memory while pairs are streamed."),
+        ]
+    if damaged:
+        tried = sum(counts["tried"] for counts in damaged.values())
+        rows = [[reader, f"{counts['tried']:,}", f"{counts['refused']:,}"] for reader, counts in damaged.items()]
+        content += [
+            text(
+                f"{len(damaged)} readers were given {tried:,} damaged files, each with one to three faults: every one "
+                "was read as an independent reading reads it, or refused with a sentence that names it "
+                "(`python -m pytest tests/test_hostile.py -m slow`)."
+            ),
+            table(["Reader", "Damaged files", "Refused"], rows, caption="Damaged files"),
         ]
     return content
 

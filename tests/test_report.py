@@ -429,6 +429,10 @@ def test_long_runs_are_shown_where_they_were_measured(nested, params):
     assert "at most 2.1e-07 nats apart" in found
     assert "9,900 steps: from step 2,000 on, memory grows by −0.04 MB in the reader and 2.5 MB in the trainer" in found
     assert "](../ranks.png)" in found and "](../streaming_memory.png)" in found
+    damaged = {"mask": {"tried": 2000, "refused": 1839}, "shard": {"tried": 2500, "refused": 0}}
+    (nested.parent / "damaged_files.json").write_text(json.dumps(damaged))
+    found = chapter(nested, params, "Can a long run be trusted?")
+    assert "2 readers were given 4,500 damaged files" in found and "| mask | 2,000 | 1,839 |" in found
 
 
 def test_ablations_say_why_their_numbers_are_not_the_main_run_s(nested, params):
