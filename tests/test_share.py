@@ -183,3 +183,15 @@ def test_a_lock_that_needs_a_hand_says_so_and_goes_when_it_is_removed(repository
         assert not Path("result.txt").exists()
     Path(".dvc/tmp/rwlock").unlink()
     assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
+
+
+def test_a_torn_dvc_lock_says_so_and_git_brings_it_back(repository, caplog):
+    """DVC writes it in place, so a kill at that moment leaves it empty."""
+    assert dvc(["repro", "-q"]) == 0
+    whole = Path("dvc.lock").read_bytes()
+    git("add", "-A")
+    git("commit", "-qm", "Run")
+    Path("dvc.lock").write_bytes(b"")
+    assert dvc(["repro"]) != 0 and re.search(r"dvc\.lock' validation failed", caplog.text), caplog.text
+    git("checkout", "dvc.lock")
+    assert dvc(["repro", "-q"]) == 0 and Path("dvc.lock").read_bytes() == whole
