@@ -201,7 +201,7 @@ def test_counts_of_the_whole_run_are_the_official_ones():
 
 
 def test_make_rehearse_names_what_is_missing(tmp_path):
-    make = ["make", "-n", "rehearse", "PROFILE=flickr8k", "DATA=data/raw"]
+    make = ["make", "-n", "--no-print-directory", "rehearse", "PROFILE=flickr8k", "DATA=data/raw"]
     asked = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
     assert asked == "python -m pacl.rehearse flickr8k --data data/raw"
     command = [sys.executable, *asked.split()[1:-1], str(tmp_path)]
