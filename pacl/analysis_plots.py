@@ -37,7 +37,7 @@ def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
 
 def label_lifts(texts: pd.DataFrame, table: pd.DataFrame) -> list[int]:
     """How many lines up each label goes, so that no two stand in one place."""
-    width, line = 0.16 * (table.x.max() - table.x.min()), 0.042 * (table.y.max() - table.y.min())
+    width, line = 0.12 * (table.x.max() - table.x.min()), 0.042 * (table.y.max() - table.y.min())
     taken, lifts = [], []
     for x, y in texts[["x", "y"]].to_numpy():
         near = [other for at, other in taken if abs(at - x) < width]
