@@ -2,6 +2,7 @@
 pacl.ablations PROFILE POINT.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -97,3 +98,4 @@ if __name__ == "__main__":
         print(run_point(*sys.argv[1:]))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
+    gc.freeze()  # or Python looks once more through all of torch's objects before it leaves, which takes a second

@@ -71,22 +71,20 @@ def predict(
         raise ValueError(f"background must be one of {', '.join(BACKGROUND_RULES)}, not {background!r}.")
     logits = logits.float()
     _check_phrases(phrase_index, logits.shape[dim])
-    labels = _argmax(logits, dim)
-    if not _one_each(phrase_index):
-        labels = phrase_index.to(labels.device)[labels]
+    best = _argmax(logits, dim)
+    labels = best if _one_each(phrase_index) else phrase_index.to(best.device)[best]
     if background == "none":
         return labels
+    below = (logits - logits.gather(dim, best.unsqueeze(dim))).mul_(logit_scale)
     if background == "entropy":
-        is_background = entropy(best_phrase(logit_scale * logits, phrase_index, dim), dim) > threshold
+        is_background = entropy(best_phrase(below, phrase_index, dim), dim) > threshold
     else:  # the largest of a softmax is one over the sum of exp(logit - largest)
-        logits = logit_scale * logits
-        is_background = (logits - logits.amax(dim, keepdim=True)).exp_().sum(dim).reciprocal_() < threshold
+        is_background = below.exp_().sum(dim).reciprocal_() < threshold
     return (labels if background_listed else labels + 1).masked_fill(is_background, 0)
 
 
-def entropy(logits: Tensor, dim: int = -3) -> Tensor:
-    """Nats [..., H, W] of the softmax over classes of logits [..., K, H, W]."""
-    below = logits - logits.amax(dim, keepdim=True)
+def entropy(below: Tensor, dim: int = -3) -> Tensor:
+    """Nats [..., H, W] of the softmax over classes of logits [..., K, H, W], from how far each is below the largest."""
     weights = below.exp()  # H = log Z - sum(w x) / Z, with w = exp(x), Z = sum(w)
     total = weights.sum(dim)
     return total.log() - weights.mul_(below).sum(dim).div_(total)

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from pacl import textures
 from pacl.captions import caption
-from pacl.things import ODD, ODD_COLOURS, multiplied, sprite, things
+from pacl.things import ODD, ODD_COLOURS, line_drawing, multiplied, things
 
 SIDE = 128  # pixels of a rendered scene; masks have the same size
 VIEW = 64  # pixels of a training image: what the mini CLIP sees
@@ -224,23 +224,13 @@ def classification_image(index: int, *, seed: int, split: str, set_name: str) ->
         paste(image, mask, other_sheet, box, rng.uniform(-15, 15), label_of(other, other_kind))
     degrees = rng.uniform(60, 300) if set_name == "rotated" else rng.uniform(-15, 15)
     variant = variant_of(rng, kind)
-    sheet = line_drawing(sprite(name, kind, variant)) if set_name == "outline" else multiplied(name, kind, variant)
-    paste(image, mask, sheet, placed[0], degrees, label_of(name, kind))
+    drawn = line_drawing if set_name == "outline" else multiplied
+    paste(image, mask, drawn(name, kind, variant), placed[0], degrees, label_of(name, kind))
     return small_view(spoiled(rng, image, set_name, placed[0])), list(things()).index(name)
 
 
 def variant_of(rng, kind: str) -> int:
     return int(rng.integers(ODD_COLOURS)) if kind == ODD else 0
-
-
-def line_drawing(sheet: Image.Image) -> Image.Image:
-    """Paper-white inside, with only the edges of the drawing in ink; colours multiplied by opacity."""
-    grey = sheet.convert("L").filter(ImageFilter.MedianFilter(5))
-    edges = grey.filter(ImageFilter.FIND_EDGES).filter(ImageFilter.MaxFilter(5)).point(lambda v: 255 - min(255, v * 4))
-    rim = sheet.getchannel("A").filter(ImageFilter.MinFilter(13))
-    drawing = Image.composite(edges, Image.new("L", sheet.size), rim).convert("RGB")
-    drawing.putalpha(sheet.getchannel("A"))
-    return drawing.convert("RGBa")
 
 
 def spoiled(rng, image: Image.Image, set_name: str, box) -> np.ndarray:

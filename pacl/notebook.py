@@ -9,6 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+# ruff: noqa: E402
+sys.modules["rfc3987_syntax"] = None  # a second to import, for checks of jsonschema's that no notebook needs
+
 import nbformat
 import papermill
 import yaml
@@ -66,6 +69,7 @@ def execute(source: Path, copy: Path, parameters: dict) -> None:
         kernel_manager_class=ThisInterpreter,
         progress_bar=sys.stderr.isatty(),
         stderr_file=sys.stderr,
+        shutdown_kernel="immediate",  # all is written by then, and torch takes seconds to leave
     )
 
 

@@ -2,8 +2,10 @@
 thread each, than one after the other on all threads.
 """
 
+import ctypes
 import os
 import pickle
+import platform
 from collections.abc import Callable
 from multiprocessing import get_context
 
@@ -49,9 +51,20 @@ def processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
+def keep_freed_memory() -> None:
+    """From now on this process keeps what its tensors leave, up to 32 MB a tensor, for its next ones: to take it from
+    the system anew at every step is a third of the time of training on tokens of a small CLIP. Linux with glibc only.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc, megabyte = ctypes.CDLL(None), 2**20
+        for option, value in ((-3, 32), (-2, 64), (-1, 2047)):  # M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD
+            libc.mallopt(option, value * megabyte)
+
+
 def _send(compute, part: range, sender) -> None:
     global shown
     shown = part.start == 0
+    keep_freed_memory()
     torch.set_num_threads(1)  # a fork must not use the threads that its parent had
     try:
         answer = compute(part), None

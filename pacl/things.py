@@ -2,7 +2,7 @@
 web photos (paper, section 4).
 """
 
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 
 import numpy as np
 import yaml
@@ -43,6 +43,17 @@ def sprite(thing: str, kind: str, variant: int = 0) -> Image.Image:
 def multiplied(thing: str, kind: str, variant: int = 0) -> Image.Image:
     """`sprite` with its colours multiplied by its opacity, mode "RGBa", as Pillow resizes it."""
     return sprite(thing, kind, variant).convert("RGBa")
+
+
+@cache
+def line_drawing(thing: str, kind: str, variant: int = 0) -> Image.Image:
+    """`sprite` in ink on paper: white inside, with only the edges of the drawing; mode "RGBa"."""
+    sheet = sprite(thing, kind, variant)
+    grey, opacity = sheet.convert("L").filter(ImageFilter.MedianFilter(5)), sheet.getchannel("A")
+    edges = neighbourhood(grey.filter(ImageFilter.FIND_EDGES), 5, np.maximum).point(lambda v: 255 - min(255, v * 4))
+    drawing = Image.composite(edges, Image.new("L", sheet.size), neighbourhood(opacity, 13, np.minimum)).convert("RGB")
+    drawing.putalpha(opacity)
+    return drawing.convert("RGBa")
 
 
 def odd_colouring(thing: str, variant: int) -> list:
@@ -126,7 +137,17 @@ def lit(sheet: Image.Image) -> Image.Image:
 
 def outlined(sheet: Image.Image, alpha: Image.Image, colour: tuple) -> Image.Image:
     """A dark rim around the drawing, as in a picture book."""
-    rim = alpha.filter(ImageFilter.MaxFilter(9))
+    rim = neighbourhood(alpha, 9, np.maximum)
     whole = Image.composite(sheet, solid(colour), alpha)
     whole.putalpha(rim)
     return whole
+
+
+def neighbourhood(image: Image.Image, size: int, pick: np.ufunc) -> Image.Image:
+    """The largest (np.maximum) or smallest (np.minimum) of the size x size pixels around each, of an L image: Pillow's
+    MaxFilter and MinFilter, along one axis after the other, which takes a twentieth of their time.
+    """
+    pixels = np.pad(np.asarray(image), size // 2, mode="edge")
+    for _ in range(2):
+        pixels = reduce(pick, (pixels[i : len(pixels) - size + 1 + i] for i in range(size))).T
+    return Image.fromarray(np.ascontiguousarray(pixels))

@@ -23,7 +23,7 @@ from pacl.config import load_params
 from pacl.live import Curves
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
-from pacl.parts import progress_bar
+from pacl.parts import keep_freed_memory, progress_bar
 from pacl.resume import Progress
 
 
@@ -83,6 +83,7 @@ def train(
     Raises FloatingPointError naming the step and the batch when the loss is no number, and ValueError for a source
     that ends early.
     """
+    keep_freed_memory()
     run = Run(source, params)
     progress = folder and Progress(folder.parent / ".resume" / folder.name, identify(source, params, validation))
     if progress and (state := progress.load()):

@@ -2,6 +2,7 @@
 pacl.worlds PROFILE SEED.
 """
 
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -64,3 +65,4 @@ if __name__ == "__main__":
         print(run_world(sys.argv[1], int(sys.argv[2])))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
+    gc.freeze()  # or Python looks once more through all of torch's objects before it leaves, which takes a second
