@@ -1,6 +1,8 @@
 """Work in several processes gives what one gives, errors included."""
 
 import os
+import platform
+import resource
 
 import numpy as np
 import pytest
@@ -60,3 +62,17 @@ def test_confusion_matrices_are_those_of_one_process():
         assert all(torch.equal(found[name][method], expected[name][method]) for method in METHODS)
     with pytest.raises(ValueError, match="there are no scenes of ade20k; prepare.benchmarks made plain"):
         segmentation_of_sets(ColourCLIP(), METHODS, sets, ["ade20k"], PROTOCOLS["whole"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory can be told to stay")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """A tensor of 16 MB is 4,096 pages that the system must hand out, at the first time only once they are kept."""
+
+    def pages(times: range) -> int:  # in a fork, which keeps its memory
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in times:
+            torch.ones(4 * 2**20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    once, often = in_parts(pages, 2, parts=2)[0], in_parts(lambda _: pages(range(20)), 2, parts=2)[0]
+    assert once >= 2000 and often < 2 * once
