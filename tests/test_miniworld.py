@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
 from pacl import miniworld, textures
@@ -38,6 +38,7 @@ from pacl.things import (
     ODD_COLOURS,
     SHEET,
     lit,
+    neighbourhood,
     odd_colouring,
     outlined,
     part_mask,
@@ -479,3 +480,14 @@ def test_shades_light_and_rim():
     sheet = np.asarray(outlined(solid("#ffffff"), alpha, (1, 2, 3)))
     assert (sheet[..., 3] > 0).sum() == 28 * 38  # 4 pixels of rim on each side
     assert tuple(sheet[98, 110]) == (1, 2, 3, 255) and tuple(sheet[110, 110]) == (255, 255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "pick, other",
+    [(np.maximum, ImageFilter.MaxFilter), (np.minimum, ImageFilter.MinFilter)],
+    ids=["largest", "smallest"],
+)
+@pytest.mark.parametrize("size", [3, 9, 13])
+def test_a_neighbourhoods_extreme_is_pillows(pick, other, size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 31), dtype=np.uint8))
+    assert (np.asarray(neighbourhood(image, size, pick)) == np.asarray(image.filter(other(size)))).all()
