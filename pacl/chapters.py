@@ -57,7 +57,7 @@ def chapters(profile: str, params, folder: Path) -> dict:
         section("speed", "Speed and memory", None, speed(folder)),
         section("trust", "Can a long run be trusted?", None, trust(folder)),
         section("protocols", "Evaluation protocols", None, protocols(params.protocols)),
-        section("reproducibility", "Reproducibility", "08_report", reproducibility(profile, params)),
+        section("reproducibility", "Reproducibility", "08_report", reproducibility(profile, params, folder)),
     ]
     sections = [s for s in sections if s["blocks"]]
     return {
@@ -163,7 +163,12 @@ def changed(protocol) -> str | None:
     return "; ".join(f"{benchmark}: {words}" for benchmark, words in changes.items()) or None
 
 
-def reproducibility(profile: str, params) -> list[dict]:
+def computed_in(dtype: str, asked: str) -> str:
+    return f"CLIP computed in {dtype}" + ("." if dtype == asked else f", as this hardware has no {asked}.")
+
+
+def reproducibility(profile: str, params, folder: Path) -> list[dict]:
+    features = load(folder, "features.json")
     settings = {name: part.model_dump(mode="json") for name, part in vars(params).items()}
     listed = yaml.safe_dump(
         {profile: settings}, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
@@ -171,7 +176,8 @@ def reproducibility(profile: str, params) -> list[dict]:
     return [
         text(
             f"Made by the pipeline (`dvc repro`) with the profile `{profile}`. Last commit that changed code, "
-            f"notebooks, parameters or data: **{last_commit()}**."
+            f"notebooks, parameters or data: **{last_commit()}**. "
+            + (computed_in(features["dtype"], params.model.dtype) if features else "")
         ),
         table(["Package", "Version"], list(map(list, versions().items()))),
         fold("Parameters of this run", [code(listed)]),

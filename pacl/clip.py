@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.baselines import LAST_BLOCKS, check_last_blocks
+from pacl.precision import autocast, available
 from pacl.weights import open_clip_model
 
 TOKENS = ("after_norm", "before_norm", "value")
@@ -25,6 +26,7 @@ class FrozenCLIP:
 
     patch_size, image_size: pixels, as trained. width: D_v, of a patch token. dim: D, of image and text embeddings.
     logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned.
+    dtype: what it computes in, "bfloat16" or "float32".
     last_block: what `patch_features` reads unless told, a name of `pacl.baselines.LAST_BLOCKS`.
     """
 
@@ -33,7 +35,8 @@ class FrozenCLIP:
         self.is_timm = hasattr(visual, "trunk")
         _check_supported(visual, tokens)
         self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
-        self.tokens, self.dtype, self.random_weights, self.dim = tokens, dtype, False, dim
+        self.tokens, self.random_weights, self.dim = tokens, False, dim
+        self.dtype = available(self.device.type, dtype)
         self.last_block = "maskclip" if tokens == "value" else "clip"
         patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
         self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
@@ -200,7 +203,7 @@ class FrozenCLIP:
         return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()
 
     def _precision(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+        return autocast(self.device.type, self.dtype)
 
     def _on_device(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
@@ -225,7 +228,7 @@ def load_clip(
         bpe.txt.gz; or "random", weights of seed 0. OpenAI's weights get the QuickGELU they were trained with.
     tokens: what `patch_features` gives: "after_norm" (the last block's output after CLIP's final LayerNorm),
         "before_norm" (without; the paper does not say which), or "value" (MaskCLIP's values after that LayerNorm).
-    dtype: "float32", or "bfloat16" for autocast. device: found if not given.
+    dtype: "float32", or "bfloat16" for autocast where the device has it (pacl.precision). device: found if not given.
     Raises FileNotFoundError for weights that are not there, ValueError for names and models it cannot use.
     """
     if tokens not in TOKENS or dtype not in ("float32", "bfloat16"):

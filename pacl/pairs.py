@@ -15,8 +15,9 @@ dL/dw = alpha s + beta u, and what a patch's weight as a whole gets is e = w dL/
 to 0, as psi does not change when all of its weights grow alike, so softmax's gradient is e itself and needs no sum (nor
 has softmax to divide by one).
 
-Matrix products can be made in bfloat16: in_x and in_w are then x and w rounded for them, s and u are what comes out,
-and wide_s and wide_u the same in float32, in which all else is computed. With one type they are the same tensors.
+Matrix products can be made in bfloat16, where the device has it (pacl.precision): in_x and in_w are then x and w
+rounded for them, s and u are what comes out, and wide_s and wide_u the same in float32, in which all else is computed.
+With one type they are the same tensors.
 """
 
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pacl.precision import available
+
 CPU_BLOCK_BYTES = 2**20  # of the largest buffer, if of products' type: a small part of an L3 cache
 BLOCK_ELEMENTS = 2**24  # on other devices, where starting an operation costs more than memory traffic
 KEPT_ELEMENTS = 2**26  # of s, 256 MB in float32, and of u: if there are more, both are computed again on the way back
@@ -32,11 +35,14 @@ TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_
 
 
 def all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str, products: str) -> Tensor:
-    """phi of every image with every text: [B, N, D], [K, D] -> [B, K]. products: "float32" or "bfloat16"."""
+    """phi of every image with every text: [B, N, D], [K, D] -> [B, K]. products: "float32", or "bfloat16" where the
+    device has it.
+    """
     text = text.to(_precision(patches, text))
     needed = torch.is_grad_enabled() and (patches.requires_grad or text.requires_grad)
     keep = needed and patches.shape[:2].numel() * len(text) <= KEPT_ELEMENTS
-    cosine, dtype = scoring == "cosine", torch.bfloat16 if products == "bfloat16" else text.dtype
+    narrow = available(patches.device.type, products) == "bfloat16"
+    cosine, dtype = scoring == "cosine", torch.bfloat16 if narrow else text.dtype
     psi = _AllPairs.apply(patches, directions(text) if cosine else text, cosine, scale, activation, keep, dtype)
     return psi if cosine else psi / length(text)
 

@@ -15,6 +15,7 @@ from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from pacl.precision import autocast
 from pacl.resume import Progress
 
 
@@ -157,7 +158,7 @@ def plain_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=
 
 def train_step(model, optimizer, images: np.ndarray, tokens: torch.Tensor) -> float:
     with (
-        torch.autocast("cpu", torch.bfloat16),
+        autocast("cpu", "bfloat16"),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", plain_attention),
     ):
         image_features, text_features, logit_scale = model(to_tensor(images), tokens)

@@ -24,6 +24,7 @@ from pacl.live import Curves
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
 from pacl.parts import keep_freed_memory, progress_bar
+from pacl.precision import autocast
 from pacl.resume import Progress
 
 
@@ -213,7 +214,7 @@ def phi_of(embedder, tokens: Tensor, text_embeddings: Tensor, params, first_text
     """phi [b, B] of tokens [b, N, D_v] and texts [B, D], of which image 0's own is the one numbered first_text."""
 
     def part(tokens: Tensor, first: int) -> Tensor:
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
+        with autocast(tokens.device.type, params.precision):
             patch_embeddings = embedder(tokens)
         return compatibility(
             patch_embeddings,

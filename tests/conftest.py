@@ -24,6 +24,12 @@ def real_data() -> Path:
     return Path(os.environ["PACL_REAL_DATA"]).absolute()
 
 
+@pytest.fixture
+def bfloat16_everywhere(monkeypatch):
+    """bfloat16 is used where it's asked for, on processors too that only emulate it."""
+    monkeypatch.setattr("pacl.precision.has_bfloat16", lambda device_type: True)
+
+
 @pytest.fixture(scope="session")
 def random_vit():
     """ViT-B-16 as OpenAI's, but for its weights."""

@@ -175,7 +175,7 @@ def test_several_last_blocks_share_one_run_of_the_others(random, passes):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_gives_float32_close_to_float32(tiny_folder, method):
+def test_bfloat16_gives_float32_close_to_float32(tiny_folder, bfloat16_everywhere, method):
     x = torch.randn(2, 3, 40, 24, generator=torch.Generator().manual_seed(0))
     half, full = (load_clip("tiny", tiny_folder, device="cpu", dtype=dtype) for dtype in ("bfloat16", "float32"))
     tokens = half.patch_features(x, last_block=method)

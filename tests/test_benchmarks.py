@@ -26,7 +26,7 @@ MACHINE = {
 }
 
 
-def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly():
+def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly(bfloat16_everywhere):
     given = compatibility.inputs(3, 5, 4, 8)
     phi, gradient = compatibility.step("plain", *given)
     ours, rounded = compatibility.step("ours", *given), compatibility.step("bf16", *given)

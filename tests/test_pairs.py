@@ -90,6 +90,7 @@ class ProductTypes(TorchDispatchMode):
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['scoring']}-{o['activation']}")
 @pytest.mark.parametrize("N", [9, 60], ids=["few patches", "many"])
 @pytest.mark.parametrize("kept", [0, 2**26], ids=["again", "kept"])
+@pytest.mark.usefixtures("bfloat16_everywhere")
 def test_bfloat16_products_round_what_goes_into_them_and_little_else(monkeypatch, N, options, kept):
     monkeypatch.setattr(pairs, "KEPT_ELEMENTS", kept)
     sizes = 5, N, 24, 32

@@ -75,4 +75,4 @@ def test_freed_memory_is_kept_for_the_next_tensor():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     once, often = in_parts(pages, 2, parts=2)[0], in_parts(lambda _: pages(range(20)), 2, parts=2)[0]
-    assert once >= 2000 and often < 2 * once
+    assert once >= 2000 and often < 10 * once, "twenty times as many if nothing is kept"

@@ -67,6 +67,7 @@ def folder(tmp_path):
         "patch_alignment": patches,
         "segmentation": {"voc20": {"native": methods}},
         "classification": {"clean": {"clip": 0.6551, "pacl": 0.5552, "ensemble": 0.7553}},
+        "features": {"dtype": "float32"},
         "findings": {"pooling": {"title": "Whose attention?", "finding": "all pairs: 5 < 6 & so on."}},
         "errors": {
             "kinds": [{"method": "PACL", "kind": "things", "iou": 0.4321}],
@@ -101,6 +102,13 @@ def written(folder, params) -> tuple[str, str]:
     write_claims(folder, params)
     page = write_report("mini", params, folder)
     return page.read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_it_was_computed_in(folder, params):
+    assert params.model.dtype == "bfloat16"
+    assert all("CLIP computed in float32, as this hardware has no bfloat16." in page for page in written(folder, params))
+    (folder / "features.json").write_text('{"dtype": "bfloat16"}')
+    assert all("CLIP computed in bfloat16." in page for page in written(folder, params))
 
 
 def test_equal_metrics_are_within_any_tolerance():

@@ -167,7 +167,7 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradients(parts, changes, tmp_pat
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-4)
 
 
-def test_bfloat16_is_close_and_the_losses_are_float32(tmp_path):
+def test_bfloat16_is_close_and_the_losses_are_float32(tmp_path, bfloat16_everywhere):
     pairs = random_pairs(tmp_path)
     exact, rough = params(), params(precision="bfloat16")
     loss, phi, _ = first_gradients(CachedPairs(*pairs, exact), exact)
