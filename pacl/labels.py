@@ -1,13 +1,17 @@
 """Label maps from the cosines of tokens with texts: upscaling, the best class, background rules (paper, section 4)."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from pacl.params import Protocol
 
 BACKGROUND_RULES = ("none", "entropy", "probability")
-CPU_TILE = 64  # pixels along a side: the cosines with 150 phrases are 2.4 MB, a small part of an L3 cache
-TILE = 512  # on other devices, where starting an operation costs more than memory traffic
+CPU_TILE_BYTES = 3 * 2**20  # of the cosines: a small part of an L3 cache
+TILE = 512  # pixels along a side on other devices, where starting an operation costs more than memory traffic
+VECTOR = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8  # float32 numbers that a CPU compares at once
+NOTHING = -1e30  # below every cosine
 
 
 @torch.no_grad()
@@ -24,24 +28,26 @@ def label_maps(
 
     logits: cosines [(B,) M, h, w] of tokens with phrases. rows, columns: [H, h] and [W, w], a pixel's weights of tokens
     that lie near each other. Only these tokens are multiplied, and beside the label maps no more is in memory than the
-    cosines of one tile, with a pixel's phrases side by side, as its best is found fastest.
+    cosines of one tile, with a pixel's phrases side by side and in whole vectors, as its best is found fastest.
     """
-    H, W, tile = len(rows), len(columns), CPU_TILE if logits.device.type == "cpu" else TILE
-    grids = logits.float().movedim(-3, -1).contiguous()  # [(B,) h, w, M]
+    M, H, W = logits.shape[-3], len(rows), len(columns)
+    grids = _whole_vectors(logits.float().movedim(-3, -1))  # [(B,) h, w, at least M]
     labels = torch.empty(*logits.shape[:-3], H, W, dtype=torch.long, device=logits.device)
-    row_bands, column_bands = _bands(rows, tile), _bands(columns, tile)
+    row_bands, column_bands = (_bands(weights, _tile(grids)) for weights in (rows, columns))
     for grid, label in zip(grids.view(-1, *grids.shape[-3:]), labels.view(-1, H, W), strict=True):
         for y, tokens_y, weights_y in row_bands:
             band = torch.tensordot(weights_y, grid[tokens_y], dims=1)  # [tile, w, M]
             for x, tokens_x, weights_x in column_bands:
-                label[y, x] = predict(
-                    weights_x @ band[:, tokens_x],  # [tile, tile, M]
+                cosines = weights_x @ band[:, tokens_x]  # [tile, tile, at least M]
+                label[y, x] = _classes(
+                    cosines[..., :M],
+                    _argmax(cosines, -1),
                     protocol.logit_scale,
                     protocol.background_rule,
                     protocol.background_threshold,
-                    phrase_index=phrase_index,
-                    background_listed=background_listed,
-                    dim=-1,
+                    phrase_index,
+                    background_listed,
+                    -1,
                 )
     return labels
 
@@ -67,11 +73,18 @@ def predict(
     Background is label 0 and moves the classes up by one, unless background_listed: then class 0 is background already.
     Raises ValueError for an unknown rule and for phrase_index not [M].
     """
+    logits = logits.float()
+    best = _argmax(logits, dim)
+    return _classes(logits, best, logit_scale, background, threshold, phrase_index, background_listed, dim)
+
+
+def _classes(
+    logits: Tensor, best: Tensor, logit_scale, background, threshold, phrase_index, background_listed, dim: int
+) -> Tensor:
+    """`predict`, of cosines whose best phrase is known."""
     if background not in BACKGROUND_RULES:
         raise ValueError(f"background must be one of {', '.join(BACKGROUND_RULES)}, not {background!r}.")
-    logits = logits.float()
     _check_phrases(phrase_index, logits.shape[dim])
-    best = _argmax(logits, dim)
     labels = best if _one_each(phrase_index) else phrase_index.to(best.device)[best]
     if background == "none":
         return labels
@@ -109,14 +122,34 @@ def _check_phrases(phrase_index: Tensor | None, phrases: int) -> None:
         raise ValueError(f"phrase_index is of {len(phrase_index)} phrases, but there are scores of {phrases}.")
 
 
+def _whole_vectors(grids: Tensor) -> Tensor:
+    """Grids [..., M] with more phrases, which are never the best, up to where numpy's argmax compares vectors only and
+    not number by number: a multiple of one vector, and four at least.
+    """
+    M = grids.shape[-1]
+    width = M if grids.device.type != "cpu" else max(4 * VECTOR, -(-M // VECTOR) * VECTOR)
+    padded = grids.new_full((*grids.shape[:-1], width), NOTHING)
+    padded[..., :M] = grids
+    return padded
+
+
 def _argmax(scores: Tensor, dim: int) -> Tensor:
     """On a CPU numpy's takes a fraction of torch's time, and no copy is made."""
     return scores.argmax(dim) if scores.device.type != "cpu" else torch.from_numpy(scores.detach().numpy().argmax(dim))
 
 
-def _bands(weights: Tensor, size: int) -> list[tuple[slice, slice, Tensor]]:
-    """Of a matrix [pixels, tokens], for `size` pixels at a time: these, the tokens that they use, their part of it."""
-    bands = []
+def _tile(grids: Tensor) -> int:
+    """Pixels along a side of a tile, at most."""
+    on_cpu = max(1, math.isqrt(CPU_TILE_BYTES // (4 * grids.shape[-1])))
+    return on_cpu if grids.device.type == "cpu" else TILE
+
+
+def _bands(weights: Tensor, most: int) -> list[tuple[slice, slice, Tensor]]:
+    """Of a matrix [pixels, tokens], for `most` pixels at a time or, so that parts are equal, a few less: these, the
+    tokens that they use, their part of it.
+    """
+    bands, parts = [], -(-len(weights) // most)
+    size = -(-len(weights) // parts)
     for start in range(0, len(weights), size):
         part = weights[start : start + size]
         used = part.any(dim=0).nonzero()

@@ -22,7 +22,7 @@ RULES = [
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(labels_module, "CPU_TILE", 16)  # 50 x 70 pixels end in tiles of 2 and 6
+    monkeypatch.setattr(labels_module, "_tile", lambda grids: 16)  # 50 x 70 pixels: tiles of 13 x 14, the last 11 high
 
 
 def random_logits(*shape, seed=0):
@@ -94,11 +94,21 @@ def test_pixels_may_use_tokens_of_several_windows():
     assert torch.equal(labels, (rows.double() @ logits @ COLUMNS.double().T).argmax(0))
 
 
+@pytest.mark.parametrize("K", [1, 20, 31, 32, 33, 59, 64, 65])
+def test_what_fills_up_a_vector_never_wins_or_counts(K):
+    """Even where every cosine is low, and by the rules that add up over phrases."""
+    logits = random_logits(K)[..., :4, :5].contiguous() - 50
+    for rule in RULES:
+        expected = predict(logits, rule.logit_scale, rule.background_rule, rule.background_threshold)
+        assert torch.equal(label_maps(logits, torch.eye(4), torch.eye(5), rule), expected)
+
+
 def test_a_tile_is_all_that_is_upscaled(monkeypatch):
     seen = []
-    monkeypatch.setattr(labels_module, "predict", lambda x, *a, **k: seen.append(x.shape) or predict(x, *a, **k))
+    argmax = labels_module._argmax
+    monkeypatch.setattr(labels_module, "_argmax", lambda x, dim: seen.append(x.shape) or argmax(x, dim))
     label_maps(random_logits(2, M), ROWS, COLUMNS, Protocol())
-    assert max(shape.numel() for shape in seen) == 16 * 16 * M
+    assert max(shape[:2].numel() for shape in seen) == 13 * 14
     assert sum(shape[:2].numel() for shape in seen) == 2 * H * W
 
 

@@ -106,7 +106,8 @@ def written(folder, params) -> tuple[str, str]:
 
 def test_the_page_says_what_it_was_computed_in(folder, params):
     assert params.model.dtype == "bfloat16"
-    assert all("CLIP computed in float32, as this hardware has no bfloat16." in page for page in written(folder, params))
+    sentence = "CLIP computed in float32, as this hardware has no bfloat16."
+    assert all(sentence in page for page in written(folder, params))
     (folder / "features.json").write_text('{"dtype": "bfloat16"}')
     assert all("CLIP computed in bfloat16." in page for page in written(folder, params))
 
