@@ -22,7 +22,7 @@ def clip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, arXiv 2103.00020.
     """
-    return block(x)
+    return whole_block(block, x)
 
 
 def maskclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -73,6 +73,16 @@ def clearclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 LAST_BLOCKS = {"clip": clip, "maskclip": maskclip, "sclip": sclip, "naclip": naclip, "clearclip": clearclip}
+
+
+def whole_block(block: nn.Module, x: Tensor) -> Tensor:
+    """What open_clip's block computes, by other means: torch's MultiheadAttention holds the weights of all N x N pairs
+    or, of several images, multiplies queries, keys and values a token at a time.
+    """
+    if type(block) is not ResidualAttentionBlock:
+        return block(x)
+    x = x + _output(block, F.scaled_dot_product_attention(*_heads(block, x)))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def check_last_blocks(visual: nn.Module, names: list[str]) -> None:

@@ -1,8 +1,7 @@
 """CLIP, frozen, as PACL needs it: patch tokens at any size and stride, and text embeddings (paper, section 3)."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import product
 
 import torch
@@ -11,14 +10,13 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl.baselines import LAST_BLOCKS, check_last_blocks
+from pacl.baselines import LAST_BLOCKS, check_last_blocks, whole_block
 from pacl.precision import autocast, available
 from pacl.weights import open_clip_model
 
 TOKENS = ("after_norm", "before_norm", "value")
 PASSES = ("joint", "shifted")
 PROMPTS_AT_ONCE = 256
-FAST_PATH_PATCHES = 1024  # beyond it the fast path is slower, too
 
 
 class FrozenCLIP:
@@ -189,15 +187,14 @@ class FrozenCLIP:
         [B, 1 + N, D_v] before the final LayerNorm.
         """
         visual = self.model.visual
-        with _attention_for(grid[0] * grid[1]):
-            x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
-            x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
-            x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
-            x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
-            *blocks, last = visual.transformer.resblocks
-            for block in blocks:
-                x = block(x)
-            return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
+        x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
+        x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
+            x = whole_block(block, x)
+        return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
 
     def _norm(self, x: Tensor) -> Tensor:
         return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()
@@ -284,17 +281,6 @@ def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
         )
     if tokens == "value":
         check_last_blocks(visual, ["maskclip"])
-
-
-@contextmanager
-def _attention_for(N: int) -> Iterator[None]:
-    """torch's fast path holds the weights of all N x N pairs, which would not fit for dense tokens."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(enabled and N <= FAST_PATH_PATCHES)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _one_of(choices: Iterable) -> str:

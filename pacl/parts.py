@@ -53,7 +53,7 @@ def processes() -> int:
 
 def keep_freed_memory() -> None:
     """From now on this process keeps what its tensors leave, up to 32 MB a tensor, for its next ones: to take it from
-    the system anew at every step is a third of the time of training on tokens of a small CLIP. Linux with glibc only.
+    the system anew at every step is a quarter of the time of training on tokens of a small CLIP. Linux, glibc only.
     """
     if platform.libc_ver()[0] == "glibc":
         libc, megabyte = ctypes.CDLL(None), 2**20

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pacl import miniworld
-from pacl.baselines import LAST_BLOCKS, neighbourhood
+from pacl.baselines import LAST_BLOCKS, neighbourhood, whole_block
 from pacl.clip import load_clip
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,8 @@ def doubles(module):
 
 def input_of_last_block(clip, x):
     found = []
-    handle = clip.model.visual.transformer.resblocks[-1].register_forward_pre_hook(lambda _, given: found.append(given))
+    first_layer = clip.model.visual.transformer.resblocks[-1].ln_1
+    handle = first_layer.register_forward_pre_hook(lambda _, given: found.append(given))
     clip.patch_features(x, last_block="clip")
     handle.remove()
     return found[0][0].double().numpy()
@@ -136,6 +137,17 @@ def test_each_baseline_is_its_definition(case, method):
     ]
     found = clip.patch_features(x, last_block=method).double()
     torch.testing.assert_close(found, torch.from_numpy(np.stack(expected))[:, 1:], atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_whole_block_is_open_clips(case, images):
+    block = case[0].model.visual.transformer.resblocks[0]
+    x = torch.randn(images, 7, case[0].width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(whole_block(block, x), block(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_of_another_kind_is_left_to_itself():
+    assert whole_block(torch.nn.Linear(3, 2), torch.zeros(1, 4, 3)).shape == (1, 4, 2)
 
 
 def test_the_baselines_differ(case):
@@ -165,7 +177,7 @@ def test_neighbourhoods_width_is_naclips():
 def test_several_last_blocks_share_one_run_of_the_others(random, passes):
     x = torch.randn(2, 3, 33, 26, generator=torch.Generator().manual_seed(0))
     first, runs = random.model.visual.transformer.resblocks[0], []
-    handle = first.register_forward_hook(lambda *_: runs.append(1))
+    handle = first.mlp.register_forward_hook(lambda *_: runs.append(1))
     together = random.patch_features_by(x, METHODS, 4, passes=passes)
     handle.remove()
     assert len(runs) == (1 if passes == "joint" else 4)
