@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from pacl.precision import has_bfloat16
+
 MATRIX = 1024  # rows and columns of the matrices whose product gives the machine's rate
 RATE_REPEATS = 20
 COPIED = 2**28  # bytes of the copy that gives its bandwidth: many times a cache
@@ -97,15 +99,21 @@ def _best(call: Callable) -> float:
 
 def machine() -> dict:
     """The machine in words; load: programs that waited for a processor in the last minute, 0 on a quiet machine."""
-    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
-        "processor": models[0] if models else platform.machine(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def processor() -> str:
+    """Its name, and whether rows that ask for bfloat16 are float32's on it."""
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    lacking = "" if has_bfloat16("cpu") else " without bfloat16 (float32 in its place)"
+    return (models[0] if models else platform.machine()) + lacking
 
 
 def _lines(path: str) -> list[str]:

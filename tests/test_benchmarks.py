@@ -7,10 +7,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import compatibility, cost, epoch, evaluation, features, tables
+from benchmarks import compatibility, cost, epoch, evaluation, features, measuring, tables
 from benchmarks.__main__ import publish
 from benchmarks.items import dense_rows
-from benchmarks.measuring import held, in_own_process, row
+from benchmarks.measuring import held, in_own_process, machine, row
 from pacl.config import load_params
 from pacl.labels import label_maps
 from pacl.loss import contrastive_loss
@@ -96,6 +96,13 @@ def hold(megabytes: int) -> float:
 
 def test_held_is_the_peak_of_a_call_in_a_process_of_its_own():
     assert in_own_process(hold, 200) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("has, words", [(True, ""), (False, " without bfloat16 (float32 in its place)")])
+def test_a_processor_without_bfloat16_is_called_so(monkeypatch, has, words):
+    monkeypatch.setattr(measuring, "has_bfloat16", lambda device_type: has)
+    monkeypatch.setattr(measuring, "_lines", lambda path: ["flags\t: fpu", "model name\t: Abacus 2", "model name\t: -"])
+    assert machine()["processor"] == "Abacus 2" + words
 
 
 def results() -> dict:
