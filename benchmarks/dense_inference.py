@@ -5,8 +5,8 @@
 One image of size x size pixels through ViT-B-16 in float32; its weights are random, which costs the same. Each variant
 runs in a process of its own, after a small image. Seconds and processor seconds, of all threads together, which other
 programs on the machine disturb less, are medians; memory is the most that a process held beyond the loaded model and
-the image, in another process, whose allocator returns what a tensor leaves at once: what the tensors need, where
-otherwise a third more or less is left over by chance. Linux with glibc only.
+the image, in another process, whose allocator returns what a tensor leaves at once: what the tensors need, without
+the leftovers beside it that differ from run to run. Linux with glibc only.
 """
 
 import argparse

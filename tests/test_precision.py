@@ -54,6 +54,7 @@ def test_without_bfloat16_the_result_is_float32s(monkeypatch, tiny_folder):
     rng = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 32, 32, generator=rng)
     asked, plain = (load_clip("tiny", tiny_folder, device="cpu", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    assert asked.dtype == plain.dtype == "float32"
     assert torch.equal(asked.patch_features(images), plain.patch_features(images))
     patches, text = torch.randn(3, 5, 8, generator=rng), torch.randn(4, 8, generator=rng)
     assert torch.equal(compatibility(patches, text, products="bfloat16"), compatibility(patches, text))
