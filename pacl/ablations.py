@@ -53,8 +53,6 @@ def run_point(profile: str, point: str) -> Path:
             found.append({"seed": setting.seed, **measure(benchmarks, embedder.cpu(), embedder.text_embedder)})
         return found
 
-    import torch._dynamo  # noqa: F401  torch's optimisers do, a second long: here once for all processes
-
     of_seeds = in_parts(runs, len(settings), parts=len(settings))  # more processes than cores leave none idle
     write_json(target, {"point": point, "changes": changes, "runs": [run for part in of_seeds for run in part]})
     return target

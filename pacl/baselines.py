@@ -46,8 +46,7 @@ def sclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     q, k, v = _heads(block, x)
     attended = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
-    x = x + _output(block, attended)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return _after_attention(block, x, attended)
 
 
 def naclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -81,8 +80,7 @@ def whole_block(block: nn.Module, x: Tensor) -> Tensor:
     """
     if type(block) is not ResidualAttentionBlock:
         return block(x)
-    x = x + _output(block, F.scaled_dot_product_attention(*_heads(block, x)))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
+    return _after_attention(block, x, F.scaled_dot_product_attention(*_heads(block, x)))
 
 
 def check_last_blocks(visual: nn.Module, names: list[str]) -> None:
@@ -109,6 +107,12 @@ def _heads(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     attention = block.attn
     projected = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # [B, 1 + N, 3 D_v]
     return projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _after_attention(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of the block: the residual, then the feed-forward network with its own."""
+    x = x + _output(block, attended)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _output(block: nn.Module, attended: Tensor) -> Tensor:

@@ -42,12 +42,12 @@ def label_maps(
                 label[y, x] = _classes(
                     cosines[..., :M],
                     _argmax(cosines, -1),
-                    protocol.logit_scale,
-                    protocol.background_rule,
-                    protocol.background_threshold,
-                    phrase_index,
-                    background_listed,
-                    -1,
+                    logit_scale=protocol.logit_scale,
+                    background=protocol.background_rule,
+                    threshold=protocol.background_threshold,
+                    phrase_index=phrase_index,
+                    background_listed=background_listed,
+                    dim=-1,
                 )
     return labels
 
@@ -75,11 +75,20 @@ def predict(
     """
     logits = logits.float()
     best = _argmax(logits, dim)
-    return _classes(logits, best, logit_scale, background, threshold, phrase_index, background_listed, dim)
+    return _classes(
+        logits,
+        best,
+        logit_scale=logit_scale,
+        background=background,
+        threshold=threshold,
+        phrase_index=phrase_index,
+        background_listed=background_listed,
+        dim=dim,
+    )
 
 
 def _classes(
-    logits: Tensor, best: Tensor, logit_scale, background, threshold, phrase_index, background_listed, dim: int
+    logits: Tensor, best: Tensor, *, logit_scale, background, threshold, phrase_index, background_listed, dim: int
 ) -> Tensor:
     """`predict`, of cosines whose best phrase is known."""
     if background not in BACKGROUND_RULES:

@@ -78,7 +78,8 @@ def compatibility(
     objective, kept for comparison; it needs B == K, or first_text, the number of image 0's text: image i's is then
     first_text + i.
     products="bfloat16" rounds what goes into all pairs' matrix products, and what comes out, which takes about 0.6 of
-    the time on a processor that has such products; benchmarks/README.md says how far off phi and its gradient are then.
+    the time; benchmarks/README.md says how far off phi and its gradient are then. It is float32 all the same where the
+    device has no such products (pacl.precision).
     Can be differentiated once.
     Raises ValueError for shapes that do not fit and for unknown options.
     """

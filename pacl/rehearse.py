@@ -133,15 +133,23 @@ def lay_out(root: Path, place: Path, table: dict) -> None:
 
 
 def stages(root: Path, profile: str, few: dict) -> list[tuple[str, list[str]]]:
-    """(name, command) of each stage in dvc.yaml's order, the ablation points of the rehearsal one by one."""
+    """(name, command) of each stage of the pipeline, the ablation points of the rehearsal one by one."""
     found = []
-    for name, stage in read_yaml(root / "dvc.yaml")["stages"].items():
+    for name, stage in pipeline(root).items():
         if stage.get("frozen"):
             continue
         for item in few["ablations"]["points"] if "${item.point}" in stage["cmd"] else ["0"]:
             command = stage["cmd"].replace("${item.profile}", profile)
             command = re.sub(r"\$\{item\.\w+\}", item, command)
             found.append((name, [sys.executable, *shlex.split(command)[1:]]))
+    return found
+
+
+def pipeline(root: Path) -> dict[str, dict]:
+    """The stages of both dvc.yaml, in an order in which they can run: ablation points before what reads them."""
+    found, points = {}, read_yaml(root / "ablations/dvc.yaml")["stages"]
+    for name, stage in read_yaml(root / "dvc.yaml")["stages"].items():
+        found |= (points if name == "ablations" else {}) | {name: stage}
     return found
 
 

@@ -32,8 +32,7 @@ def sprite(thing: str, kind: str, variant: int = 0) -> Image.Image:
     fills |= {"dark": solid(shaded(colour, 0.72)), "light": solid(shaded(colour, 1.3))}
     sheet = Image.new("RGB", (SHEET, SHEET), shaded(colour, 0.4))
     alpha = Image.new("L", (SHEET, SHEET))
-    for shape, fill, *numbers in drawing["parts"]:
-        mask = part_mask(shape, numbers)
+    for (_, fill, *_), mask in zip(drawing["parts"], part_masks(thing), strict=True):
         sheet.paste(fills[fill] if fill in fills else solid(fill), mask=mask)
         alpha = ImageChops.lighter(alpha, mask)
     return outlined(lit(sheet), alpha, shaded(colour, 0.4))
@@ -64,6 +63,12 @@ def odd_colouring(thing: str, variant: int) -> list:
         f"hsl({(hue + turn) % 360}, {rng.integers(45, 85)}%, {rng.integers(38, 72)}%)" for turn in (0, 150)
     )
     return [colour, second, rng.choice(["plain", "stripes", "dots", "checks"])]
+
+
+@cache
+def part_masks(thing: str) -> list[Image.Image]:
+    """The areas of its parts, which are those of all its kinds."""
+    return [part_mask(shape, numbers) for shape, _, *numbers in things()[thing]["parts"]]
 
 
 def part_mask(shape: str, numbers: list) -> Image.Image:
@@ -107,6 +112,12 @@ def smooth(points: list, steps: int = 12) -> list:
 
 def patterned(colour: str, second: str, pattern: str) -> Image.Image:
     """A whole sheet in the body's colour and pattern."""
+    return Image.composite(solid(second), solid(colour), pattern_mask(pattern))
+
+
+@cache
+def pattern_mask(pattern: str) -> Image.Image:
+    """Where a pattern has the second colour."""
     y, x = np.mgrid[:SHEET, :SHEET]
     cell = SHEET // 8
     where = {
@@ -117,7 +128,7 @@ def patterned(colour: str, second: str, pattern: str) -> Image.Image:
         + ((y + (x // (cell * 3 // 2)) % 2 * cell * 0.75) % (cell * 3 // 2) - cell * 0.75) ** 2
         < (cell * 0.42) ** 2,
     }[pattern]
-    return Image.composite(solid(second), solid(colour), Image.fromarray((where * 255).astype(np.uint8)))
+    return Image.fromarray((where * 255).astype(np.uint8))
 
 
 def solid(colour) -> Image.Image:
@@ -130,9 +141,14 @@ def shaded(colour: str, gain: float) -> tuple:
 
 def lit(sheet: Image.Image) -> Image.Image:
     """Light from the upper left."""
+    return Image.fromarray(np.clip(np.asarray(sheet) * light(), 0, 255).astype(np.uint8))
+
+
+@cache
+def light() -> np.ndarray:
+    """Its strength [SHEET, SHEET, 1]."""
     y, x = np.mgrid[:SHEET, :SHEET] / SHEET
-    gain = (1.14 - 0.16 * x - 0.22 * y)[..., None]
-    return Image.fromarray(np.clip(np.asarray(sheet) * gain, 0, 255).astype(np.uint8))
+    return (1.14 - 0.16 * x - 0.22 * y)[..., None]
 
 
 def outlined(sheet: Image.Image, alpha: Image.Image, colour: tuple) -> Image.Image:

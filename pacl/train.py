@@ -6,7 +6,6 @@ python -m pacl.train --profile PROFILE    (alone, or by torchrun in several proc
 
 import argparse
 import importlib
-import math
 import sys
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from pacl.config import load_params
 from pacl.live import Curves
 from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
+from pacl.optimizer import AdamW, learning_rate_factor, parameter_groups
 from pacl.parts import keep_freed_memory, progress_bar
 from pacl.precision import autocast
 from pacl.resume import Progress
@@ -39,7 +39,7 @@ class Run:
             embedder.to(self.device),
             LogitScale(max=params.max_logit_scale).to(self.device),
         )
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             parameter_groups(self.embedder, self.logit_scale, params.weight_decay),
             lr=params.learning_rate,
             betas=params.betas,
@@ -181,20 +181,6 @@ def keep(run: Run, params, folder: Path | None, progress: Progress | None) -> No
             about = {"train": params.model_dump(mode="json"), "history": run.history[:epochs]}
             save_embedder(folder / name, run.embedder, about, weights)
     progress.save(run.step, state)
-
-
-def parameter_groups(embedder, logit_scale, weight_decay: float) -> list[dict]:
-    """Weight decay on the weight matrices only, as CLIP does."""
-    weights = [p for p in embedder.parameters() if p.ndim > 1]
-    others = [p for p in embedder.parameters() if p.ndim <= 1] + list(logit_scale.parameters())
-    return [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
-    """Linear warm-up, then a cosine to zero, changed at every step (paper, appendix)."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
 def batch_loss(embedder, logit_scale: Tensor, batch: list[Tensor], params) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pacl.rehearse import pipeline
+
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PROFILES = [name for name, value in PARAMS.items() if isinstance(value, dict) and name != "miniclip"]
-DVC = ROOT / "dvc.yaml"
-STAGES = yaml.safe_load(DVC.read_text())["stages"] if DVC.exists() else {}
+STAGES = pipeline(ROOT)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -68,7 +69,7 @@ def params_of(params: list[str]) -> list[str]:
 
 
 def test_the_pipeline_is_there():
-    assert DVC.exists(), "dvc.yaml is missing"
+    assert {"prepare", "train", "ablation_point", "report"} <= STAGES.keys()
     assert NOTEBOOKS, "notebooks/*.ipynb are missing"
 
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
-from pacl.loss import LogitScale
 from pacl.model import VisionEmbedder, compatibility
-from pacl.train import Run, batch_loss, learning_rate_factor, parameter_groups, train, validate
+from pacl.optimizer import learning_rate_factor
+from pacl.train import Run, batch_loss, train, validate
 
 
 def train_on(patches, texts, settings, **options):
@@ -32,22 +32,6 @@ def separable_pairs(folder):
     patches = 0.3 * rng.normal(size=(B, N, D_v))
     patches[np.arange(B), rng.integers(N, size=B)] = 3 * text @ rng.normal(size=(D, D_v))
     return patches.astype(np.float16), texts_of(text, range(B), folder)
-
-
-# --- the learning rate ---
-
-
-def test_learning_rate_by_hand():
-    factors = [learning_rate_factor(step, 14, 4) for step in range(15)]
-    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert factors[9] == pytest.approx(0.5)  # half way of the ten steps after the warm-up
-    assert factors[14] == pytest.approx(0.0, abs=1e-12)
-    assert factors[6] == pytest.approx((1 + math.cos(0.2 * math.pi)) / 2)
-    assert all(a > b for a, b in zip(factors[4:], factors[5:], strict=False))
-
-
-def test_no_warm_up_starts_at_the_full_rate():
-    assert [learning_rate_factor(step, 2, 0) for step in (0, 1)] == [1.0, pytest.approx(0.5)]
 
 
 # --- steps ---
@@ -129,14 +113,6 @@ def test_same_texts_are_negatives_only_if_they_are_not_masked(tmp_path):
         for masked in (True, False)
     )
     assert masked == 0 and unmasked > 0.5
-
-
-def test_weight_decay_is_for_matrices_only():
-    embedder = VisionEmbedder(D_v, D)
-    decayed, others = parameter_groups(embedder, LogitScale(), 0.2)
-    assert decayed["weight_decay"] == 0.2 and others["weight_decay"] == 0.0
-    assert [tuple(p.shape) for p in decayed["params"]] == [(D, D_v), (D, D), (D, D_v)]
-    assert [tuple(p.shape) for p in others["params"]] == [(D,), (D,), (D,), ()]
 
 
 def test_only_the_first_pairs_are_trained_on(tmp_path):
