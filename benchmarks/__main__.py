@@ -1,10 +1,10 @@
-"""Runs all benchmarks, each in a process of its own: reports/benchmarks.json, its figure, and README.md's tables.
+"""Runs all benchmarks or some, each in a process of its own: reports/benchmarks.json, its figure, README.md's tables.
 
-python -m benchmarks
+python -m benchmarks [ITEM ...]    (without ITEM all; the others keep what was measured before, wherever that was)
 """
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
 from benchmarks import cost, tables
@@ -16,14 +16,26 @@ from pacl.config import project_root
 ITEMS = ("compatibility", "dense_inference", "evaluation", "features", "epoch", "startup")
 
 
-def main() -> None:
-    results, reports = {"machine": machine(), "items": {}}, project_root() / "reports"
-    for item in filter(lambda item: importlib.util.find_spec(f"benchmarks.{item}"), ITEMS):
+def main(names: list[str]) -> None:
+    """Raises ValueError for an item that there isn't."""
+    if unknown := [name for name in names if name not in ITEMS]:
+        raise ValueError(f"there is no benchmark {unknown[0]}: name some of {', '.join(ITEMS)}, or none for all.")
+    reports = project_root() / "reports"
+    items = json.loads((reports / "benchmarks.json").read_text(encoding="utf-8"))["items"] if names else {}
+    for item in names or ITEMS:
         print(f"{item} ...", flush=True)
-        results["items"][item] = in_own_process(measured, item)
-        print(tables.text(results["items"][item]["rows"]), flush=True)
-    results["cost"] = cost.table(cost.rates(results["items"]))
-    publish(results, reports, Path(__file__).with_name("README.md"))
+        items[item] = {"machine": machine(), **in_own_process(measured, item)}
+        print(tables.text(items[item]["rows"]), flush=True)
+    publish(joined(items), reports, Path(__file__).with_name("README.md"))
+
+
+def joined(items: dict) -> dict:
+    """The items in their order, and what training costs, if what that follows from was measured on one processor."""
+    results = {"items": {item: items[item] for item in ITEMS if item in items}}
+    processors = {items[item]["machine"]["processor"] for item in cost.ITEMS if item in items}
+    if len(processors) == 1 and set(cost.ITEMS) <= items.keys():
+        results["cost"] = cost.table(cost.rates(items))
+    return results
 
 
 def publish(results: dict, reports: Path, readme: Path) -> None:
@@ -38,4 +50,7 @@ def publish(results: dict, reports: Path, readme: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))

@@ -1,7 +1,8 @@
-"""What training costs as the number of pairs grows, computed from the measured rates of one machine's processor."""
+"""What training costs as the number of pairs grows, computed from the measured rates of one processor."""
 
 from benchmarks.tables import number
 
+ITEMS = ("features", "epoch")  # the benchmarks that measure the rates
 EPOCHS = 10  # the paper's (appendix)
 PAIRS = (8_000, 118_000, 3_000_000, 30_000_000)  # as many as Flickr8k, COCO, GCC-3M and the paper's three sets
 N, WIDTH, DIM, BYTES = 196, 768, 512, 2  # ViT-B/16 at 224 pixels: tokens, D_v, D; float16
@@ -60,7 +61,7 @@ def table(rates: dict) -> dict:
         "training step's, and all captions' or the encoder's."
     )
     limits = (
-        "All rates are of this processor, of ViT-B/16 in bfloat16 with random weights; no GPU was measured. Where "
+        "All rates are of one processor, of ViT-B/16 in bfloat16 with random weights; no GPU was measured. Where "
         "cached tokens do not fit in memory, the disk decides how fast they are read, which was not measured. Noun "
         "prompts are not counted."
     )

@@ -58,13 +58,13 @@ def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def readme_tables(results: dict) -> dict[str, str]:
-    """What stands between README.md's markers: machine, one table an item, cost."""
-    found = {"machine": _machine_sentence(results["machine"])}
+    """What stands between README.md's markers: one table an item, cost."""
+    found = {}
     for item, measured in results["items"].items():
         floors = dict.fromkeys(row["floor"] for row in measured["rows"] if row.get("floor"))
         notes = [f"Floor: {'; '.join(floors)}."] if floors else []
         table = markdown(COLUMNS, [cells(row) for row in measured["rows"]])
-        found[item] = "\n\n".join([table, *notes, *measured.get("notes", [])])
+        found[item] = "\n\n".join([table, *notes, *measured.get("notes", []), _machine_sentence(measured["machine"])])
     if "cost" in results:
         table = markdown(COST_COLUMNS, [cost_cells(row) for row in results["cost"]["rows"]])
         found["cost"] = "\n\n".join([table, *results["cost"]["notes"]])

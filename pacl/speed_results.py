@@ -1,6 +1,7 @@
 """The report's chapters on what a run costs and whether a long one can be trusted: numbers of `benchmarks`."""
 
 from pathlib import Path
+from string import ascii_uppercase
 
 from pacl.blocks import bars, figure, heading, load, percent, table, text
 
@@ -12,13 +13,12 @@ def speed(folder: Path) -> list[dict]:
     measured = load(folder / ABOVE, "benchmarks.json")
     if measured is None:
         return [text("*Not measured here: `python -m benchmarks` does it, and the next report shows it.*")]
-    machine = measured["machine"]
     return [
         text(
             f"The costly parts beside the plain way to write them; a share of 0.3 means three tenths of its time or "
             f"memory. Targets were set before measuring; ≤ stands before a limit in seconds or GB. No program that "
-            f"does the same work on the same machine can be faster than the floor. All on {machine['cores']} cores of "
-            f"{machine['processor']}, without a GPU; `python -m benchmarks` measures it anew."
+            f"does the same work on the same machine can be faster than the floor. {machines(measured['items'])}, "
+            f"without a GPU; `python -m benchmarks` measures it anew."
         ),
         figure(folder, f"{ABOVE}/benchmarks.png", "Time and memory as a share of the plain way's."),
         beside_the_plain_way(measured["items"]),
@@ -27,12 +27,30 @@ def speed(folder: Path) -> list[dict]:
     ]
 
 
+def machines(items: dict) -> str:
+    """On what they were measured; on several, each with the letter that its rows have."""
+    letters = lettered(items)
+    if len(letters) == 1:
+        return f"All on {next(iter(letters))}"
+    return "Each row was measured side by side on one machine: " + ", ".join(f"{b} on {a}" for a, b in letters.items())
+
+
+def lettered(items: dict) -> dict[str, str]:
+    """The items' machines, each with a letter."""
+    return dict(zip(dict.fromkeys(map(cores, items.values())), ascii_uppercase, strict=False))
+
+
+def cores(item: dict) -> str:
+    return f"{item['machine']['cores']} cores of {item['machine']['processor']}"
+
+
 def beside_the_plain_way(items: dict) -> dict:
     """One row for each thing that has a plain way, a target, or a floor."""
-    lines = []
+    lines, letters = [], lettered(items)
     for item in items.values():
         for name, row in zip(whole_names(item["rows"]), item["rows"], strict=True):
             beside = f" (beside {row['against']})" if row["against"] else ""
+            beside += f" [{letters[cores(item)]}]" if len(letters) > 1 else ""
             of_kinds = [cell for kind in ("seconds", "gigabytes") for cell in of_kind(row, kind)]
             lines.append([f"{name}{beside}", *of_kinds, number(row.get("to_floor"))])
     columns = ["What", "Time, s", "Share", "Target", "Memory, GB", "Share", "Target", "Time / floor"]
@@ -91,7 +109,7 @@ def cost(measured: dict | None) -> list[dict]:
     ]
     return [
         heading("What would more pairs cost?"),
-        text("Computed from the rates measured here, for ViT-B/16 on this processor; nothing of it was run."),
+        text("Computed from the rates of features and an epoch, for ViT-B/16; nothing of it was run."),
         table(["Pairs", "Features", "Hours", "Disk, GB", "Memory, GB"], lines, caption="Cost by number of pairs"),
         text(" ".join(measured["notes"])),
     ]

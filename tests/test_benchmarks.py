@@ -1,5 +1,7 @@
 """The benchmarks compare like with like, and their tables say what was measured; nothing is timed here."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import compatibility, cost, epoch, evaluation, features, measuring, tables
-from benchmarks.__main__ import publish
+from benchmarks.__main__ import ITEMS, joined, main, publish
 from benchmarks.items import dense_rows
 from benchmarks.measuring import held, in_own_process, machine, row
 from pacl.config import load_params
@@ -118,8 +120,10 @@ def results() -> dict:
     )
     start = row("import", {"ours": 0.2}, targets={"seconds_limit": 0.3})
     return {
-        "machine": MACHINE,
-        "items": {"compatibility": {"rows": [phi]}, "startup": {"rows": [start], "notes": ["A note."]}},
+        "items": {
+            "compatibility": {"machine": MACHINE, "rows": [phi]},
+            "startup": {"machine": MACHINE | {"cores": 8}, "rows": [start], "notes": ["A note."]},
+        },
     }
 
 
@@ -127,10 +131,9 @@ def test_tables_are_made_from_the_numbers():
     made = tables.readme_tables(results())
     phi = "| phi | einsum | 2 → 0.5 | 0.25 (target 0.45: reached) | 1 → 0.3 | 0.3 (target 0.2: missed) | 0.25 | 2 |"
     assert phi in made["compatibility"].splitlines()
-    assert made["compatibility"].endswith("Floor: products.")
+    assert "\n\nFloor: products.\n\nMeasured on 2 cores of Abacus with 8.0 GB" in made["compatibility"]
     assert "| import | - | 0.2 (target 0.3: reached) | - | - | - | - | - |" in made["startup"].splitlines()
-    assert made["startup"].endswith("A note.")
-    assert "2 cores of Abacus" in made["machine"]
+    assert "\n\nA note.\n\nMeasured on 8 cores of Abacus with 8.0 GB" in made["startup"]
 
 
 @pytest.mark.parametrize(
@@ -167,13 +170,62 @@ def test_cost_takes_its_rates_from_the_benchmarks():
     assert cost.rates({"features": measured, "epoch": {"rows": [row("epoch", {"ours": 1.0}), step]}}) == RATES
 
 
+def measured_on(processor: str) -> dict:
+    """A machine's items, with what the cost follows from."""
+    reading = row("reading", {"ours": 1.0}, bytes_a_second=1e9)
+    encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
+    step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
+    items = {name: {"rows": [row(name, {"ours": 1.0})]} for name in ITEMS}
+    items["features"] = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
+    items["epoch"] = {"rows": [row("epoch", {"ours": 1.0}), step]}
+    return {name: {"machine": MACHINE | {"processor": processor}} | item for name, item in items.items()}
+
+
+def without_machine(item: str) -> dict:
+    return {name: value for name, value in measured_on("")[item].items() if name != "machine"}
+
+
+@pytest.fixture
+def on_a_new_machine(tmp_path, monkeypatch):
+    """main(names) on the machine "new", where all was measured on the machine "old"; gives what it publishes."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/benchmarks.json").write_text(json.dumps(joined(measured_on("old"))))
+    published = []
+    monkeypatch.setattr("benchmarks.__main__.project_root", lambda: tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.machine", lambda: MACHINE | {"processor": "new"})
+    monkeypatch.setattr("benchmarks.__main__.in_own_process", lambda _, item: without_machine(item))
+    monkeypatch.setattr("benchmarks.__main__.publish", lambda results, *_: published.append(results))
+
+    def run(*names):
+        main(list(names))
+        return published[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("names, cost_is_known", [((), True), (("startup",), True), (("epoch",), False)])
+def test_items_measured_anew_are_told_from_those_of_another_machine(on_a_new_machine, names, cost_is_known):
+    """The cost follows from two items, and is left out where these are of two machines."""
+    results = on_a_new_machine(*names)
+    assert list(results["items"]) == list(ITEMS)
+    new = [name for name, item in results["items"].items() if item["machine"]["processor"] == "new"]
+    assert new == list(names or ITEMS)
+    assert ("cost" in results) == cost_is_known
+
+
+def test_an_unknown_item_is_named_before_anything_is_measured(on_a_new_machine, monkeypatch):
+    monkeypatch.setattr("benchmarks.__main__.in_own_process", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match="there is no benchmark speed: name some of compatibility, "):
+        on_a_new_machine("epoch", "speed")
+
+
 def test_publishing_writes_numbers_figure_and_page(tmp_path):
     page = tmp_path / "README.md"
-    places = ["machine", "compatibility", "startup", "cost"]
+    places = ["compatibility", "startup", "cost"]
     page.write_text("# Top\n" + "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\nkept\n" for name in places))
     publish(results() | {"cost": cost.table(RATES)}, tmp_path / "reports", page)
     text = page.read_text()
-    assert text.startswith("# Top\n") and text.count("kept") == 4 and "old" not in text
+    assert text.startswith("# Top\n") and text.count("kept") == 3 and "old" not in text
     assert "| 8,000 | once |" in text and "no GPU was measured" in text
     assert {path.name for path in (tmp_path / "reports").iterdir()} == {"benchmarks.json", "benchmarks.png"}
     again = text

@@ -329,9 +329,9 @@ def test_intervals_mistakes_and_other_worlds_are_said_in_numbers(pages):
 # --- speed and memory ---
 
 BENCHMARKS = {
-    "machine": {"processor": "Abacus", "cores": 3},
     "items": {
         "compatibility": {
+            "machine": {"processor": "Abacus", "cores": 3},
             "rows": [
                 {
                     "name": "phi, large",
@@ -350,9 +350,10 @@ BENCHMARKS = {
                     "ratio": {},
                     "targets": {"gigabytes_limit": 3.0},
                 },
-            ]
+            ],
         },
         "epoch": {
+            "machine": {"processor": "Abacus", "cores": 3},
             "rows": [
                 {
                     "name": "an epoch",
@@ -364,7 +365,7 @@ BENCHMARKS = {
                     "to_floor": 2.0,
                     "parts": {"reading": 2.0, "gradients": 6.0},
                 }
-            ]
+            ],
         },
     },
     "cost": {
@@ -399,13 +400,23 @@ def test_benchmarks_are_shown_as_measured(nested, params):
     (nested.parent / "benchmarks.json").write_text(json.dumps(BENCHMARKS))
     Image.new("RGB", (4, 4)).save(nested.parent / "benchmarks.png")
     found = chapter(nested, params, "Speed and memory")
-    assert "3 cores of Abacus" in found
+    assert "All on 3 cores of Abacus, without a GPU" in found
     assert "](../benchmarks.png)" in found
     assert "| phi, large (beside two loops) | 0.836 | 0.334 | 0.45 | 0.125 | 0.1 | – | 1.52 |" in found
     assert "| phi, small | – | – | – | 0.0287 | – | ≤ 3 | – |" in found
     assert found.index("| gradients | 75.0 % |") < found.index("| reading | 25.0 % |")
     assert "| 30,000,000 | once | 2,000 | 9,062 | 31.3 |" in found
     assert "One rule. One limit." in found
+
+
+def test_benchmarks_of_two_machines_have_a_letter_each(nested, params):
+    both = json.loads(json.dumps(BENCHMARKS))
+    both["items"]["epoch"]["machine"] = {"processor": "Sextant", "cores": 2}
+    (nested.parent / "benchmarks.json").write_text(json.dumps(both))
+    Image.new("RGB", (4, 4)).save(nested.parent / "benchmarks.png")
+    found = chapter(nested, params, "Speed and memory")
+    assert "on one machine: A on 3 cores of Abacus, B on 2 cores of Sextant, without a GPU" in found
+    assert "| phi, small [A] |" in found and "| an epoch [B] |" in found
 
 
 def test_without_benchmarks_a_sentence_says_how_to_measure(nested, params):
