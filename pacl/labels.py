@@ -4,14 +4,13 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pacl.params import Protocol
 
 BACKGROUND_RULES = ("none", "entropy", "probability")
-CPU_TILE_BYTES = 3 * 2**20  # of the cosines: a small part of an L3 cache
-TILE = 512  # pixels along a side on other devices, where starting an operation costs more than memory traffic
-VECTOR = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8  # float32 numbers that a CPU compares at once
-NOTHING = -1e30  # below every cosine
+CPU_TILE_BYTES = 2**21  # of a tile's cosines: a small part of an L3 cache
+TILE_BYTES = 2**28  # on other devices, where starting an operation costs more than memory traffic
 
 
 @torch.no_grad()
@@ -28,26 +27,25 @@ def label_maps(
 
     logits: cosines [(B,) M, h, w] of tokens with phrases. rows, columns: [H, h] and [W, w], a pixel's weights of tokens
     that lie near each other. Only these tokens are multiplied, and beside the label maps no more is in memory than the
-    cosines of one tile, with a pixel's phrases side by side and in whole vectors, as its best is found fastest.
+    cosines of one tile and of its columns of tokens.
     """
-    M, H, W = logits.shape[-3], len(rows), len(columns)
-    grids = _whole_vectors(logits.float().movedim(-3, -1))  # [(B,) h, w, at least M]
+    H, W = len(rows), len(columns)
+    grids = logits.float().contiguous()
     labels = torch.empty(*logits.shape[:-3], H, W, dtype=torch.long, device=logits.device)
-    row_bands, column_bands = (_bands(weights, _tile(grids)) for weights in (rows, columns))
-    for grid, label in zip(grids.view(-1, *grids.shape[-3:]), labels.view(-1, H, W), strict=True):
-        for y, tokens_y, weights_y in row_bands:
-            band = torch.tensordot(weights_y, grid[tokens_y], dims=1)  # [tile, w, M]
-            for x, tokens_x, weights_x in column_bands:
-                cosines = weights_x @ band[:, tokens_x]  # [tile, tile, at least M]
-                label[y, x] = _classes(
-                    cosines[..., :M],
-                    _argmax(cosines, -1),
-                    logit_scale=protocol.logit_scale,
-                    background=protocol.background_rule,
-                    threshold=protocol.background_threshold,
+    images, height, width = _tile(grids, H, W)
+    row_bands, column_bands = _bands(rows, height), _bands(columns, width)
+    parts = (t.view(-1, *t.shape[t.ndim - n :]).split(images) for t, n in ((grids, 3), (labels, 2)))
+    for grid, label in zip(*parts, strict=True):
+        for x, tokens_x, weights_x in column_bands:
+            band = grid[..., tokens_x] @ weights_x.T  # [images, M, h, a tile's columns]
+            for y, tokens_y, weights_y in row_bands:
+                label[:, y, x] = predict(
+                    weights_y @ band[..., tokens_y, :],  # [images, M, a tile's rows, its columns]
+                    protocol.logit_scale,
+                    protocol.background_rule,
+                    protocol.background_threshold,
                     phrase_index=phrase_index,
                     background_listed=background_listed,
-                    dim=-1,
                 )
     return labels
 
@@ -61,11 +59,10 @@ def predict(
     *,
     phrase_index: Tensor | None = None,
     background_listed: bool = False,
-    dim: int = -3,
 ) -> Tensor:
     """Label maps int64 [..., H, W] of cosines [..., M, H, W]: the class of the largest softmax of logit_scale * cosine.
 
-    The softmax is over phrases, along dim, and a class has the probability of its best (as in SCLIP's evaluation).
+    The softmax is over phrases, and a class has the probability of its best (as in SCLIP's evaluation).
     Of equal cosines the first phrase's wins; of those that differ by no more than float32's rounding, either may.
     phrase_index: the class of each phrase, [M], if classes have several.
     background: "none"; "entropy", where the classes' distribution has more than `threshold` nats (paper: 1.5);
@@ -73,35 +70,19 @@ def predict(
     Background is label 0 and moves the classes up by one, unless background_listed: then class 0 is background already.
     Raises ValueError for an unknown rule and for phrase_index not [M].
     """
-    logits = logits.float()
-    best = _argmax(logits, dim)
-    return _classes(
-        logits,
-        best,
-        logit_scale=logit_scale,
-        background=background,
-        threshold=threshold,
-        phrase_index=phrase_index,
-        background_listed=background_listed,
-        dim=dim,
-    )
-
-
-def _classes(
-    logits: Tensor, best: Tensor, *, logit_scale, background, threshold, phrase_index, background_listed, dim: int
-) -> Tensor:
-    """`predict`, of cosines whose best phrase is known."""
     if background not in BACKGROUND_RULES:
         raise ValueError(f"background must be one of {', '.join(BACKGROUND_RULES)}, not {background!r}.")
-    _check_phrases(phrase_index, logits.shape[dim])
+    _check_phrases(phrase_index, logits.shape[-3])
+    logits = logits.float()
+    largest, best = _largest(logits)
     labels = best if _one_each(phrase_index) else phrase_index.to(best.device)[best]
     if background == "none":
         return labels
-    below = (logits - logits.gather(dim, best.unsqueeze(dim))).mul_(logit_scale)
+    below = (logits - largest.unsqueeze(-3)).mul_(logit_scale)
     if background == "entropy":
-        is_background = entropy(best_phrase(below, phrase_index, dim), dim) > threshold
+        is_background = entropy(best_phrase(below, phrase_index, -3)) > threshold
     else:  # the largest of a softmax is one over the sum of exp(logit - largest)
-        is_background = below.exp_().sum(dim).reciprocal_() < threshold
+        is_background = below.exp_().sum(-3).reciprocal_() < threshold
     return (labels if background_listed else labels + 1).masked_fill(is_background, 0)
 
 
@@ -131,26 +112,26 @@ def _check_phrases(phrase_index: Tensor | None, phrases: int) -> None:
         raise ValueError(f"phrase_index is of {len(phrase_index)} phrases, but there are scores of {phrases}.")
 
 
-def _whole_vectors(grids: Tensor) -> Tensor:
-    """Grids [..., M] with more phrases, which are never the best, up to where numpy's argmax compares vectors only and
-    not number by number: a multiple of one vector, and four at least.
+def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest score over phrases and its phrase, [..., M, H, W] -> twice [..., H, W]; of equal ones the first.
+
+    On a CPU by pooling with pixels as channels: it compares a whole vector of pixels, where max takes one at a time.
     """
-    M = grids.shape[-1]
-    width = M if grids.device.type != "cpu" else max(4 * VECTOR, -(-M // VECTOR) * VECTOR)
-    padded = grids.new_full((*grids.shape[:-1], width), NOTHING)
-    padded[..., :M] = grids
-    return padded
+    if scores.device.type != "cpu":
+        return scores.max(-3)
+    *batch, M, H, W = scores.shape
+    pixels = scores.reshape(-1, M, 1, H * W).permute(0, 3, 1, 2)  # [B, H * W, M, 1], the channels side by side
+    largest, best = F.max_pool2d(pixels, (M, 1), return_indices=True)
+    return largest.view(*batch, H, W), best.view(*batch, H, W)
 
 
-def _argmax(scores: Tensor, dim: int) -> Tensor:
-    """On a CPU numpy's takes a fraction of torch's time, and no copy is made."""
-    return scores.argmax(dim) if scores.device.type != "cpu" else torch.from_numpy(scores.detach().numpy().argmax(dim))
-
-
-def _tile(grids: Tensor) -> int:
-    """Pixels along a side of a tile, at most."""
-    on_cpu = max(1, math.isqrt(CPU_TILE_BYTES // (4 * grids.shape[-1])))
-    return on_cpu if grids.device.type == "cpu" else TILE
+def _tile(grids: Tensor, H: int, W: int) -> tuple[int, int, int]:
+    """Images, and rows and columns of their pixels, of a tile, at most."""
+    phrases = grids.shape[-3]
+    pixels = (CPU_TILE_BYTES if grids.device.type == "cpu" else TILE_BYTES) // (4 * phrases)
+    width = min(W, max(256, math.isqrt(pixels)))  # long rows, of which vectors are made
+    height = min(H, max(1, pixels // width))
+    return max(1, pixels // (height * width)), height, width
 
 
 def _bands(weights: Tensor, most: int) -> list[tuple[slice, slice, Tensor]]:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pacl.labels import label_maps
+from pacl.labels import label_maps, predict
 from pacl.metrics import IGNORE_INDEX, confusion_matrix, mean_iou
 from pacl.model import similarity_map
 from pacl.params import Protocol
@@ -72,10 +72,9 @@ def measure(benchmarks: dict[str, Scenes], embed, embed_text=lambda text: text) 
 def label_tokens(scenes: Scenes, embed, embed_text) -> tuple[Tensor, Tensor]:
     """Label maps [M, H, H] and patch labels [M, N]."""
     side = scenes.upscale.shape[1]
-    text, identity, maps, patches = embed_text(scenes.text), torch.eye(side), [], []
+    text, maps, patches = embed_text(scenes.text), [], []
     for part in scenes.tokens.split(100):
         logits = similarity_map(embed(part.float()).cpu(), text).transpose(1, 2).unflatten(2, (side, side))
-        options = {"protocol": Protocol(), "phrase_index": scenes.phrase_index}
-        maps.append(label_maps(logits, scenes.upscale, scenes.upscale, **options))
-        patches.append(label_maps(logits, identity, identity, **options).flatten(1))
+        maps.append(label_maps(logits, scenes.upscale, scenes.upscale, Protocol(), phrase_index=scenes.phrase_index))
+        patches.append(predict(logits, 1.0, phrase_index=scenes.phrase_index).flatten(1))
     return torch.cat(maps), torch.cat(patches)

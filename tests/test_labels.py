@@ -22,7 +22,7 @@ RULES = [
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(labels_module, "_tile", lambda grids: 16)  # 50 x 70 pixels: tiles of 13 x 14, the last 11 high
+    monkeypatch.setattr(labels_module, "_tile", lambda *_: (1, 16, 16))  # of 50 x 70 pixels 13 x 14, the last 11 high
 
 
 def random_logits(*shape, seed=0):
@@ -94,22 +94,43 @@ def test_pixels_may_use_tokens_of_several_windows():
     assert torch.equal(labels, (rows.double() @ logits @ COLUMNS.double().T).argmax(0))
 
 
-@pytest.mark.parametrize("K", [1, 20, 31, 32, 33, 59, 64, 65])
-def test_what_fills_up_a_vector_never_wins_or_counts(K):
-    """Even where every cosine is low, and by the rules that add up over phrases."""
-    logits = random_logits(K)[..., :4, :5].contiguous() - 50
-    for rule in RULES:
-        expected = predict(logits, rule.logit_scale, rule.background_rule, rule.background_threshold)
-        assert torch.equal(label_maps(logits, torch.eye(4), torch.eye(5), rule), expected)
+@pytest.mark.parametrize("shape", [(20, 1, 1), (3, 1, 3, 7), (1, 8, 8), (2, 3, 64, 5, 13), (150, 16, 16)])
+def test_the_first_of_equal_cosines_wins_at_any_number_of_phrases_and_pixels(shape):
+    """numpy's argmax is the reference; low cosines, since what a processor fills its vectors up with must not win."""
+    logits = torch.randint(-60, -40, shape, generator=torch.Generator().manual_seed(0)).float()
+    before = logits.clone()
+    assert torch.equal(predict(logits, 1.0), torch.from_numpy(logits.numpy().argmax(-3)))
+    assert torch.equal(logits, before)
+    transposed = logits.mT  # pixels that don't lie side by side
+    assert torch.equal(predict(transposed, 1.0), torch.from_numpy(transposed.numpy().argmax(-3)))
 
 
 def test_a_tile_is_all_that_is_upscaled(monkeypatch):
     seen = []
-    argmax = labels_module._argmax
-    monkeypatch.setattr(labels_module, "_argmax", lambda x, dim: seen.append(x.shape) or argmax(x, dim))
+    largest = labels_module._largest
+    monkeypatch.setattr(labels_module, "_largest", lambda scores: seen.append(scores.shape) or largest(scores))
     label_maps(random_logits(2, M), ROWS, COLUMNS, Protocol())
-    assert max(shape[:2].numel() for shape in seen) == 13 * 14
-    assert sum(shape[:2].numel() for shape in seen) == 2 * H * W
+    assert max(shape.numel() for shape in seen) == M * 13 * 14
+    assert sum(shape.numel() for shape in seen) == 2 * M * H * W
+
+
+TILED = [(20, 64, 64, 6), (20, 128, 128, 1), (150, 512, 683, 1), (1000, 9, 9999, 1)]
+
+
+@pytest.mark.parametrize("M, H, W, images", TILED)
+def test_a_tile_holds_whole_small_images_or_a_part_of_a_large_one(monkeypatch, M, H, W, images):
+    monkeypatch.undo()
+    found, height, width = labels_module._tile(torch.empty(M, 2, 2), H, W)
+    assert found == images and height <= H and width <= W
+    assert 4 * M * found * height * width <= labels_module.CPU_TILE_BYTES
+    assert (height, width) == (H, W) or 8 * M * height * width > labels_module.CPU_TILE_BYTES
+
+
+def test_several_images_in_a_tile_are_labelled_as_each_alone(monkeypatch):
+    monkeypatch.setattr(labels_module, "_tile", lambda *_: (2, 20, 40))
+    logits = random_logits(5, M)
+    together = label_maps(logits, ROWS, COLUMNS, RULES[1])
+    assert torch.equal(together, torch.stack([label_maps(one, ROWS, COLUMNS, RULES[1]) for one in logits]))
 
 
 def winner_by_five_hundredths():

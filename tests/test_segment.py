@@ -158,7 +158,7 @@ def test_batches_pictures_and_blocks_of_rows_agree(monkeypatch, protocol):
         torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, image, TEXT, protocol), one)
         pil = Image.fromarray(image.permute(1, 2, 0).numpy())
         torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, pil, TEXT, protocol), one)
-    monkeypatch.setattr(labels_module, "_tile", lambda grids: 3)
+    monkeypatch.setattr(labels_module, "_tile", lambda *_: (1, 3, 3))
     labels = segment(ColourCLIP(), METHOD, images, TEXT, protocol)
     assert labels.dtype == torch.int64 and torch.equal(labels, predict(logits, protocol.logit_scale))
     assert torch.equal(segment(ColourCLIP(), METHOD, images[0], TEXT, protocol), labels[0])
