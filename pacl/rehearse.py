@@ -124,7 +124,7 @@ def lay_out(root: Path, place: Path, table: dict) -> None:
     """
     (place / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
     (place / "data").mkdir()
-    linked = [root / "notebooks", root / "pacl", *(path for path in (root / "data").iterdir())]
+    linked = [root / "notebooks", root / "pacl", root / "ablations", *(path for path in (root / "data").iterdir())]
     for path in linked:
         if path.name not in ("prepared", "features", "raw", "templates.yaml"):
             (place / path.relative_to(root)).symlink_to(path.absolute())

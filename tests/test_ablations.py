@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from pacl.ablation_inputs import write_inputs
 from pacl.ablations import run_point
 from pacl.clip import load_clip
 from pacl.config import ConfigError
@@ -15,6 +16,7 @@ from pacl.features import patch_tokens, text_features, text_table
 from pacl.findings import GROUPS, finding, point_table
 from pacl.params import Prepare, Protocol
 from pacl.prepare import prepare
+from pacl.rehearse import lay_out
 from pacl.targets import scenes_by_benchmark, write_targets
 from pacl.worlds import run_world, world_table
 
@@ -79,6 +81,30 @@ def test_more_pairs_than_there_are_is_said_and_not_an_error(inside):
 def test_a_point_that_params_yaml_lacks_is_named(inside):
     with pytest.raises(ConfigError, match="'scale_2' is no point of mini.ablations; it has default"):
         run_point("mini", "scale_2")
+
+
+def test_what_points_share_changes_with_files_and_settings_and_not_with_a_point(tmp_path, monkeypatch):
+    params = yaml.safe_load(yaml.safe_dump(PARAMS))
+    lay_out(ROOT, tmp_path, params)
+    monkeypatch.chdir(tmp_path)
+    written = []
+
+    def write() -> int:
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+        written.append(write_inputs("mini").read_text())
+        return len(set(written))
+
+    assert write() == write() == 1
+    assert {"pacl/train.py", "pacl/loss.py", "data/templates.yaml"} < json.loads(written[0])["files"].keys()
+    params["mini"]["ablations"]["points"]["scale_1"]["scale"] = 2.0
+    assert write() == 1
+    params["mini"]["train"]["weight_decay"] = 0.1
+    assert write() == 2
+    Path("data/templates.yaml").write_text("one: [a {}]\n")
+    assert write() == 3
+    Path("data/templates.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="data/templates.yaml"):
+        write_inputs("mini")
 
 
 def test_worlds_differ_by_seed_and_photographs_have_none(inside):

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PROFILES = [name for name, value in PARAMS.items() if isinstance(value, dict) and name != "miniclip"]
 STAGES = pipeline(ROOT)
+SHARED = STAGES["ablation_inputs"]  # names, for all ablation points, what they share
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -73,15 +74,21 @@ def test_the_pipeline_is_there():
     assert NOTEBOOKS, "notebooks/*.ipynb are missing"
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if name != "ablation_inputs"])
 def test_stage_names_its_code_and_its_parameters(name):
-    deps, params = STAGES[name].get("deps", []), STAGES[name].get("params", [])
-    code = code_of(STAGES[name])
+    stages = [STAGES[name], *([SHARED] if name == "ablation_point" else [])]
+    deps, params = ([one for stage in stages for one in stage.get(key, [])] for key in ("deps", "params"))
+    code = set().union(*map(code_of, stages))
     data = [path for path in deps if not path.startswith("pacl/") and not path.endswith(".ipynb")]
     right = {"deps": [*sorted(code), *data], "params": sorted(sections_of(code))}
     sections = {".".join(name.split(".")[:2]) for name in params_of(params)}  # a stage may name a part of a section
     same = set(right["deps"]) == set(deps) and set(right["params"]) == sections
     assert same, f"in dvc.yaml, stage {name} should say:\n{yaml.safe_dump(right, sort_keys=False)}"
+
+
+def test_an_ablation_point_reads_what_names_the_shared_part():
+    (written,) = (name for out in SHARED["outs"] for name in out)
+    assert written in STAGES["ablation_point"]["deps"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

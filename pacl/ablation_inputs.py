@@ -1,0 +1,36 @@
+"""What all ablation points compute with, in one file that each point's stage names in place of forty: python -m
+pacl.ablation_inputs PROFILE.
+"""
+
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from pacl.config import load_params, project_root, read_yaml
+from pacl.data import write_json
+
+
+def write_inputs(profile: str) -> Path:
+    """Writes reports/PROFILE/ablation_inputs.json: checksums of the code and of the other files that the stage
+    ablation_inputs depends on, and the settings that the points start from.
+
+    Raises FileNotFoundError for a file that isn't there, and ConfigError as `load_params` does.
+    """
+    params = load_params(profile, "model", "features", "train", "protocols", "ablations")
+    settings = {name: getattr(params, name).model_dump(mode="json") for name in ("model", "features", "train")}
+    settings["native"] = params.protocols.native.model_dump(mode="json")
+    settings["base"], settings["seeds"] = params.ablations.base, params.ablations.seeds
+    files = read_yaml(project_root() / "ablations/dvc.yaml")["stages"]["ablation_inputs"]["deps"]
+    checksums = {name: sha256(Path(name).read_bytes()).hexdigest() for name in files}
+    target = Path("reports", profile, "ablation_inputs.json")
+    write_json(target, {"files": checksums, "settings": settings})
+    return target
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Usage: python -m pacl.ablation_inputs PROFILE")
+    try:
+        print(write_inputs(sys.argv[1]))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
