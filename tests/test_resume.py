@@ -25,6 +25,14 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def states_of(folder, pattern) -> set:
+    """The files, none while the run removes their folder, on which glob would stumble."""
+    try:
+        return set(folder.glob(pattern))
+    except FileNotFoundError:
+        return set()
+
+
 def killed_at_random_moments(start, folder, states, kills, longest):
     """Goes on with a run until it ends by itself, then with another one, until so many were killed that had a state
     to go on from; returns the runs' folders.
@@ -36,16 +44,16 @@ def killed_at_random_moments(start, folder, states, kills, longest):
         assert len(folders) < 10 * kills, "kills come too late: the runs end before them"
         folders.append(folder.with_name(f"{folder.name} {len(folders)}"))
         while True:
-            before = set(folders[-1].glob(states))
+            before = states_of(folders[-1], states)
             process = start(folders[-1])
-            while process.is_alive() and before == set(folders[-1].glob(states)):
+            while process.is_alive() and before == states_of(folders[-1], states):
                 time.sleep(0.002)
             process.join(chance.uniform(0, longest))
             if not process.is_alive():
                 break
             process.kill()
             process.join()
-            within += any(folders[-1].glob(states))
+            within += bool(states_of(folders[-1], states))
         assert process.exitcode == 0
     return folders
 
