@@ -123,9 +123,10 @@ def lay_out(root: Path, place: Path, table: dict) -> None:
     Of each list of templates it has the first only, since texts take most of the time.
     """
     (place / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
-    (place / "data").mkdir()
-    linked = [root / "notebooks", root / "pacl", root / "ablations", *(path for path in (root / "data").iterdir())]
-    for path in linked:
+    for name in ("data", "ablations"):
+        (place / name).mkdir()
+    code = [root / name for name in ("notebooks", "pacl", "ablations/dvc.yaml")]
+    for path in (*code, *(root / "data").iterdir()):
         if path.name not in ("prepared", "features", "raw", "templates.yaml"):
             (place / path.relative_to(root)).symlink_to(path.absolute())
     first = {name: forms[:1] for name, forms in read_yaml(root / "data/templates.yaml").items()}

@@ -34,7 +34,7 @@ def small_project(folder: Path) -> Path:
     lay_out(ROOT, linked, table)
     shutil.copytree(linked, folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(linked)
-    for name in ("dvc.yaml", "ablations/dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "reports/miniclip", folder / "reports/miniclip")
