@@ -2,6 +2,7 @@
 pacl.ablation_inputs PROFILE.
 """
 
+import json
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ from pacl.data import write_json
 
 def write_inputs(profile: str) -> Path:
     """Writes reports/PROFILE/ablation_inputs.json: checksums of the code and of the other files that the stage
-    ablation_inputs depends on, and the settings that the points start from.
+    ablation_inputs depends on, and of the settings that the points start from (whose numbers JSON here would round).
 
     Raises FileNotFoundError for a file that isn't there, and ConfigError as `load_params` does.
     """
@@ -21,10 +22,15 @@ def write_inputs(profile: str) -> Path:
     settings["native"] = params.protocols.native.model_dump(mode="json")
     settings["base"], settings["seeds"] = params.ablations.base, params.ablations.seeds
     files = read_yaml(project_root() / "ablations/dvc.yaml")["stages"]["ablation_inputs"]["deps"]
-    checksums = {name: sha256(Path(name).read_bytes()).hexdigest() for name in files}
+    content = {name: Path(name).read_bytes() for name in files}
+    values = {name: json.dumps(value).encode() for name, value in settings.items()}
     target = Path("reports", profile, "ablation_inputs.json")
-    write_json(target, {"files": checksums, "settings": settings})
+    write_json(target, {"files": checksums(content), "settings": checksums(values)})
     return target
+
+
+def checksums(content: dict[str, bytes]) -> dict[str, str]:
+    return {name: sha256(value).hexdigest() for name, value in content.items()}
 
 
 if __name__ == "__main__":
