@@ -10,7 +10,7 @@ from torch import Tensor
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
 from pacl.labels import label_maps
-from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class
+from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.parts import in_parts, progress_bar
@@ -74,9 +74,7 @@ def segmentation_of_sets(
 
     Raises ValueError for a benchmark that no set has.
     """
-    known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
+    check_benchmarks(image_sets, names)
     confmats = {}
     for images, masks, benchmarks in image_sets.values():
         if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
@@ -90,6 +88,13 @@ def segmentation_of_sets(
                 name: {method: sum(part[name][method] for part in parts) for method in methods} for name in wanted
             }
     return {name: confmats[name] for name in names}
+
+
+def check_benchmarks(image_sets: dict[str, tuple[Images, Masks, dict]], names: list[str]) -> None:
+    """Raises ValueError for a benchmark that no image set has."""
+    known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
 
 
 def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str) -> dict:
@@ -167,6 +172,22 @@ def chunks(items, size: int):
             batch = []
     if batch:
         yield batch
+
+
+def scores(confmats: dict[str, dict[str, dict[str, Tensor]]]) -> dict:
+    """What segmentation.json holds, benchmark -> protocol -> method -> {"miou", "pixel_accuracy"}, of confusion
+    matrices by protocol, benchmark and method.
+    """
+    return {
+        benchmark: {
+            protocol: {
+                method: {"miou": mean_iou(confmat), "pixel_accuracy": pixel_accuracy(confmat)}
+                for method, confmat in of_protocol[benchmark].items()
+            }
+            for protocol, of_protocol in confmats.items()
+        }
+        for benchmark in next(iter(confmats.values()))
+    }
 
 
 def scores_by_class(confmats: dict, classes: dict[str, list[str]]) -> pd.DataFrame:

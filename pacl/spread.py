@@ -14,8 +14,7 @@ from pacl.checkpoints import load_embedder
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
 from pacl.data import Images, Masks, all_scenes, write_json
-from pacl.evaluate import methods_of, segmentation
-from pacl.metrics import mean_iou, pixel_accuracy
+from pacl.evaluate import check_benchmarks, methods_of, scores, segmentation
 from pacl.params import Protocol
 from pacl.segment import Method
 
@@ -30,8 +29,9 @@ def segmentation_over_ranks(
     batch_size: int = 32,
 ) -> dict[str, dict[str, Tensor]]:
     """What pacl.evaluate.segmentation_of_sets gives, benchmark -> method -> int64 [K, K], in every process of a group;
-    batches are those of one process.
+    batches are those of one process. Raises ValueError for a benchmark that no set has.
     """
+    check_benchmarks(image_sets, names)
     confmats = {}
     for images, masks, benchmarks in image_sets.values():
         if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
@@ -39,7 +39,7 @@ def segmentation_over_ranks(
             some = images.some(part), masks.some(part)
             found = segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
             confmats |= {name: {m: ranks.summed(c, clip.device) for m, c in of.items()} for name, of in found.items()}
-    return confmats
+    return {name: confmats[name] for name in names}
 
 
 def measure_profile(profile: str, output: Path) -> None:
@@ -49,20 +49,14 @@ def measure_profile(profile: str, output: Path) -> None:
     with ranks.process_group():
         embedder, _ = load_embedder(Path("checkpoints", profile, "best"))
         clip = load_clip(model.backbone, model.pretrained, tokens=model.tokens, dtype=model.dtype)
-        methods, image_sets = (
-            methods_of(clip, embedder, settings.methods),
-            all_scenes(Path("data/prepared", profile), "test"),
-        )
-        result = {name: {} for name in settings.benchmarks}
-        for key, protocol in params.protocols.named(settings.protocols).items():
-            names, size = settings.benchmarks, settings.batch_size
-            confmats = segmentation_over_ranks(clip, methods, image_sets, names, protocol, batch_size=size)
-            for name, of in confmats.items():
-                result[name][key] = {
-                    m: {"miou": mean_iou(c), "pixel_accuracy": pixel_accuracy(c)} for m, c in of.items()
-                }
+        methods = methods_of(clip, embedder, settings.methods)
+        sets, names = all_scenes(Path("data/prepared", profile), "test"), settings.benchmarks
+        confmats = {
+            key: segmentation_over_ranks(clip, methods, sets, names, protocol, batch_size=settings.batch_size)
+            for key, protocol in params.protocols.named(settings.protocols).items()
+        }
         if ranks.rank() == 0:
-            write_json(output, result)
+            write_json(output, scores(confmats))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pacl.evaluate import (
     label_examples,
     methods_of,
     prompt_maps,
+    scores,
     scores_by_class,
     segmentation,
     texts_of,
@@ -206,6 +207,18 @@ def test_prompt_maps_are_cosines_with_the_largest_classs_name(split):
     assert found.shape == (14, 20)
     torch.testing.assert_close(found[0, 0], cosines[0, 0])
     torch.testing.assert_close(found[13, 19], cosines[2, 4])
+
+
+def test_scores_by_hand():
+    """A class without a pixel in truth or prediction counts nowhere."""
+    half, whole = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]]), torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
+    native, tcl = {"clip": half, "pacl": whole}, {"clip": whole, "pacl": half}
+    found = scores({"native": {"plain": native}, "tcl": {"plain": tcl}})
+    of_half = {"miou": pytest.approx((3 / 6 + 4 / 7) / 2), "pixel_accuracy": pytest.approx(7 / 10)}
+    of_whole = {"miou": 1.0, "pixel_accuracy": 1.0}
+    assert found == {
+        "plain": {"native": {"clip": of_half, "pacl": of_whole}, "tcl": {"clip": of_whole, "pacl": of_half}}
+    }
 
 
 def test_iou_by_class_by_hand():
