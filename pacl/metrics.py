@@ -23,12 +23,17 @@ def confusion_matrix(
         raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have one shape.")
     preds, target = preds.flatten(), target.flatten()
     ignored = target == ignore_index if ignore_index is not None else torch.zeros_like(target, dtype=torch.bool)
-    preds, target = (t.masked_fill(ignored, 0).long() for t in (preds, target))  # taken away again below
-    _check_labels("target", target, num_classes)
-    _check_labels("preds", preds, num_classes)
-    counts = torch.bincount(preds.add_(target, alpha=num_classes), minlength=num_classes**2)
-    counts[0] -= ignored.sum()
-    return counts.reshape(num_classes, num_classes)
+    if preds.numel() and not 0 <= preds.min() <= preds.max() < num_classes:
+        preds = preds.masked_fill(ignored, 0)
+        _check_labels("preds", preds, num_classes)
+    rows = target.long().clamp(-1, num_classes).add_(1)  # the first and the last row are for labels outside the classes
+    pairs = rows.mul_(num_classes).add_(preds.long())
+    confmat = torch.bincount(pairs, minlength=(num_classes + 2) * num_classes).reshape(-1, num_classes)[1:-1]
+    if ignore_index in range(num_classes):
+        confmat[ignore_index] = 0
+    if confmat.sum() + ignored.sum() != target.numel():
+        _check_labels("target", target[~ignored], num_classes)
+    return confmat
 
 
 def iou_per_class(confmat: Tensor) -> Tensor:

@@ -91,6 +91,14 @@ def test_predictions_under_ignored_pixels_may_be_anything():
     assert preds.tolist() == [9, 1, -1, 0] and target.tolist() == [255, 1, 255, 0]  # neither is written to
 
 
+@pytest.mark.parametrize("ignore_index", [0, 2, 10**12])
+def test_any_label_may_be_the_ignored_one(ignore_index):
+    preds, target = torch.tensor([0, 1, 2, 1]), torch.tensor([1, ignore_index, 1, ignore_index])
+    assert confusion_matrix(preds, target, 3, ignore_index=ignore_index).tolist() == [[0, 0, 0], [1, 0, 1], [0, 0, 0]]
+    with pytest.raises(ValueError, match="target holds the label 3"):
+        confusion_matrix(preds, target.where(target != 1, 3), 3, ignore_index=ignore_index)
+
+
 def test_without_an_ignored_label_255_is_a_class_like_others():
     target = torch.tensor([255, 0], dtype=torch.uint8)
     assert confusion_matrix(torch.tensor([255, 3]), target, 256, ignore_index=None)[255, 255] == 1
