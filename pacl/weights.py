@@ -24,6 +24,7 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 VOCABULARY = "bpe.txt.gz"
 NETWORK_SECONDS = 5
+FOLDER_BIT = 0x10  # of the attributes in a zip file's directory
 
 
 def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> tuple[torch.nn.Module, object, dict]:
@@ -181,6 +182,7 @@ def _is_size(*values) -> bool:
 
 def _load(model: torch.nn.Module, path: Path, name: str) -> None:
     try:
+        _check_archive(path)
         if _is_openai_archive(path):
             state = torch.jit.load(path, map_location="cpu").state_dict()
             sizes = ("input_resolution", "context_length", "vocab_size")
@@ -191,12 +193,24 @@ def _load(model: torch.nn.Module, path: Path, name: str) -> None:
         raise ValueError(f"{path} does not hold weights of {name} that open_clip can read.") from error
 
 
+def _check_archive(path: Path) -> None:
+    """Raises BadZipFile for a damaged .pt or .bin archive: torch.jit doesn't look at checksums, and of a file that is
+    marked as a folder torch reads nothing and leaves the weights' memory as it was.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            folders = [e.filename for e in archive.infolist() if e.external_attr & FOLDER_BIT and not e.is_dir()]
+            if damaged := archive.testzip() or folders:
+                raise zipfile.BadZipFile(f"{damaged}")
+
+
 def _is_openai_archive(path: Path) -> bool:
     """OpenAI's .pt files are TorchScript, which torch.load(weights_only=True) refuses."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # no archive, or a damaged one, for which zipfile raises nearly every kind
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _weights_in(folder: Path) -> Path:

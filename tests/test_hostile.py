@@ -28,6 +28,7 @@ from folders import write_flickr8k, write_image
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from test_conformance import Archive
 from test_shards import jpeg, write_shard
 
 from pacl.benchmarks import benchmark, check_sizes, value_table
@@ -263,9 +264,7 @@ SMALL_CLIP = {
 
 def clip_file(name):
     def make(folder):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            weights = open_clip.CLIP(**SMALL_CLIP).state_dict()
+        weights = small_weights()
         about = {"model_cfg": SMALL_CLIP, "preprocess_cfg": {}}
         (folder / "open_clip_config.json").write_text(json.dumps(about, indent=1))
         if name.endswith(".bin"):
@@ -275,6 +274,27 @@ def clip_file(name):
         return folder / name
 
     return make
+
+
+def openai_file(folder):
+    """A TorchScript archive of weights, as OpenAI's, of an architecture that open_clip knows by the name "small"."""
+    (folder / "small.json").write_text(json.dumps(SMALL_CLIP))
+    open_clip.add_model_config(folder / "small.json")
+    archive = Archive({name: tensor.contiguous() for name, tensor in small_weights().items()})
+    torch.jit.save(torch.jit.trace(archive, torch.ones(1)), folder / "ViT-small.pt")
+    return folder / "ViT-small.pt"
+
+
+def small_weights():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return open_clip.CLIP(**SMALL_CLIP).state_dict()
+
+
+def same_weights(found, path):
+    """The weights as they were before the damage: an archive's checksums tell every other file."""
+    expected, weights = small_weights(), found.model.state_dict()
+    assert weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
 def clip_in(path):
@@ -355,6 +375,7 @@ READERS = {
     "array": (array_file, lambda path: read_pairs(path.parent, "train"), same_array),
     "CLIP's safetensors": (clip_file("open_clip_model.safetensors"), clip_in, same_clip),
     "CLIP's .bin": (clip_file("open_clip_pytorch_model.bin"), clip_in, same_clip),
+    "OpenAI's .pt": (openai_file, lambda path: load_clip("small", path, device="cpu"), same_weights),
     "CLIP's configuration": (clip_file("open_clip_config.json"), clip_in, same_clip),
     "cached tokens": (features_file("train_patches.npy"), lambda path: read_features(path, 3), same_features),
     "cached captions": (features_file("caption_features.npy"), texts_in, same_texts),
@@ -431,6 +452,17 @@ def bomb(path: Path, side: int) -> Path:
 def test_a_png_of_60000_pixels_a_side_is_refused_unread(mask, tmp_path):
     with pytest.raises(ValueError, match=r"bomb\.png can't be read as an image .*decompression bomb"):
         open_image(bomb(tmp_path / "bomb.png", 60_000), mask=mask)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_marked_as_a_folder_are_refused(tmp_path):
+    """torch would read nothing there and leave the weights' memory as it was."""
+    path = openai_file(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 38] = 0x10  # the attributes of the directory's first file, which holds weights
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"ViT-small\.pt does not hold weights of small"):
+        load_clip("small", path, device="cpu")
 
 
 def test_a_checkpoint_of_impossible_size_takes_no_memory(tmp_path):
