@@ -32,17 +32,18 @@ def places(folder: Path, globs: tuple[str, ...], split: str):
 
 
 def check_present(wanted: list[tuple[str | Path, dict, str]]) -> None:
-    """Raises one FileNotFoundError that lists, as a table, what is missing of all wanted (folder, data set, split)."""
+    """Raises one FileNotFoundError that lists what is missing of all wanted (folder, data set, split)."""
     rows = [row for folder, dataset, split in wanted if (row := missing(Path(folder), dataset, split))]
     if rows:
-        rows = [("what", "where it is expected", "how to get it", "terms"), *dict.fromkeys(rows)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        raise FileNotFoundError("\n".join(["Data that can't come with this project is missing:", *lines]))
+        titles = ("where it is expected", "how to get it", "terms")
+        lines = ["Data that can't come with this project is missing:"]
+        for name, *about in dict.fromkeys(rows):
+            lines += [name, *(f"    {title}: {text}" for title, text in zip(titles, about, strict=True))]
+        raise FileNotFoundError("\n".join(lines))
 
 
 def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str] | None:
-    """A row of that table, None if nothing is missing."""
+    """Name, place, how to get it and terms for that list, None if nothing is missing."""
     parts = dataset["parts"].values()
     absent = [globs[0].format(split=split) for globs in parts if not any(places(folder, globs, split))]
     if not absent:

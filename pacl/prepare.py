@@ -27,7 +27,7 @@ def prepare(folder: Path, params) -> str | None:
     """Brings what the `prepare` section names into `folder`, whole or not at all.
 
     Returns sentences on what the data lack, None if there is nothing to say.
-    Raises FileNotFoundError with a table of what is missing, and ValueError for data or numbers that don't work.
+    Raises FileNotFoundError with a list of what is missing, and ValueError for data or numbers that don't work.
     """
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:

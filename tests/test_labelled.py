@@ -164,10 +164,11 @@ def test_any_other_set_of_torchvision_by_its_name(tmp_path):
 def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         check_present(check_sets(tmp_path, ["food101", "imagenet", "my_birds"]))
-    _, _, food, imagenet, birds = str(error.value).splitlines()
-    assert f"{tmp_path}: food-101/images" in food and f"Food101('{tmp_path}', download=True)" in food
-    assert f"{tmp_path}: imagenet/val" in imagenet and "image-net.org" in imagenet
-    assert f"{tmp_path}: my_birds/test" in birds and f"put images into {tmp_path}/my_birds/test/CLASS" in birds
+    food, imagenet, birds = (lines[1:] for lines in np.reshape(str(error.value).splitlines()[1:], (3, 4)))
+    assert food[0].endswith(f"{tmp_path}: food-101/images") and f"Food101('{tmp_path}', download=True)" in food[1]
+    assert imagenet[0].endswith(f"{tmp_path}: imagenet/val") and "image-net.org" in imagenet[1]
+    assert birds[0].endswith(f"{tmp_path}: my_birds/test")
+    assert f"put images into {tmp_path}/my_birds/test/CLASS" in birds[1]
 
 
 def test_words_of_classes():

@@ -68,12 +68,12 @@ def test_all_that_is_missing_is_listed_at_once(tmp_path):
     (tmp_path / "flickr8k/Images").mkdir(parents=True)
     with pytest.raises(FileNotFoundError) as error:
         prepare(tmp_path / "out", settings(tmp_path))
-    _, header, flickr, voc = str(error.value).splitlines()
-    assert header.split("  ")[0] == "what" and "how to get it" in header and "terms" in header
-    place = header.index("where")
-    assert flickr[place:].startswith(f"{tmp_path}/flickr8k: captions.txt  ") and "non-commercial" in flickr
+    titles = ["where it is expected", "how to get it", "terms"]
+    _, *lines = str(error.value).splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["Flickr8k", *titles, "PASCAL VOC 2012", *titles]
+    assert lines[1].endswith(f": {tmp_path}/flickr8k: captions.txt") and "non-commercial" in lines[3]
     expected = "ImageSets/Segmentation/val.txt, JPEGImages, SegmentationClass"
-    assert voc[place:].startswith(f"{tmp_path}/VOCdevkit/VOC2012: {expected}  ") and "VOCtrainval" in voc
+    assert lines[5].endswith(f": {tmp_path}/VOCdevkit/VOC2012: {expected}") and "VOCtrainval" in lines[6]
     assert [path.name for path in tmp_path.iterdir()] == ["flickr8k"]
 
 
