@@ -134,7 +134,7 @@ def test_too_few_shards_to_hold_some_out(tmp_path):
     write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
     with pytest.raises(ValueError, match="has 1 shards, and none is left .* lower prepare.validation_scenes"):
         prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=1))
-    with pytest.raises(FileNotFoundError, match=r"shards: \*.tar  .*img2dataset"):
+    with pytest.raises(FileNotFoundError, match=r"shards: \*\.tar\n.*img2dataset"):
         prepare(tmp_path / "out", settings(tmp_path / "nothing"))
 
 
