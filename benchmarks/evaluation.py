@@ -35,7 +35,7 @@ def batch(classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `photo`, but a batch of the mini world's."""
     grid = (SIDE - PATCH) // STRIDE + 1
     logits, target = drawn(BATCH, classes, (grid, grid), (SIDE, SIDE))
-    matrix = interpolation_matrix(SIDE, grid, STRIDE, PATCH)
+    matrix = interpolation_matrix(SIDE, grid, STRIDE, PATCH, SIDE)
     return logits, matrix, matrix, target
 
 

@@ -264,9 +264,9 @@ def coco_stuff_table(folder: Path, masks: list[Path]) -> list[int]:
 
 
 def coco_object_table(folder: Path, masks: list[Path]) -> list[int]:
-    """COCO-Stuff's 80 things; all stuff is background, class 0 (as GroupViT made it)."""
+    """COCO-Stuff's 80 things; all stuff, and what has no label, is background, class 0 (as GroupViT made it)."""
     ids = {value: value for value in range(171)} if train_ids(masks) else coco_train_ids()
-    return value_table({value: index + 1 if index < 80 else 0 for value, index in ids.items()})
+    return value_table({IGNORE: 0} | {value: index + 1 if index < 80 else 0 for value, index in ids.items()})
 
 
 def coco_train_ids() -> dict[int, int]:

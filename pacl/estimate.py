@@ -128,7 +128,7 @@ def measured(clip: FrozenCLIP, params, images, features: Path) -> dict[str, floa
     captions = read_json(features / "texts.json")["captions"]
     text = seconds_of(lambda: clip.text_features(captions)) / len(captions)
     cosines = torch.rand(PROMPTS, LABELLED // 16, LABELLED // 16, device=clip.device)
-    upscale = interpolation_matrix(LABELLED, LABELLED // 16, 16, 16).to(clip.device)
+    upscale = interpolation_matrix(LABELLED, LABELLED // 16, 16, 16, LABELLED).to(clip.device)
     label = seconds_of(lambda: label_maps(cosines, upscale, upscale, Protocol())) / (PROMPTS * LABELLED**2)
     kept = {
         name: load_scenes(scenes_file(features, name)) for name in MEASURED if scenes_file(features, name).is_file()

@@ -43,9 +43,7 @@ def segmentation(
     }
     own_protocol = {name: protocol.on(name) for name in benchmarks}
     if len({one.short_side for one in own_protocol.values()}) > 1:
-        raise ValueError(
-            f"{', '.join(benchmarks)} share their images: their short_side per benchmark must be the same."
-        )
+        raise ValueError(f"{', '.join(benchmarks)} have a short_side each: measure them one by one.")
     sized = next(iter(own_protocol.values()))
     for picture, mask in equal_sizes(images, masks, batch_size):
         logits, rows, columns = coarse_logits(clip, methods, picture, union, sized)
@@ -74,27 +72,34 @@ def segmentation_of_sets(
 
     Raises ValueError for a benchmark that no set has.
     """
-    check_benchmarks(image_sets, names)
     confmats = {}
-    for images, masks, benchmarks in image_sets.values():
-        if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
+    for images, masks, wanted in with_images(image_sets, names, protocol):
 
-            def measured(part: range, images=images, masks=masks, wanted=wanted) -> dict:
-                some = images.some(part), masks.some(part)
-                return segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
+        def measured(part: range, images=images, masks=masks, wanted=wanted) -> dict:
+            some = images.some(part), masks.some(part)
+            return segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
 
-            parts = in_parts(measured, len(images), batch_size)
-            confmats |= {
-                name: {method: sum(part[name][method] for part in parts) for method in methods} for name in wanted
-            }
+        parts = in_parts(measured, len(images), batch_size)
+        confmats |= {name: {method: sum(part[name][method] for part in parts) for method in methods} for name in wanted}
     return {name: confmats[name] for name in names}
 
 
-def check_benchmarks(image_sets: dict[str, tuple[Images, Masks, dict]], names: list[str]) -> None:
-    """Raises ValueError for a benchmark that no image set has."""
+def with_images(
+    image_sets: dict[str, tuple[Images, Masks, dict]], names: list[str], protocol: Protocol
+) -> list[tuple[Images, Masks, dict]]:
+    """Image sets with those of the named benchmarks that can be measured together: which the protocol wants at one
+    size. Raises ValueError for a benchmark that no set has.
+    """
     known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
+    together = []
+    for images, masks, benchmarks in image_sets.values():
+        by_size = {}
+        for name in filter(names.__contains__, benchmarks):
+            by_size.setdefault(protocol.on(name).short_side, {})[name] = benchmarks[name]
+        together += [(images, masks, wanted) for wanted in by_size.values()]
+    return together
 
 
 def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str) -> dict:

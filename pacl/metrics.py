@@ -59,7 +59,8 @@ def patch_labels(
 ) -> Tensor:
     """The majority label of each patch's pixels: mask [B, H, W] -> int64 [B, N], in the order of CLIP's patch tokens.
 
-    Ignored pixels have no vote, a patch of nothing else gets ignore_index, and of equal counts the lower label wins.
+    Ignored pixels vote for ignore_index: where they are the most, so that a patch of much background and a little cat
+    is no cat where the background is ignored. Of equal counts the lower label wins, ignore_index last.
     Pixels beyond the last whole patch are dropped, as CLIP's patch convolution drops them.
     num_classes: found from the mask if not given.
     Raises ValueError for another shape, a mask smaller than a patch, and a label outside the classes.
@@ -69,14 +70,16 @@ def patch_labels(
     B, h, w = len(mask), mask.shape[1] // patch_size, mask.shape[2] // patch_size
     patches = mask[:, : h * patch_size, : w * patch_size].long().reshape(B, h, patch_size, w, patch_size)
     patches = patches.transpose(2, 3).reshape(B * h * w, patch_size**2)
-    voting = patches != ignore_index
+    ignored = patches == ignore_index
     if num_classes is None:
-        num_classes = int(patches[voting].max()) + 1 if voting.any() else 1
-    _check_labels("mask", patches[voting], num_classes)
-    row = torch.arange(len(patches), device=mask.device)[:, None].expand_as(patches)
-    votes = torch.bincount((row * num_classes + patches)[voting], minlength=len(patches) * num_classes)
-    labels = votes.reshape(len(patches), num_classes).argmax(dim=1)
-    return labels.masked_fill(~voting.any(dim=1), ignore_index).reshape(B, h * w)
+        num_classes = int(patches[~ignored].max()) + 1 if not ignored.all() else 1
+    _check_labels("mask", patches[~ignored], num_classes)
+    row = torch.arange(len(patches), device=mask.device)[:, None] * (num_classes + 1)
+    votes = torch.bincount(
+        (row + patches.masked_fill(ignored, num_classes)).flatten(), minlength=len(patches) * (num_classes + 1)
+    )
+    labels = votes.reshape(len(patches), num_classes + 1).argmax(dim=1)
+    return labels.masked_fill(labels == num_classes, ignore_index).reshape(B, h * w)
 
 
 def coherence_roc(

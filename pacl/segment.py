@@ -74,16 +74,15 @@ def patch_class_logits(patch_embeddings: Tensor, text: Tensor, phrase_index: Ten
     return best_phrase(similarity_map(patch_embeddings, text), phrase_index, dim=-1)
 
 
-def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized: int | None = None) -> Tensor:
+def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized: int) -> Tensor:
     """Weights [size, grid] of bilinear upscaling along one side, from tokens to pixels: an image's logits are R_y L
     R_x^T.
 
-    Token i's centre lies at i * stride + patch / 2 of `resized` pixels (size, if not given), pixel y's at (y + 1/2) *
-    resized / size; beyond the outermost
-    centres the outermost token counts alone. With stride = patch = 1 it is torch's interpolate(mode="bilinear",
-    align_corners=False).
+    Token i's centre lies at i * stride + patch / 2 of `resized` pixels, pixel y's at (y + 1/2) * resized / size; beyond
+    the outermost centres the outermost token counts alone. With stride = patch = 1 and resized = grid it is torch's
+    interpolate(mode="bilinear", align_corners=False).
     """
-    pixels = (torch.arange(size, dtype=torch.float64) + 0.5) * ((resized or size) / size)
+    pixels = (torch.arange(size, dtype=torch.float64) + 0.5) * (resized / size)
     position = ((pixels - patch / 2) / stride).clamp(0, grid - 1)  # in tokens
     left = position.floor().long().clamp(max=max(grid - 2, 0))
     weights = torch.zeros(size, grid, dtype=torch.float64)
@@ -111,10 +110,10 @@ def upscaling(clip: FrozenCLIP, protocol: Protocol, size: int, resized: int, sta
     placed = torch.zeros(max(resized, protocol.window), len(starts), grid)
     for i, start in enumerate(starts):
         placed[start : start + protocol.window, i] = interpolation_matrix(
-            protocol.window, grid, stride, clip.patch_size
+            protocol.window, grid, stride, clip.patch_size, protocol.window
         )
     average = (placed / placed.sum(dim=(1, 2), keepdim=True)).flatten(1)[:resized]
-    return interpolation_matrix(size, resized, 1, 1) @ average
+    return interpolation_matrix(size, resized, 1, 1, resized) @ average
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from pacl.checkpoints import load_embedder
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
 from pacl.data import Images, Masks, all_scenes, write_json
-from pacl.evaluate import check_benchmarks, methods_of, scores, segmentation
+from pacl.evaluate import methods_of, scores, segmentation, with_images
 from pacl.params import Protocol
 from pacl.segment import Method
 
@@ -31,14 +31,12 @@ def segmentation_over_ranks(
     """What pacl.evaluate.segmentation_of_sets gives, benchmark -> method -> int64 [K, K], in every process of a group;
     batches are those of one process. Raises ValueError for a benchmark that no set has.
     """
-    check_benchmarks(image_sets, names)
     confmats = {}
-    for images, masks, benchmarks in image_sets.values():
-        if wanted := {name: benchmark for name, benchmark in benchmarks.items() if name in names}:
-            part = ranks.own_part(len(images), batch_size)
-            some = images.some(part), masks.some(part)
-            found = segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
-            confmats |= {name: {m: ranks.summed(c, clip.device) for m, c in of.items()} for name, of in found.items()}
+    for images, masks, wanted in with_images(image_sets, names, protocol):
+        part = ranks.own_part(len(images), batch_size)
+        some = images.some(part), masks.some(part)
+        found = segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
+        confmats |= {name: {m: ranks.summed(c, clip.device) for m, c in of.items()} for name, of in found.items()}
     return {name: confmats[name] for name in names}
 
 

@@ -41,7 +41,7 @@ def scenes_of(clip: FrozenCLIP, tokens: torch.Tensor, masks: Masks, benchmark: d
         patch_targets=patch_labels(targets, clip.patch_size),
         text=text.cpu(),
         phrase_index=index.cpu(),
-        upscale=interpolation_matrix(clip.image_size, side, clip.patch_size, clip.patch_size),
+        upscale=interpolation_matrix(clip.image_size, side, clip.patch_size, clip.patch_size, clip.image_size),
         classes=len(benchmark["classes"]),
     )
 

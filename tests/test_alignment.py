@@ -28,8 +28,8 @@ def squares(tokens):
 
 
 def majority(block):
-    values, counts = np.unique(block[block != 255], return_counts=True)
-    return values[counts.argmax()] if len(values) else 255
+    values, counts = np.unique(block, return_counts=True)  # 255 comes last: of equal counts the first is taken
+    return values[counts.argmax()]
 
 
 def test_scene_patches_are_clips_tokens_and_majority_labels(tiny_clip):

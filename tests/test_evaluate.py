@@ -254,8 +254,15 @@ def test_a_protocol_changes_only_what_it_says_on_one_benchmark(monkeypatch):
         found = segmentation(ColourCLIP(), PACL, *scenes, {name: benchmark}, protocol)[name]["pacl"]
         expected = segmentation(ColourCLIP(), PACL, *scenes, {name: benchmark}, Protocol(**(plain | changes)))
         assert torch.equal(found, expected[name]["pacl"]), name
-    with pytest.raises(ValueError, match="small, third share their images: their short_side"):
+    with pytest.raises(ValueError, match="small, third have a short_side each"):
         segmentation(ColourCLIP(), PACL, *scenes, {"small": benchmark, "third": benchmark}, protocol)
+    names = ["small", "other", "third"]
+    together = segmentation_of_sets(
+        ColourCLIP(), PACL, {"": (*scenes, dict.fromkeys(names, benchmark))}, names, protocol, batch_size=1
+    )
+    for name in names:
+        alone = segmentation(ColourCLIP(), PACL, *scenes, {name: benchmark}, protocol)[name]
+        assert torch.equal(together[name]["pacl"], alone["pacl"]), name
 
 
 def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same():

@@ -109,17 +109,17 @@ def test_without_an_ignored_label_255_is_a_class_like_others():
 def test_patch_labels_by_hand():
     mask = torch.tensor(
         [
-            [1, 1, 2, 255, 9],
-            [1, 2, 255, 255, 9],
-            [255, 255, 3, 4, 9],
-            [255, 255, 4, 3, 9],
-            [9, 9, 9, 9, 9],
+            [1, 1, 2, 255, 2, 255, 9],
+            [1, 2, 255, 255, 255, 2, 9],
+            [255, 255, 3, 4, 255, 5, 9],
+            [255, 255, 4, 3, 6, 255, 9],
+            [9, 9, 9, 9, 9, 9, 9],
         ]
     )
-    # majority; the one vote against three ignored pixels; nothing but ignored; a tie to the lower; the last row and
-    # column dropped
-    assert patch_labels(mask[None], 2).tolist() == [[1, 2, 255, 3]]
-    assert patch_labels(mask[None].to(torch.uint8), 2, num_classes=10).tolist() == [[1, 2, 255, 3]]
+    # majority; one vote against three ignored pixels; a tie of a class with the ignored; nothing but ignored; a tie to
+    # the lower; more ignored pixels than of either class; the last row and column dropped
+    assert patch_labels(mask[None], 2).tolist() == [[1, 255, 2, 255, 3, 255]]
+    assert patch_labels(mask[None].to(torch.uint8), 2, num_classes=10).tolist() == [[1, 255, 2, 255, 3, 255]]
     assert patch_labels(torch.full((1, 4, 4), 255), 2).tolist() == [[255] * 4]
 
 

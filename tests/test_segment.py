@@ -58,7 +58,7 @@ def test_pixels_interpolate_as_torch_does():
 def test_plain_patches_interpolate_as_torch_does():
     """Patches side by side that fill the image are large pixels."""
     tokens = torch.randn(1, 1, 3, 5)
-    upscaled = interpolation_matrix(24, 3, 8, 8) @ tokens[0, 0] @ interpolation_matrix(40, 5, 8, 8).T
+    upscaled = interpolation_matrix(24, 3, 8, 8, 24) @ tokens[0, 0] @ interpolation_matrix(40, 5, 8, 8, 40).T
     torch.testing.assert_close(
         upscaled, F.interpolate(tokens, size=(24, 40), mode="bilinear", align_corners=False)[0, 0]
     )
@@ -128,6 +128,20 @@ def test_sliding_windows_match_a_brute_force_loop(H, W, window, step, stride):
     protocol = Protocol(window=window, window_stride=step, token_stride=stride)
     torch.testing.assert_close(
         dense_logits(ColourCLIP(), METHOD, image, TEXT, protocol), brute_force_windows(image, window, step, stride)
+    )
+
+
+@pytest.mark.parametrize("short_side", [8, 12, 14, 25])
+def test_windows_on_a_resized_image_come_back_at_the_original_size(short_side):
+    """Cosines are averaged at the resized image's pixels, which torch then scales to the original's."""
+    image = picture(14, 21)
+    size = [short_side, round(1.5 * short_side)]
+    resized = F.interpolate(image[None] / 255, size=size, mode="bilinear", antialias=True)[0] * 255
+    average = brute_force_windows(resized, 8, 4, 4)
+    protocol = Protocol(short_side=short_side, window=8, window_stride=4)
+    torch.testing.assert_close(
+        dense_logits(ColourCLIP(), METHOD, image, TEXT, protocol),
+        F.interpolate(average[None], size=(14, 21), mode="bilinear")[0],
     )
 
 

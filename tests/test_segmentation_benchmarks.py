@@ -141,7 +141,7 @@ def test_coco_by_raw_values_and_by_train_ids(tmp_path, ending):
     assert [path.name for path in masks] == [f"000000000139{ending}.png"] and "1 of 5,000" in note
     stuff, things = (benchmark(name, tmp_path, masks) for name in ("coco_stuff", "coco_object"))
     assert names_at(stuff, *values) == ["person", "stop sign", "toothbrush", "banner", "wood", ""]
-    assert names_at(things, *values) == ["person", "stop sign", "toothbrush", "background", "background", ""]
+    assert names_at(things, *values) == ["person", "stop sign", "toothbrush", "background", "background", "background"]
     assert things["classes"] == ["background", *stuff["classes"][:80]]
 
 
