@@ -76,16 +76,18 @@ def ablations(folder: Path, base: dict) -> list[dict]:
 
 
 def what_matters(runs: pd.DataFrame, findings: dict) -> dict:
-    """Each choice by the gap in mIoU between its best and its worst setting, the largest first."""
+    """Each choice by the gap in mIoU between its best and its worst setting, on the benchmark where that is larger; the
+    largest gap first.
+    """
     gaps = {}
     for group, rows in runs.groupby("group", sort=False):
-        measured = [name for name in metric_columns(rows) if name != "patch_accuracy"]
-        if measured:
-            means = rows.groupby("setting")[measured[0]].mean()
-            gaps[findings.get(group, {}).get("title", group)] = means.max() - means.min()
-    largest = max(gaps.values(), default=0) or 1
-    rows = sorted(gaps.items(), key=lambda item: -item[1])
-    said = [(name, gap / largest, f"{percent(gap)} points") for name, gap in rows]
+        means = rows.groupby("setting")[[name for name in metric_columns(rows) if name != "patch_accuracy"]].mean()
+        gap = means.max() - means.min()
+        if len(gap):
+            gaps[findings.get(group, {}).get("title", group)] = gap.max(), gap.idxmax()
+    largest = max((gap for gap, _ in gaps.values()), default=0) or 1
+    rows = sorted(gaps.items(), key=lambda item: -item[1][0])
+    said = [(name, gap / largest, f"{percent(gap)} points ({benchmark})") for name, (gap, benchmark) in rows]
     return bars("How much each choice matters: mIoU of its best setting minus that of its worst", said, wide=True)
 
 

@@ -64,6 +64,13 @@ GROUPS = {
     ),
 }
 
+MEASURES = {
+    "patch_accuracy": "patch accuracy",
+    "voc20": "voc20 mIoU",
+    "context59": "context59 mIoU",
+    "voc21": "voc21 mIoU",
+}
+
 
 def point_table(folder: Path, points: dict) -> pd.DataFrame:
     """All points' runs: columns group, point, setting, seed and the metrics; `default` stands in every group."""
@@ -77,22 +84,31 @@ def point_table(folder: Path, points: dict) -> pd.DataFrame:
 
 
 def finding(rows: pd.DataFrame) -> str:
-    """One sentence: the best and the worst setting, and whether their difference exceeds the spread over seeds."""
-    metric, name = ("patch_accuracy", "patch accuracy") if "patch_accuracy" in rows else ("voc20", "voc20 mIoU")
-    if metric not in rows:
-        metric, name = "voc21", "voc21 mIoU"
-    by_setting = 100 * rows.groupby("setting", sort=False)[metric].agg(["mean", "min", "max"])
-    best, worst = by_setting["mean"].idxmax(), by_setting["mean"].idxmin()
-    gap, spread = by_setting["mean"][best] - by_setting["mean"][worst], (by_setting["max"] - by_setting["min"]).max()
-    if gap < 0.05:
-        return f"No difference: {by_setting['mean'][best]:.1f} % {name} with either."
-    seeds = rows.seed.nunique()
-    weight = (
-        f"{'more' if gap > spread else 'no more'} than the largest spread over {seeds} seeds, {spread:.1f} points"
-        if seeds > 1
-        else "one run each"
-    )
-    return (
-        f"{best} is best with {by_setting['mean'][best]:.1f} % {name}, "
-        f"{worst} lowest with {by_setting['mean'][worst]:.1f} %: {gap:.1f} points apart, {weight}."
-    )
+    """Which setting is best, and what each measure says: the best setting, the next and the last. The best two are level
+    unless they lie further apart than runs of one of them with other seeds.
+    """
+    ranked = {name: ranking(rows, metric) for metric, name in MEASURES.items() if metric in rows}
+    ahead = [settings.index[0] for settings, level in ranked.values() if not level]
+    if rows.seed.nunique() == 1:
+        verdict = "One run a setting."
+    elif len(set(ahead)) > 1:
+        verdict = "The measures disagree."
+    elif not ahead:
+        verdict = "The best are level: seeds make more of a difference."
+    else:
+        verdict = f"{ahead[0]} is best{' where the best are not level' * (len(ahead) < len(ranked))}."
+    return f"{verdict} By {'; by '.join(f'{name}: {in_words(*one)}' for name, one in ranked.items())}."
+
+
+def ranking(rows: pd.DataFrame, metric: str) -> tuple[pd.Series, bool]:
+    """Each setting's mean in percent, the best first, and whether the first two are level."""
+    of_setting = 100 * rows.groupby("setting", sort=False)[metric].agg(["mean", "min", "max"])
+    ordered = of_setting.sort_values("mean", ascending=False, kind="stable")
+    best, spread = ordered["mean"].iloc[:2], (ordered["max"] - ordered["min"]).iloc[:2].max()
+    return ordered["mean"], bool(best.max() - best.min() <= spread) and rows.seed.nunique() > 1
+
+
+def in_words(settings: pd.Series, level: bool) -> str:
+    said = [f"{name} {value:.1f} %" for name, value in settings.items()]
+    best = [" and ".join(said[:2]) + " (level)"] if level else said[:2]
+    return ", ".join(best + said[2:][-1:])

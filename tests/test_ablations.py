@@ -132,17 +132,24 @@ def test_default_stands_in_every_group_and_skipped_points_in_none(tmp_path):
     assert table[table.group == "embedder"].point.tolist() == ["default", "mlp"]
 
 
-def test_a_finding_weighs_the_difference_against_the_seeds():
+def test_a_finding_weighs_each_measure_against_the_seeds():
     rows = pd.DataFrame({
-        "setting": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "patch_accuracy": [0.80, 0.82, 0.60, 0.64], "voc20": 0.1,
+        "setting": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "patch_accuracy": [0.80, 0.82, 0.60, 0.64],
     })  # fmt: skip
+    assert finding(rows) == "a is best. By patch accuracy: a 81.0 %, b 62.0 %."
+    rows["voc20"] = [0.5, 0.6, 0.5, 0.52]
     assert finding(rows) == (
-        "a is best with 81.0 % patch accuracy, b lowest with 62.0 %: 19.0 points apart, "
-        "more than the largest spread over 2 seeds, 4.0 points."
+        "a is best where the best are not level. By patch accuracy: a 81.0 %, b 62.0 %; "
+        "by voc20 mIoU: a 55.0 % and b 51.0 % (level)."
     )
-    rows["patch_accuracy"] = [0.80, 0.82, 0.79, 0.82]
-    assert "no more than the largest spread" in finding(rows)
-    one = pd.DataFrame({"setting": ["a", "b"], "seed": 0, "voc21": [0.2, 0.3]})
-    assert finding(one).startswith("b is best with 30.0 % voc21 mIoU") and finding(one).endswith("one run each.")
-    rows["patch_accuracy"] = 0.4
-    assert finding(rows) == "No difference: 40.0 % patch accuracy with either."
+    rows["voc20"] = [0.1, 0.12, 0.2, 0.22]
+    assert finding(rows).startswith("The measures disagree. ") and "voc20 mIoU: b 21.0 %, a 11.0 %." in finding(rows)
+    rows["voc20"] = [0.2, 0.22, 0.1, 0.12]
+    assert finding(rows).startswith("a is best. ")
+    same = rows[["setting", "seed"]].assign(voc21=0.4)
+    assert finding(same).startswith("The best are level") and "a 40.0 % and b 40.0 % (level)" in finding(same)
+
+
+def test_a_finding_of_single_runs_names_the_best_the_next_and_the_last():
+    rows = pd.DataFrame({"setting": ["a", "b", "c", "d"], "seed": 0, "voc21": [0.2, 0.3, 0.1, 0.25]})
+    assert finding(rows) == "One run a setting. By voc21 mIoU: b 30.0 %, d 25.0 %, c 10.0 %."

@@ -22,6 +22,7 @@ from pacl.evaluate import (
     scores,
     scores_by_class,
     segmentation,
+    segmentation_of_sets,
     texts_of,
 )
 from pacl.model import VisionEmbedder
