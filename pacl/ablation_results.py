@@ -72,7 +72,29 @@ def ablations(folder: Path, base: dict) -> list[dict]:
         drawn = "One run a setting." if rows.seed.nunique() == 1 else "Bars are means over seeds, dots single seeds."
         content.append(figure(folder, f"ablation_{group}.png", drawn))
         content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
-    return [*content, *worlds(folder)]
+    return [*content, *logit_scales(folder), *worlds(folder)]
+
+
+def logit_scales(folder: Path) -> list[dict]:
+    """The search for logit scales on validation scenes, or nothing where there are none."""
+    measured = load(folder, "logit_scales.csv")
+    if measured is None:
+        return [missing("logit_scales.csv")]
+    if measured.empty:
+        return []
+    by_scale = measured.pivot(index="protocol", columns="logit_scale", values="voc21")
+    lines = [
+        [name, *(percent(value) for value in row)] for name, row in zip(by_scale.index, by_scale.values, strict=True)
+    ]
+    return [
+        heading("Which logit scale?"),
+        text(
+            "A background rule's threshold means nothing without the logit scale that makes probabilities of cosines. "
+            "mIoU on voc21 in %, PACL, first validation scenes: the rules in the native protocol, and the other "
+            "protocols with their own rules. Each rule above has the scale that is best here."
+        ),
+        table(["Rule or protocol", *(f"× {scale:g}" for scale in by_scale.columns)], lines),
+    ]
 
 
 def what_matters(runs: pd.DataFrame, findings: dict) -> dict:

@@ -49,11 +49,18 @@ def view_of(target: np.ndarray, size: int) -> np.ndarray:
 def patch_predictions(
     embed: Embed, patches: Tensor, text: Tensor, phrase_index: Tensor, *, batch_size: int = 64
 ) -> Tensor:
-    """The class of highest text similarity for each patch: [M, N, D_v] -> [M, N]."""
+    """The class of highest text similarity for each patch: [M, N, D_v] -> [M, N], on the CPU. embed and text [K, D] are
+    on one device, to which the patches go.
+    """
     with torch.no_grad():
-        return torch.cat(
-            [patch_class_logits(embed(part), text, phrase_index).argmax(-1) for part in patches.split(batch_size)]
-        )
+        embedded = (embed(part.to(text.device)) for part in patches.split(batch_size))
+        return torch.cat([patch_class_logits(part, text, phrase_index).argmax(-1).cpu() for part in embedded])
+
+
+@torch.no_grad()
+def patch_embeddings(embed: Embed, patches: Tensor, device: torch.device, *, batch_size: int = 64) -> Tensor:
+    """[M, N, D_v] -> [M, N, D], on the CPU. device: that of `embed`."""
+    return torch.cat([embed(part.to(device)).cpu() for part in patches.split(batch_size)])
 
 
 def patch_accuracy(preds: Tensor, labels: Tensor) -> float:

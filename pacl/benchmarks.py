@@ -120,9 +120,16 @@ def own_set(name: str) -> dict:
 
 
 def image_sets(names: list[str]) -> list[tuple[dict, list[str]]]:
-    """The image sets of the named benchmarks, each with those of its benchmarks that are named."""
+    """The image sets of the named benchmarks, each with those of its benchmarks that are named. Raises ValueError for
+    a set of one's own whose files would have the names of another's.
+    """
     set_of = {benchmark: known for known in IMAGE_SETS for benchmark in known["benchmarks"]}
-    sets = {set_of[name]["key"] if name in set_of else name: set_of.get(name) or own_set(name) for name in names}
+    sets = {}
+    for one in (set_of.get(name) or own_set(name) for name in names):
+        if sets.setdefault(one["key"], one)["name"] != one["name"]:
+            raise ValueError(
+                f"benchmark {one['name']}: {sets[one['key']]['name']} is called so, too: rename its folder."
+            )
     return [(one, [name for name in names if name in one["benchmarks"]]) for one in sets.values()]
 
 

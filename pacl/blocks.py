@@ -26,7 +26,7 @@ FILES = {
         "protocols.png",
     ),
     "classification": ("classification.json", "classification.png"),
-    "ablations": ("ablations.csv", "findings.json"),
+    "ablations": ("ablations.csv", "findings.json", "logit_scales.csv"),
 }  # stage -> what it writes for the report; ablations also writes a figure a group
 STAGE_OF = {name: stage for stage, names in FILES.items() for name in names}
 # 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  ≤ 3  –

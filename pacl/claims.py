@@ -18,7 +18,8 @@ def load_ledger(path: Path | None = None) -> list[dict]:
 
 
 def write_claims(folder: Path, params) -> list[dict]:
-    """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare and model.
+    """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare, model and
+    patch_alignment.
 
     Raises FileNotFoundError without metrics.json, or prepare.json, which says what the run's data are called.
     """
@@ -27,6 +28,8 @@ def write_claims(folder: Path, params) -> list[dict]:
         "source": params.prepare.source,
         "backbone": params.model.backbone,
         "pretrained": params.model.pretrained,
+        "test scenes": params.prepare.test_scenes or "all",
+        "patches of": params.patch_alignment.benchmark,
     }
     claims = judge(load_ledger(), read_json(folder / "metrics.json"), setting)
     write_json(folder / "claims.json", claims)
@@ -37,7 +40,8 @@ def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
     """One row a claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, else ""), place, kind, rule.
 
     metrics: as metrics.json holds them, fractions in [0, 1].
-    setting: the run's label (what its data are called), source, backbone and pretrained.
+    setting: the run's label (what its data are called), source, backbone, pretrained, "test scenes" (their number, or
+    "all") and "patches of" (the benchmark of the patch alignment).
     """
     return [judge_one(claim, metrics, setting) for claim in ledger]
 

@@ -57,11 +57,12 @@ def areas(
 
 def by_size(table: pd.DataFrame, bins: int = 4) -> pd.DataFrame:
     """Mean recall of areas in `bins` equal groups, smallest first: columns method, size, recall, areas."""
-    edges = np.quantile(table.area, np.linspace(0, 1, bins + 1))
-    labels = [f"{100 * a:.1f}–{100 * b:.1f} %" for a, b in zip(edges, edges[1:], strict=False)]
-    size = pd.cut(table.area, edges, labels=labels, include_lowest=True)
-    grouped = table.assign(size=size).groupby(["method", "size"], observed=True, sort=False).recall
-    return grouped.agg(recall="mean", areas="size").reset_index()
+    edges = np.unique(np.quantile(table.area, np.linspace(0, 1, bins + 1)))  # fewer groups where areas are equal
+    group = np.searchsorted(edges[1:-1], table.area)
+    labels = np.array([f"{100 * a:.1f}–{100 * b:.1f} %" for a, b in zip(edges, [*edges[1:], edges[-1]], strict=True)])
+    sorted_rows = table.assign(group=group, size=labels[group]).sort_values("group", kind="stable")
+    grouped = sorted_rows.groupby(["method", "group", "size"], sort=False).recall
+    return grouped.agg(recall="mean", areas="size").reset_index().drop(columns="group")
 
 
 def by_mention(confmats: dict[str, Tensor], classes: list[str], captions: list[list[str]]) -> pd.DataFrame:
@@ -87,6 +88,13 @@ def mentions(captions: list[list[str]], classes: list[str]) -> Counter:
 
 
 def things_and_stuff(by_class: pd.DataFrame, things: set[str]) -> pd.DataFrame:
-    """Mean IoU of things and of stuff: columns method, kind, iou."""
+    """Of things and of stuff: columns method, kind, iou (the mean), mention_rank (the rank correlation of IoU with the
+    number of images that name the class; within a kind, for things are named more often and are harder).
+    """
     kind = np.where(by_class["class"].isin(things), "things", "stuff")
-    return by_class.assign(kind=kind).groupby(["method", "kind"], sort=False).iou.mean().reset_index()
+    rows = [
+        (*key, rows.iou.mean(), rows.images.corr(rows.iou, "spearman"))
+        for key, rows in by_class.groupby(["method", kind], sort=False)
+    ]
+    table = pd.DataFrame(rows, columns=["method", "kind", "iou", "mention_rank"])
+    return table.astype({"mention_rank": object}).where(table.notna(), None)  # none of one class, or of equal numbers

@@ -119,13 +119,24 @@ def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str
 
 
 def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
-    """Methods by name: "pacl" reads the tokens it was trained on, any other is a last block of pacl.baselines."""
+    """Methods by name: "pacl" reads the tokens it was trained on, any other is a last block of pacl.baselines. The
+    embedder moves to CLIP's device.
+    """
+    embedder = embedder.to(clip.device)
     pacl = Method(embedder, clip.last_block, embedder.text_embedder)
     return {name: pacl if name == "pacl" else Method(clip.project, name) for name in names}
 
 
 def has_background(benchmark: dict) -> bool:
     return benchmark["classes"][0] == "background"
+
+
+def without_background(benchmark: dict) -> tuple[list[str], list[int]]:
+    """A benchmark's classes and its table of mask values with the background, if there is one, ignored."""
+    if not has_background(benchmark):
+        return benchmark["classes"], benchmark["table"]
+    shifted = {0: IGNORE_INDEX} | {k: k - 1 for k in range(1, len(benchmark["classes"]))}
+    return benchmark["classes"][1:], [shifted.get(label, label) for label in benchmark["table"]]
 
 
 def foreground(benchmark: dict, protocol: Protocol) -> list[str]:

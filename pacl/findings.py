@@ -84,8 +84,8 @@ def point_table(folder: Path, points: dict) -> pd.DataFrame:
 
 
 def finding(rows: pd.DataFrame) -> str:
-    """Which setting is best, and what each measure says: the best setting, the next and the last. The best two are level
-    unless they lie further apart than runs of one of them with other seeds.
+    """Which setting is best, and what each measure says: the best setting, the next and the last. The best two are
+    level unless they lie further apart than runs of one of them with other seeds.
     """
     ranked = {name: ranking(rows, metric) for metric, name in MEASURES.items() if metric in rows}
     ahead = [settings.index[0] for settings, level in ranked.values() if not level]

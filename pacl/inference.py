@@ -2,25 +2,44 @@
 section 4 and appendix). Nothing is trained: one run a setting.
 """
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from pacl.clip import FrozenCLIP
-from pacl.data import Images, Masks
-from pacl.evaluate import segmentation_of_sets
-from pacl.metrics import mean_iou
+from pacl.clip import FrozenCLIP, class_text_features
+from pacl.data import Images, Masks, target_of
+from pacl.evaluate import background_listed, equal_sizes, foreground, segmentation_of_sets
+from pacl.labels import label_maps
+from pacl.metrics import confusion_matrix, mean_iou
 from pacl.params import Protocol
-from pacl.segment import Method
+from pacl.parts import in_parts
+from pacl.prompts import templates
+from pacl.segment import Method, coarse_logits
 
 TEMPLATES = {"plain": "the name alone", "one": "one", "seven": "seven (the paper)", "imagenet80": "80 (ImageNet's)"}
+RULES = {
+    "entropy above 1.5 nats (the paper)": ("entropy", 1.5),
+    "entropy above 1.0 nats": ("entropy", 1.0),
+    "probability below 0.5 (TCL's)": ("probability", 0.5),
+    "probability below 0.1 (SCLIP's)": ("probability", 0.1),
+    "the word “background”": ("none", 0.0),  # needs no scale
+}
+SCALES = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 65.0, 100.0)  # logit scales that a rule is tried with
 TITLES = {
     "stride": "Token stride at inference, in one joint pass or in shifted passes",
     "prompts": "Templates of class names at inference",
-    "background": "Background rule (voc21)",
+    "background": "Background rule, each at its best logit scale (voc21)",
 }
 
 
-def settings_of(native: Protocol, strides: list[int], patch_size: int) -> dict[str, dict[str, Protocol]]:
-    """group -> what a figure calls a setting -> the native protocol with that change."""
+def settings_of(
+    native: Protocol, strides: list[int], patch_size: int, scales: dict[str, float] | None = None
+) -> dict[str, dict[str, Protocol]]:
+    """group -> what a figure calls a setting -> the native protocol with that change.
+
+    scales: the logit scales of the background rules; native's where there is none.
+    """
     change = native.model_copy
     passes = [(s, p) for s in strides for p in ("joint", "shifted") if s < patch_size or p == "joint"]
     return {
@@ -30,33 +49,76 @@ def settings_of(native: Protocol, strides: list[int], patch_size: int) -> dict[s
         },
         "prompts": {setting: change(update={"templates": name}) for name, setting in TEMPLATES.items()},
         "background": {
-            "entropy above 1.5 nats (the paper)": change(
-                update={"background_rule": "entropy", "background_threshold": 1.5}
-            ),
-            "entropy above 1.0 nats": change(update={"background_rule": "entropy", "background_threshold": 1.0}),
-            "probability below 0.5 (TCL)": change(
-                update={"background_rule": "probability", "background_threshold": 0.5}
-            ),
-            "probability below 0.1 (SCLIP)": change(
-                update={"background_rule": "probability", "background_threshold": 0.1}
-            ),
-            "the word “background”": change(update={"background_rule": "none"}),
+            setting: change(
+                update={
+                    "background_rule": rule,
+                    "background_threshold": threshold,
+                    "logit_scale": (scales or {}).get(setting, native.logit_scale),
+                }
+            )
+            for setting, (rule, threshold) in RULES.items()
         },
     }
 
 
+def scale_table(
+    clip: FrozenCLIP, method: Method, image_sets: dict, protocols: dict[str, Protocol], count: int
+) -> pd.DataFrame:
+    """mIoU on voc21 of each protocol with each of SCALES as logit scale, on the first `count` scenes: columns protocol,
+    logit_scale, voc21. A background rule's threshold means nothing without a scale: both are to be chosen together, on
+    validation scenes. Empty where no image set has voc21 (pacl.data.all_scenes).
+    """
+    rows = []
+    for images, masks, benchmarks in image_sets.values():
+        for name, protocol in protocols.items() if "voc21" in benchmarks else ():
+            some = (one.some(range(count)) for one in (images, masks))
+            confmats = confmats_of_scales(clip, method, *some, benchmarks["voc21"], protocol)
+            rows += [(name, scale, mean_iou(confmat)) for scale, confmat in confmats.items()]
+    return pd.DataFrame(rows, columns=["protocol", "logit_scale", "voc21"])
+
+
+def best_scales(table: pd.DataFrame) -> dict[str, float]:
+    """protocol -> the logit scale with its highest mIoU in `scale_table`."""
+    return table.loc[table.groupby("protocol").voc21.idxmax()].set_index("protocol").logit_scale.to_dict()
+
+
+def confmats_of_scales(clip, method, images, masks, benchmark: dict, protocol: Protocol) -> dict[float, Tensor]:
+    """Confusion matrices of one benchmark by logit scale, all of the same cosines."""
+    text, index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
+    options = {"phrase_index": index, "background_listed": background_listed(benchmark, protocol)}
+
+    def measured(part: range) -> dict[float, Tensor]:
+        found = dict.fromkeys(SCALES, 0)
+        for picture, mask in equal_sizes(images.some(part), masks.some(part), 16):
+            target = torch.from_numpy(np.stack([target_of(m, benchmark["table"]) for m in mask]))
+            logits, *matrices = coarse_logits(clip, {"": method}, picture, text, protocol)
+            for scale in SCALES:
+                scaled = protocol.model_copy(update={"logit_scale": scale})
+                preds = label_maps(logits[""], *matrices, scaled, **options).cpu()
+                found[scale] = found[scale] + confusion_matrix(preds, target, len(benchmark["classes"]))
+        return found
+
+    parts = in_parts(measured, len(images), 16)
+    return {scale: sum(part[scale] for part in parts) for scale in SCALES}
+
+
 def inference_table(
-    clip: FrozenCLIP, method: Method, scenes: tuple[Images, Masks, dict], native: Protocol, settings
+    clip: FrozenCLIP,
+    method: Method,
+    scenes: tuple[Images, Masks, dict],
+    native: Protocol,
+    settings,
+    scales: dict[str, float],
 ) -> pd.DataFrame:
     """mIoU of one trained model, read in several ways, on the first `inference_scenes` test scenes: columns group,
     point, setting, seed, and benchmarks (voc20 and context59; for the background rule voc21).
 
-    settings: the `ablations` section.
+    settings: the `ablations` section. scales: see `settings_of`.
     """
     images, masks, benchmarks = scenes
     images, masks = (one.some(range(settings.inference_scenes)) for one in (images, masks))
     rows = []
-    for group, changes in settings_of(native, settings.strides, clip.patch_size).items():
+    for group, changes in settings_of(native, settings.strides, clip.patch_size, scales).items():
         wanted = ("voc21",) if group == "background" else ("voc20", "context59")
         measured = {name: benchmarks[name] for name in wanted if name in benchmarks}
         for setting, protocol in changes.items():

@@ -16,9 +16,7 @@ def partial(dataset: dict, found: int, split: str = "all") -> str:
     official = sizes if isinstance(sizes, tuple) else (sizes,)
     if found in official:
         return ""
-    return (
-        f"{name}: {found:,} of {official[0]:,} images found, so no result on them is comparable to a published number."
-    )
+    return f"{name}: {found:,} of {official[0]:,} images, so no result on them is comparable to a published number."
 
 
 def parts_of(folder: str | Path, dataset: dict, split: str = "") -> dict[str, Path]:

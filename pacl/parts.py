@@ -7,6 +7,7 @@ import os
 import pickle
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context
 
 import torch
@@ -33,11 +34,16 @@ def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, 
     started = []
     for part in ranges:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_send, args=(compute, part, sender))
+        inherited = [*(other for _, other in started), receiver]
+        process = context.Process(target=_send, args=(compute, part, sender, inherited), daemon=True)
         process.start()
         sender.close()
         started.append((process, receiver))
-    return [_receive(*one) for one in started]
+    answers = [_receive(*one) for one in started]  # of all, or one that has much to say would wait for a reader
+    for _, error in answers:
+        if error:
+            raise error
+    return [result for result, _ in answers]
 
 
 def progress_bar(items=None, **options) -> tqdm.tqdm:
@@ -61,24 +67,26 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value * megabyte)
 
 
-def _send(compute, part: range, sender) -> None:
+def _send(compute, part: range, sender, inherited: list) -> None:
     global shown
     shown = part.start == 0
+    for receiver in inherited:  # or there would be a reader, this process itself, when the parent is killed
+        receiver.close()
     keep_freed_memory()
     torch.set_num_threads(1)  # a fork must not use the threads that its parent had
     try:
         answer = compute(part), None
     except Exception as error:  # told to the parent, whatever it is
         answer = None, error
-    sender.send_bytes(pickle.dumps(answer))  # plain bytes: a tensor in shared memory would end with this process
+    with suppress(BrokenPipeError):  # the parent was killed
+        sender.send_bytes(pickle.dumps(answer))  # plain bytes: a tensor in shared memory would end with this process
 
 
-def _receive(process, receiver):
+def _receive(process, receiver) -> tuple:
+    """What the process computed and the error that it ended in, None for none."""
     try:
-        result, error = pickle.loads(receiver.recv_bytes())
+        answer = pickle.loads(receiver.recv_bytes())
     except EOFError:
-        result, error = None, ChildProcessError("a process of the evaluation died: is there enough memory?")
+        answer = None, ChildProcessError("a process of the evaluation died: is there enough memory?")
     process.join()
-    if error:
-        raise error
-    return result
+    return answer

@@ -160,6 +160,8 @@ def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], pa
     place = raw / dataset["folder"]
     images, masks, note = benchmarks.scenes(place, dataset, dataset["test"])
     splits = {"test": (images[: params.test_scenes], masks[: params.test_scenes])}
+    if dataset["sizes"]:
+        note = layouts.partial(dataset, len(splits["test"][0]), dataset["test"])
     training = dataset["validation"]
     if training and not layouts.missing(place, dataset, training):
         rest = benchmarks.scenes(place, dataset, training)[:2]

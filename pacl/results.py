@@ -110,15 +110,17 @@ def errors(folder: Path) -> list[dict]:
     found = load(folder, "errors.json")
     if not found:
         return []
-    kinds = {(row["method"], row["kind"]): row["iou"] for row in found["kinds"]}
-    said = ", ".join(f"{method} {percent(iou)} % on {kind}" for (method, kind), iou in kinds.items())
-    rank = found["mention_rank_correlation"]
-    ranks = ", ".join(f"{method} {value:+.2f}".replace("-", "−") for method, value in rank.items())
+    said = ", ".join(f"{row['method']} {percent(row['iou'])} % on {row['kind']}" for row in found["kinds"])
+    ranks = ", ".join(
+        f"{row['method']} {row['mention_rank']:+.2f} on {row['kind']}".replace("-", "−")
+        for row in found["kinds"]
+        if row["mention_rank"] is not None
+    )
     return [
         heading("Where it errs"),
         text(
             f"Mean IoU of things and of stuff: {said}. Rank correlation of a class's IoU with the number of images "
-            f"whose captions name it (below zero: the often named do worse): {ranks}."
+            f"whose captions name it, within things and within stuff (below zero: the often named do worse): {ranks}."
         ),
         figure(folder, "errors.png", "Frequent confusions; areas found, by size; IoU by how often a class is named."),
     ]

@@ -189,7 +189,7 @@ def batch_loss(embedder, logit_scale: Tensor, batch: list[Tensor], params) -> tu
     Every rank has the whole loss of all ranks' images and texts. Its gradient in a weight of the embedder is that by
     way of this rank's images; added up over ranks it is one process's. That of the logit scale is whole.
     """
-    tokens, text_embeddings, keys = batch
+    tokens, text_embeddings, keys = (tensor.to(logit_scale.device) for tensor in batch)
     texts = ranks.gathered(text_embeddings.float())
     first = sum(len(part) for part in texts[: ranks.rank()])
     phi = torch.cat(ranks.gathered(phi_of(embedder, tokens.float(), torch.cat(texts), params, first)))

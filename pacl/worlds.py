@@ -45,8 +45,10 @@ def run_world(profile: str, seed: int) -> Path:
         embedder, _ = train(source, settings)
         image_sets = all_scenes(folder / "prepared", "test")
         scenes = scenes_by_benchmark(clip, image_sets, params.protocols.native, batch_size=batch_size)
-    methods = {"clip": clip.project, "pacl": embedder.cpu()}
-    result = {name: measure(scenes, embed) for name, embed in methods.items()}
+    result = {
+        "clip": measure(scenes, lambda tokens: clip.project(tokens.to(clip.device))),
+        "pacl": measure(scenes, embedder.cpu(), embedder.text_embedder),
+    }
     write_json(target, {"seed": seed, **result})
     return target
 

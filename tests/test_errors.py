@@ -46,6 +46,13 @@ def test_sizes_are_in_groups_of_equal_number():
     assert grouped["size"].tolist() == ["10.0–25.0 %", "25.0–40.0 %"]
 
 
+def test_equal_areas_are_in_one_group():
+    table = pd.DataFrame({"method": "PACL", "area": [0.2, 1, 1, 1, 1], "recall": [0, 1, 0.5, 1, 0.5]})
+    assert by_size(table)[["recall", "areas"]].values.tolist() == [[0.6, 5]]
+    one = by_size(pd.DataFrame({"method": ["CLIP", "PACL"], "area": 0.5, "recall": [0.25, 0.75]}))
+    assert one.values.tolist() == [["CLIP", "50.0–50.0 %", 0.25, 1], ["PACL", "50.0–50.0 %", 0.75, 1]]
+
+
 def test_mentions_are_whole_words_plural_or_not_and_count_an_image_once():
     captions = [["a Cat and cats", "a kitten"], ["a catalogue"], ["two DOGS by the sea"], ["hotdog stand"]]
     assert mentions(captions, CLASSES) == {"cat": 1, "dog": 1, "sea": 1}
@@ -55,6 +62,9 @@ def test_mentions_are_whole_words_plural_or_not_and_count_an_image_once():
 
 
 def test_things_and_stuff_are_means_over_classes():
-    by_class = pd.DataFrame({"method": "PACL", "class": ["cat", "dog", "sea"], "iou": [0.2, 0.4, 0.9]})
+    by_class = pd.DataFrame({
+        "method": "PACL", "class": ["cat", "dog", "sea"], "iou": [0.2, 0.4, 0.9], "images": [9, 7, 1],
+    })  # fmt: skip
     table = things_and_stuff(by_class, {"cat", "dog"})
     assert table.set_index("kind").iou.to_dict() == pytest.approx({"things": 0.3, "stuff": 0.9})
+    assert table.set_index("kind").mention_rank.to_dict() == {"things": pytest.approx(-1), "stuff": None}

@@ -234,7 +234,7 @@ def test_iou_by_class_by_hand():
 
 def test_pacl_reads_its_own_tokens_and_others_project_a_last_block():
     class Clip:
-        project, last_block = "projection", "maskclip"
+        project, last_block, device = "projection", "maskclip", torch.device("cpu")
 
     embedder = VisionEmbedder(3, 4, text_embedder="linear")
     assert methods_of(Clip(), embedder, ["clip", "pacl", "naclip"]) == {

@@ -111,7 +111,7 @@ def test_folders_of_imagenet_by_wordnet_id_or_by_number(tmp_path):
     assert read_labelled(tmp_path / "out", "test", "imagenet_v2")[1].tolist() == [1, 999]
     _, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet_a")
     assert labels.tolist() == [0] and classes == ["goldfish"]  # only of those that have a folder
-    assert notes[0].startswith("ImageNet-1k test: 2 of 50,000 images found")
+    assert notes[0].startswith("ImageNet-1k test: 2 of 50,000 images,")
     (tmp_path / "imagenet/val/n99").mkdir()
     with pytest.raises(ValueError, match="has a folder n99, which is no class of ImageNet-1k"):
         write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)

@@ -1,8 +1,11 @@
 """Work in several processes gives what one gives, errors included."""
 
+import multiprocessing
 import os
 import platform
 import resource
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +53,48 @@ def test_an_error_of_a_part_is_raised_and_a_death_is_named():
         in_parts(fails, 9, 3)
     with pytest.raises(ChildProcessError, match="died"):
         in_parts(lambda part: os._exit(1), 9, 3)
+
+
+def test_an_error_waits_for_the_other_parts_however_much_they_say():
+    """A megabyte doesn't fit into a pipe that nobody reads."""
+
+    def fails(part):
+        if part[0] == 0:
+            raise ValueError("the first is bad")
+        return bytes(2**20)
+
+    with pytest.raises(ValueError, match="the first is bad"):
+        in_parts(fails, 9, 3)
+    assert not multiprocessing.active_children()
+
+
+def test_forks_end_when_their_parent_is_killed(tmp_path):
+    """They want to say a megabyte, and nobody reads it."""
+
+    def answer(part):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(0.5)
+        return bytes(2**20)
+
+    parent = multiprocessing.get_context("fork").Process(target=in_parts, args=(answer, 9, 3))
+    parent.start()
+    while len(list(tmp_path.iterdir())) < 3:
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    children = [int(path.name) for path in tmp_path.iterdir()]
+    for _ in range(200):
+        if not any(is_running(pid) for pid in children):
+            return
+        time.sleep(0.05)
+    pytest.fail("a fork is left")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_confusion_matrices_are_those_of_one_process():

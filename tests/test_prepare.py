@@ -40,7 +40,7 @@ def test_prepared_pairs_are_split_by_the_seed_alone(raw, tmp_path):
             f"caption 3 of {name} ." in texts for name, texts in zip(found["train"], parts["train"][1], strict=True)
         )
     assert names[3] != names[4]
-    assert "Flickr8k: 8 of 8,091" in note and "val: 3 of 1,449" in note
+    assert "Flickr8k: 8 of 8,091" in note and "val: 2 of 1,449" in note  # test_scenes
 
 
 def test_fewer_training_pairs_keep_the_same_validation(raw, tmp_path):

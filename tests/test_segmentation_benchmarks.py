@@ -39,7 +39,7 @@ def test_voc_in_the_lists_order_and_how_much_of_it_there_is(tmp_path):
     images, masks, note = scenes(tmp_path, VOC, "val")
     assert [path.stem for path in images] == [path.stem for path in masks] == names
     assert {path.parent.name for path in images} == {"JPEGImages"}
-    assert note.startswith("PASCAL VOC 2012 val: 3 of 1,449 images found")
+    assert note.startswith("PASCAL VOC 2012 val: 3 of 1,449 images,")
     (tmp_path / "SegmentationClass/2011_000003.png").unlink()
     images, masks, note = scenes(tmp_path, VOC, "val")
     assert [path.stem for path in images] == [path.stem for path in masks] == [names[0], names[2]]
