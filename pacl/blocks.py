@@ -29,8 +29,8 @@ FILES = {
     "ablations": ("ablations.csv", "findings.json", "logit_scales.csv"),
 }  # stage -> what it writes for the report; ablations also writes a figure a group
 STAGE_OF = {name: stage for stage, names in FILES.items() for name in names}
-# 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  ≤ 3  –
-NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?\??$|–$")
+# 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  ≤ 3  0.2, missed  –
+NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?(\?|, missed)?$|–$")
 
 
 def missing(name: str) -> dict:

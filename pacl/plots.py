@@ -22,7 +22,7 @@ COLOURS = {
     "CLIP": "#6f8fc0",
     "PACL": "#d1495b",
     "CLIP + PACL": "#14404f",
-    "MaskCLIP": "#ccf5a9",
+    "MaskCLIP": "#e68f00",
     "SCLIP": "#c5b472",
     "NACLIP": "#8b19b1",
     "ClearCLIP": "#15781b",
@@ -233,13 +233,13 @@ def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
 
 
 def protocol_bars(table: pd.DataFrame, title: str):
-    """One panel a protocol: mean IoU by benchmark and method; table columns: benchmark, protocol, method, value in
-    [0, 1].
+    """One panel a protocol, all with one scale: mean IoU by benchmark and method; table columns: benchmark, protocol,
+    method, value in [0, 1].
     """
     protocols, methods = table.protocol.unique(), table.method.nunique()
     width = max(6.5, 0.25 * methods * table.benchmark.nunique() + 1.2)
     figure, axes = plt.subplots(
-        len(protocols), 1, figsize=(width, 2.3 * len(protocols) + 0.8), sharex=True, squeeze=False
+        len(protocols), 1, figsize=(width, 2.3 * len(protocols) + 0.8), sharex=True, sharey=True, squeeze=False
     )
     for axis, protocol in zip(axes[:, 0], protocols, strict=True):
         rows = table[table.protocol == protocol].assign(percent=100 * table.value)

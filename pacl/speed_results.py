@@ -5,6 +5,7 @@ from string import ascii_uppercase
 
 from pacl.blocks import bars, figure, heading, load, percent, table, text
 
+WITHOUT_FLOOR = {"startup"}  # items whose floor_seconds is another program's time, a baseline: one can be below it
 ABOVE = ".."  # what is measured once for all profiles lies in reports/, above a profile's folder
 
 
@@ -16,9 +17,10 @@ def speed(folder: Path) -> list[dict]:
     return [
         text(
             f"The costly parts beside the plain way to write them; a share of 0.3 means three tenths of its time or "
-            f"memory. Targets were set before measuring; ≤ stands before a limit in seconds or GB. No program that "
-            f"does the same work on the same machine can be faster than the floor. {machines(measured['items'])}, "
-            f"without a GPU; `python -m benchmarks` measures it anew."
+            f"memory. Targets were set before measuring; ≤ stands before a limit in seconds or GB. "
+            f"{missed(measured['items'])}No program that does the same work on the same machine can be faster than "
+            f"the floor. {baseline(measured['items'])}{machines(measured['items'])}, without a GPU; "
+            f"`python -m benchmarks` measures it anew."
         ),
         figure(folder, f"{ABOVE}/benchmarks.png", "Time and memory as a share of the plain way's."),
         beside_the_plain_way(measured["items"]),
@@ -47,26 +49,49 @@ def cores(item: dict) -> str:
 def beside_the_plain_way(items: dict) -> dict:
     """One row for each thing that has a plain way, a target, or a floor."""
     lines, letters = [], lettered(items)
-    for item in items.values():
+    for item_name, item in items.items():
         for name, row in zip(whole_names(item["rows"]), item["rows"], strict=True):
             beside = f" (beside {row['against']})" if row["against"] else ""
             beside += f" [{letters[cores(item)]}]" if len(letters) > 1 else ""
             of_kinds = [cell for kind in ("seconds", "gigabytes") for cell in of_kind(row, kind)]
-            lines.append([f"{name}{beside}", *of_kinds, number(row.get("to_floor"))])
+            to_floor = None if item_name in WITHOUT_FLOOR else row.get("to_floor")
+            lines.append([f"{name}{beside}", *of_kinds, number(to_floor)])
     columns = ["What", "Time, s", "Share", "Target", "Memory, GB", "Share", "Target", "Time / floor"]
     caption = "Measured here: our time and memory, their share of the plain way's, and the target"
     return table(columns, lines, caption=caption)
 
 
 def of_kind(row: dict, kind: str) -> list[str]:
-    """Ours, its share of the plain way's and the target: a share, or a limit (≤) in ours' own unit; "–" for none."""
-    targets = row["targets"]
-    target = number(targets.get(kind)) if kind in targets else limit(targets.get(f"{kind}_limit"))
-    return [number(row[kind].get("ours")), number(row["ratio"].get(kind)), target]
+    """Ours, its share of the plain way's and the target: a share, or a limit (≤) in ours' own unit, and whether it was
+    missed; "–" for none.
+    """
+    ours, share = row[kind].get("ours"), row["ratio"].get(kind)
+    return [number(ours), number(share), " ".join(said for said, _ in targets(row, kind)) or "–"]
 
 
-def limit(value: float | None) -> str:
-    return "–" if value is None else f"≤ {number(value)}"
+def targets(row: dict, kind: str) -> list[tuple[str, bool]]:
+    """A row's target for one kind, if it has one: how it is written, and whether it was missed."""
+    share, limit = row["targets"].get(kind), row["targets"].get(f"{kind}_limit")
+    if share is None and limit is None:
+        return []
+    target, value = (limit, row[kind]["ours"]) if share is None else (share, row["ratio"][kind])
+    wrote = number(target) if share is not None else f"≤ {number(target)}"
+    return [(f"{wrote}, missed" if value > target else wrote, value > target)]
+
+
+def missed(items: dict) -> str:
+    """How many of the targets were missed, "" where there are none."""
+    rows = [row for item in items.values() for row in item["rows"]]
+    found = [late for row in rows for kind in ("seconds", "gigabytes") for _, late in targets(row, kind)]
+    return f"Of {len(found)} targets, {sum(found)} were missed, which the table says. " if found else ""
+
+
+def baseline(items: dict) -> str:
+    """What start-up times are beside, as they have no floor; "" where none was measured."""
+    rows = [row for name in WITHOUT_FLOOR & set(items) for row in items[name]["rows"] if row.get("floor_seconds")]
+    if not rows:
+        return ""
+    return f"Start-up times have none; for comparison, Python alone starts in {number(rows[0]['floor_seconds'])} s. "
 
 
 def whole_names(rows: list[dict]) -> list[str]:

@@ -137,6 +137,19 @@ def test_methods_can_be_told_apart_by_every_reader(eye):
     assert apart.min() > (0.05 if eye == "grey print" else 0.15)
 
 
+def test_methods_can_be_seen_on_white():
+    colours = np.array([to_rgb(colour) for colour in COLOURS.values()])
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    contrast = 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+    assert contrast.min() > 1.7
+
+
+def test_protocols_have_one_scale():
+    rows = PROTOCOLS.assign(value=PROTOCOLS.value.where(PROTOCOLS.protocol == "native", 0.1 * PROTOCOLS.value))
+    one, other = plots.protocol_bars(rows, "protocols").axes
+    assert one.get_ylim() == other.get_ylim() and one.get_ylim()[1] > 30
+
+
 def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_first():
     data = table(CLASSES).sample(frac=1, random_state=1)
     axis = plots.class_bars(data, "title").axes[0]

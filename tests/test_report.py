@@ -278,6 +278,7 @@ def test_columns_of_numbers_are_told_from_columns_of_words():
         ["dog 2", "7", "+0.2", "1.0", "2", "–", "–"],
     ]
     assert table(list("abcdefg"), rows)["numeric"] == [False] + [True] * 6
+    assert table(["a"], [["0.2, missed"], ["≤ 3, missed"], ["–"]])["numeric"] == [True]
     assert table(["a"], [])["numeric"] == [False]
 
 
@@ -405,9 +406,25 @@ def test_benchmarks_are_shown_as_measured(nested, params):
     assert "](../benchmarks.png)" in found
     assert "| phi, large (beside two loops) | 0.836 | 0.334 | 0.45 | 0.125 | 0.1 | – | 1.52 |" in found
     assert "| phi, small | – | – | – | 0.0287 | – | ≤ 3 | – |" in found
+    assert "Of 2 targets, 0 were missed" in found and ", missed |" not in found and "Start-up" not in found
     assert found.index("| gradients | 75.0 % |") < found.index("| reading | 25.0 % |")
     assert "| 30,000,000 | once | 2,000 | 9,062 | 31.3 |" in found
     assert "One rule. One limit." in found
+
+
+def test_missed_targets_are_called_so_and_start_up_times_have_no_floor(nested, params):
+    missed = json.loads(json.dumps(BENCHMARKS))
+    large, small = missed["items"]["compatibility"]["rows"]
+    large["targets"]["seconds"], small["targets"]["gigabytes_limit"] = 0.3, 0.02
+    started = {"name": "import", "against": "", "seconds": {"ours": 0.9}, "gigabytes": {}, "ratio": {}}
+    started |= {"targets": {"seconds_limit": 0.9}, "floor_seconds": 1.0, "to_floor": 0.9}
+    missed["items"]["startup"] = missed["items"]["epoch"] | {"rows": [started]}
+    (nested.parent / "benchmarks.json").write_text(json.dumps(missed))
+    found = chapter(nested, params, "Speed and memory")
+    assert "| 0.334 | 0.3, missed | 0.125 | 0.1 | – | 1.52 |" in found
+    assert "| phi, small | – | – | – | 0.0287 | – | ≤ 0.02, missed | – |" in found
+    assert "| import | 0.9 | – | ≤ 0.9 | – | – | – | – |" in found
+    assert "Of 3 targets, 2 were missed" in found and "Python alone starts in 1 s" in found
 
 
 def test_benchmarks_of_two_machines_have_a_letter_each(nested, params):
