@@ -41,6 +41,21 @@ def test_class_scores_are_clips_cosine_and_pacls_phi(tiny_clip, attention):
         torch.testing.assert_close(pacl_scores[i, k], phi.max(), atol=1e-5, rtol=1e-4)
 
 
+def test_phi_is_of_texts_as_the_methods_text_map_leaves_them(tiny_clip):
+    """A map that hands each class the next one's text moves phi's columns by one, and leaves CLIP's."""
+    images = Images(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    plain, moved = (
+        class_scores(tiny_clip, method, images, ["cat", "dog", "sea"], ["{}"], {"scoring": "cosine", "scale": 10.0})
+        for method in (
+            Method(tiny_clip.project, "clip"),
+            Method(tiny_clip.project, "clip", lambda text: text.roll(-1, 0)),
+        )
+    )
+    torch.testing.assert_close(moved[0], plain[0])
+    torch.testing.assert_close(moved[1], plain[1][:, [1, 2, 0]])
+    assert not torch.allclose(moved[1], plain[1], atol=1e-3)
+
+
 def test_zero_shot_accuracy_is_that_of_clips_scores(tiny_clip):
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     images[::2] //= 3  # of different looks, so that not all get one class
@@ -122,3 +137,13 @@ def test_intervals_of_differences_are_those_of_paired_images():
     row = accuracy_table({"a": (torch.tensor(right), torch.tensor(worse), labels)}, 0.0, (1.0, 1.0)).iloc[0]
     error = 1.96 * np.sqrt(0.1 * 0.9 / 2000)
     assert (row.low, row.high) == pytest.approx((row.difference - error, row.difference + error), abs=0.004)
+
+
+def test_the_interval_of_the_mean_over_sets_is_one_of_its_own():
+    """One set gains on every image, the other on none, however they are drawn: the mean gain is always a half."""
+    right, wrong = torch.tensor([[1.0, 0.0]] * 5), torch.tensor([[0.0, 1.0]] * 5)
+    labels = np.zeros(5, int)
+    sets = {"gains": (wrong, right, labels), "stays": (right, right, labels)}
+    table = accuracy_table(sets, 1.0, (1.0, 1.0)).set_index(["method", "set"])[["difference", "low", "high"]]
+    for method in ("pacl", "ensemble"):
+        assert table.loc[method].values.tolist() == [[1, 1, 1], [0, 0, 0], [0.5, 0.5, 0.5]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pacl.cached import Texts
+from pacl.cached import Texts, held_out
 from pacl.clip import load_clip
 from pacl.data import Images, read_json
 from pacl.features import batches, patch_tokens, text_features, text_table
@@ -96,6 +96,18 @@ def test_only_captions_are_drawn_where_the_share_of_nouns_is_0(folder):
     assert [set(keys[image::4]) for image in range(4)] == [{0, 1}, {2}, {3, 0}, {4}]
     assert np.array_equal(features, np.load(folder / "caption_features.npy")[keys].astype(np.float32))
     assert keys[::4].count(0) == pytest.approx(25, abs=12)  # its captions are equally likely
+
+
+def test_held_out_pairs_have_captions_alone(clip, tmp_path):
+    """Every image has a noun, too; so losses of different shares of nouns are of the same texts."""
+    text_features(clip, text_table({"validation": [["a dog", "one cat"]] * 40}), tmp_path, "one")
+    patches = np.arange(40, dtype=np.float16).reshape(40, 1, 1)
+    params = SimpleNamespace(batch_size=8, noun_share=0.5)
+    tokens, texts, keys = (
+        torch.cat(part) for part in zip(*held_out(patches, Texts(tmp_path, "validation"), params), strict=True)
+    )
+    assert tokens.flatten().tolist() == list(range(40)) and set(keys.tolist()) == {0, 1}
+    assert np.array_equal(texts, np.load(tmp_path / "caption_features.npy")[keys].astype(np.float32))
 
 
 def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):

@@ -117,6 +117,15 @@ def test_folders_of_imagenet_by_wordnet_id_or_by_number(tmp_path):
         write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
 
 
+def test_the_images_that_are_counted_are_the_tests(tmp_path):
+    tench, goldfish = list(IMAGENET)[:2]
+    for place in (f"val/{tench}/a", f"val/{tench}/b", f"val/{goldfish}/c", f"train/{tench}/d"):
+        write_image(tmp_path / f"imagenet/{place}.JPEG")
+    note = write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
+    assert len(read_labelled(tmp_path / "out", "validation", "imagenet")[1]) == 1
+    assert note.startswith("ImageNet-1k test: 3 of 50,000 images found")
+
+
 def test_a_set_of_torchvision_is_read_in_place(tmp_path):
     """EuroSAT has no splits: a fixed part is held out, the rest is the test."""
     for name in ("AnnualCrop", "SeaLake"):

@@ -178,6 +178,13 @@ def test_ablation_points_are_trained_and_measured_for_each_seed():
     assert found == pytest.approx(4 * 2 * run + (4000 + 1449) * 0.5 + 50 * 1 * 0.1)
 
 
+def test_features_on_the_disk_take_two_bytes_a_number(tiny_clip, tmp_path):
+    """16 tokens of 32 numbers an image, 16 numbers a text: 2^30 and 2^31 bytes."""
+    params = load_params("flickr8k", *estimate.SECTIONS)
+    counts = {"kept images": 2**20, "kept texts": 2**26, "aligned": 0}
+    assert estimate.needed(tiny_clip, params, counts, tmp_path)[0] == "Disk: 3.0 GiB of features."
+
+
 @pytest.mark.slow
 def test_flickr8k_is_rehearsed_on_real_photos(real_data):
     told = rehearse("flickr8k", str(real_data))

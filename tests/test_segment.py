@@ -100,6 +100,15 @@ def test_short_side_is_resized_and_logits_come_back_at_the_original_size():
     torch.testing.assert_close(logits, F.interpolate(cosines, size=(20, 32), mode="bilinear")[0])
 
 
+def test_stripes_finer_than_the_resized_images_pixels_become_an_even_grey():
+    """Four pixels become one, of which two are white; the two in the middle alone would be white everywhere."""
+    stripes = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16).expand(3, 64, 64)
+    white_and_black = Method(lambda tokens: torch.cat([0.5 + tokens[..., :1], 0.5 - tokens[..., :1]], -1), "clip")
+    grey = torch.tensor([[1.0, 1.0]])
+    logits = dense_logits(ColourCLIP(), white_and_black, stripes, grey, Protocol(short_side=16))
+    assert logits.min() > 0.999  # white's cosine with grey is 0.71
+
+
 def brute_force_windows(image, window, step, stride):
     clip, H, W = ColourCLIP(), *image.shape[1:]
     total, count = torch.zeros(3, H, W), torch.zeros(H, W)
@@ -205,6 +214,13 @@ def test_patch_class_logits_take_the_best_phrase():
     assert torch.equal(merged, torch.tensor([[[0.0, 1], [1, 0], [0, 1]]]))
     with pytest.raises(ValueError, match="2 phrases, but there are scores of 3"):
         patch_class_logits(patches, text, torch.tensor([0, 1]))
+
+
+def test_a_protocol_that_says_nothing_is_the_papers():
+    """The whole image at its own size on CLIP's patches, CLIP's logit scale, and no rule for a background."""
+    sizes = dict(short_side=None, window=None, window_stride=None, token_stride=None, passes="joint")
+    rule = dict(logit_scale=100.0, background_rule="none", background_threshold=0.0)
+    assert Protocol() == Protocol(**sizes, templates="seven", phrases=None, **rule, per_benchmark={})
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,23 @@ def test_epochs_have_orders_of_their_own_that_repeat(tiny_clip, shards):
     assert first == again != second and sorted(first) == sorted(second)
 
 
+def test_shards_are_read_in_an_order_of_each_epochs_own(tiny_clip, shards):
+    source = streamed(tiny_clip, shards)
+    orders = [tuple(source.reader(number, 0, 1).shards) for number in range(4)]
+    assert len(set(orders)) == 4 and all(sorted(order) == sorted(shards) for order in orders)
+    for number in range(4):  # the ranks deal out the order of one process
+        assert sorted(sum((source.reader(number, rank, 3).shards for rank in range(3)), [])) == sorted(shards)
+        assert tuple(source.reader(number, 1, 3).shards) == orders[number][1::3]
+
+
+def test_ranks_draw_other_texts_for_the_same_pairs(tiny_clip, tmp_path):
+    words = {f"{i:09d}.txt": b"a dog on grass" for i in range(8)}
+    copies = {str(write_shard(tmp_path / f"{name}.tar", 0, 8, **words)): 8 for name in "ab"}
+    source = streamed(tiny_clip, copies, 16, 8, noun_share=0.5)
+    first, again, second = ([texts for _, texts, _, _ in source.reader(0, rank, 2)] for rank in (0, 0, 1))
+    assert first == again != second and len(first[0]) == len(second[0]) == 8
+
+
 def test_batches_before_the_start_are_never_shown_to_clip(tiny_clip, shards, monkeypatch):
     source, seen = streamed(tiny_clip, shards), []
     whole = list(source.epoch(2))

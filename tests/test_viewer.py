@@ -120,6 +120,12 @@ def test_the_absent_prompt_moves_on_from_scene_to_scene():
     assert [prompts_of(target, 9, 4, turn) for turn in range(3)] == [[0, 2], [0, 7], [0, 5]]
 
 
+def test_a_class_of_a_twentieth_of_the_pixels_is_a_prompt():
+    target = np.zeros((10, 10), int)
+    target[0, :5] = 1
+    assert prompts_of(target, 3, 4, 0) == [1, 0, 2]
+
+
 def test_masks_let_the_scene_through_and_heat_maps_are_small():
     image = Image.open(io.BytesIO(base64.b64decode(mask_png(np.eye(6, dtype=bool)))))
     alpha = np.asarray(image.convert("RGBA"))[..., 3]
