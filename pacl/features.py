@@ -2,6 +2,7 @@
 (paper, section 3: both encoders are frozen).
 """
 
+import shutil
 import tempfile
 from itertools import chain
 from pathlib import Path
@@ -35,6 +36,22 @@ def batches(clip: FrozenCLIP, images: Images, batch_size: int, title: str):
     workers = 0 if clip.device.type == "cpu" else processes()
     loader = DataLoader(Preprocessed(images, clip.preprocess), batch_size, num_workers=workers)
     return progress_bar(loader, desc=title)
+
+
+def unfinished(folder: Path) -> Path:
+    """A new folder beside it to write in, until `finish` gives it the folder's name; what a run that was cut left there
+    is gone, and the folder itself stays as it is.
+    """
+    path = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def finish(path: Path, folder: Path) -> None:
+    """Puts the `unfinished` folder in the place of the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    path.rename(folder)
 
 
 def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: int) -> None:

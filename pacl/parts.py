@@ -13,6 +13,8 @@ from multiprocessing import get_context
 import torch
 import tqdm.auto
 
+from pacl.orphans import end_with_parent
+
 shown = None  # in a fork: whether its progress is shown, which is that of the first part only
 
 
@@ -69,6 +71,7 @@ def keep_freed_memory() -> None:
 
 def _send(compute, part: range, sender, inherited: list) -> None:
     global shown
+    end_with_parent()
     shown = part.start == 0
     for receiver in inherited:  # or there would be a reader, this process itself, when the parent is killed
         receiver.close()

@@ -13,6 +13,7 @@ import numpy as np
 
 from pacl import benchmarks, labelled, layouts, miniworld, shards, sources
 from pacl.data import open_image, write_json, write_labelled, write_pairs, write_scenes
+from pacl.orphans import end_with_parent
 
 LABELS = {
     "miniworld": "mini world, not Pascal VOC",
@@ -52,7 +53,9 @@ def prepare_miniworld(folder: Path, params) -> list[str]:
         name: {"classes": miniworld.benchmark_classes(name), "table": miniworld.benchmark_map(name).tolist()}
         for name in params.benchmarks
     }
-    with ProcessPoolExecutor() as pool:  # one for all: each process paints its textures and things once
+    with ProcessPoolExecutor(
+        initializer=end_with_parent
+    ) as pool:  # one for all: each process paints its textures and things once
         draw = partial(miniworld.render, pool, seed=params.seed)
         for split, count in (("train", params.train_pairs), ("validation", params.validation_scenes)):
             images, captions = draw(miniworld.pair, count, split=split)

@@ -12,6 +12,8 @@ from pathlib import Path
 import webdataset
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from pacl.orphans import end_with_parent
+
 IMAGES = ("jpg", "jpeg", "png", "webp")
 READ = (*IMAGES, "txt", "json")  # a sample's other members are never read
 LARGEST = 64 * 2**20  # bytes of a member that is read
@@ -37,7 +39,7 @@ def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
     A sample is bad without an image or without a caption or with a member that `is_held` refuses, and so is the last of
     a shard that is cut. Raises ValueError where more than `max_bad_share` of all are bad.
     """
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=end_with_parent) as pool:
         found = list(pool.map(whole_and_bad, shards))
     good, bad = sum(g for g, _ in found), sum(b for _, b in found)
     if not bad and good:
@@ -133,9 +135,12 @@ def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None 
 
 
 def caption_of(sample: dict) -> str:
-    """The caption of KEY.txt or, without it, of KEY.json; "" where there is none."""
+    """The caption of KEY.txt or, without it, of KEY.json; "" where there is none, or one with half a character, which
+    JSON can hold and no file can.
+    """
     try:
         text = sample["txt"].decode() if "txt" in sample else json.loads(sample.get("json", b"{}")).get("caption")
+        text.encode()
     except (ValueError, AttributeError, RecursionError):
         return ""
-    return " ".join(text.split()) if isinstance(text, str) else ""
+    return " ".join(text.split())

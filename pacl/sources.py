@@ -101,6 +101,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, str]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         name_of = {image["id"]: image["file_name"] for image in content["images"]}
         rows = sorted(content["annotations"], key=lambda row: (row["image_id"], row["id"]))
-        return iter([(name_of[row["image_id"]], " ".join(row["caption"].split())) for row in rows])
+        captions = [" ".join(row["caption"].split()) for row in rows]
+        "".join(captions).encode()  # raises ValueError for half a character, which JSON can hold and no file can
+        return iter([(name_of[row["image_id"]], caption) for row, caption in zip(rows, captions, strict=True)])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is no complete JSON of COCO captions: unpack it again.") from None
