@@ -53,25 +53,41 @@ def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
     return figure
 
 
-def overlays(image: np.ndarray, maps, titles: list[str]):
-    """The image, then maps [h, w] laid over it, each from its own lowest to its highest value, with a title each."""
-    figure, axes = plt.subplots(1, len(titles) + 1, figsize=(2.5 * (len(titles) + 1), 2.7), squeeze=False)
+def overlays(image: np.ndarray, maps, titles: list[str], *, limits=None, label: str = "", signed: bool = False):
+    """The image, then maps [h, w] laid over it with a title each, in one range of values, which a colour bar shows.
+
+    limits: the range; if not given, from the lowest to the highest value of all maps. label: the bar's. signed: values
+    below zero are blue, above it red, and the range is as wide on either side.
+    """
+    maps = [np.asarray(values) for values in maps]
+    low, high = limits or (min(values.min() for values in maps), max(values.max() for values in maps))
+    if signed:
+        low, high = -max(-low, high), max(-low, high)
+    side = min(2.5, 13 / (len(titles) + 1))
+    figure, axes = plt.subplots(
+        1, len(titles) + 1, figsize=(side * (len(titles) + 1) + 0.8, side + 0.2), squeeze=False, layout="constrained"
+    )
     axes[0, 0].imshow(image, interpolation="lanczos")
     for axis, values, title in zip(axes[0, 1:], maps, titles, strict=True):
-        show_heat(axis, image, values)
+        heat = show_heat(axis, image, values, (low, high), "RdBu_r" if signed else "inferno")
         axis.set_title(wrapped(title, 30), fontsize=8.5, fontweight="normal")
     for axis in axes.flat:
         axis.axis("off")
-    figure.tight_layout()
+    bar = figure.colorbar(heat, ax=axes, label=label, aspect=15, shrink=0.85, pad=0.01)
+    bar.ax.tick_params(labelsize=8)
+    bar.ax.yaxis.label.set_size(8.5)
     return figure
 
 
-def show_heat(axis, image, values) -> None:
-    """A map [h, w] over the whole of the image in grey, from the map's lowest (dark) to its highest value (bright)."""
+def show_heat(axis, image, values, limits=(None, None), cmap: str = "inferno"):
+    """A map [h, w] over the whole of the image in grey; without limits from the map's lowest (dark) to its highest
+    value (bright). Returns the map as drawn.
+    """
     grey = np.asarray(image).mean(-1)
     extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
     axis.imshow(grey, cmap="gray", interpolation="lanczos", vmin=-80, vmax=330)
-    axis.imshow(np.asarray(values), cmap="inferno", alpha=0.72, extent=extent, interpolation="nearest")
+    style = {"cmap": cmap, "vmin": limits[0], "vmax": limits[1], "alpha": 0.72}
+    return axis.imshow(np.asarray(values), extent=extent, interpolation="nearest", **style)
 
 
 def palette(count: int) -> np.ndarray:

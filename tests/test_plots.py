@@ -58,6 +58,7 @@ FIGURES = {
     "training_curves": lambda: plots.training_curves(HISTORY),
     "pretraining_curve": lambda: plots.pretraining_curve(pd.DataFrame({"step": [50, 100], "loss": [3.0, 2.0]})),
     "heat_maps": lambda: plots.heat_maps(PICTURES, CLASSES, {method: LABELS for method in METHODS}),
+    "overlays": lambda: plots.overlays(PICTURES[0], LABELS[:2], ["a", "b"], label="class"),
     "segmentation_grid": lambda: plots.segmentation_grid(PICTURES, {"truth": LABELS, "PACL": LABELS}, CLASSES),
     "class_bars": lambda: plots.class_bars(table(CLASSES), "by class"),
     "grouped_bars": lambda: plots.grouped_bars(table(CLASSES, "set", "value", list(COLOURS)), "set", "title", "%"),
@@ -66,7 +67,7 @@ FIGURES = {
     "scene_pairs": lambda: plots.scene_pairs(PICTURES, LABELS, CLASSES),
     "protocol_bars": lambda: plots.protocol_bars(PROTOCOLS, "protocols"),
 }
-PANELS = {"image_grid": 6, "training_curves": 2, "heat_maps": 9, "segmentation_grid": 9, "class_bars": 1}
+PANELS = {"image_grid": 6, "training_curves": 2, "heat_maps": 9, "overlays": 4, "segmentation_grid": 9, "class_bars": 1}
 PANELS |= {
     "pretraining_curve": 1,
     "grouped_bars": 1,
@@ -93,6 +94,15 @@ def test_a_figure_is_drawn_and_is_the_same_each_time(name):
     first = pixels(figure)
     assert len(np.unique(first.reshape(-1, 4), axis=0)) > 20  # not blank
     assert np.array_equal(first, pixels(FIGURES[name]()))
+
+
+@pytest.mark.parametrize(
+    "options, limits", [({}, (-1, 3)), ({"limits": (0, 2)}, (0, 2)), ({"signed": True}, (-3, 3))], ids=str
+)
+def test_overlays_share_one_range(options, limits):
+    maps = [np.array([[-1.0, 0.0]]), np.array([[2.0, 3.0]])]
+    _, *panels, bar = plots.overlays(PICTURES[0], maps, ["a", "b"], **options).axes
+    assert [panel.images[1].get_clim() for panel in panels] == [limits, limits] and bar.get_ylim() == limits
 
 
 def test_equal_figures_are_equal_files(tmp_path):
