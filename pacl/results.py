@@ -50,7 +50,8 @@ def patch_alignment(folder: Path) -> list[dict]:
         figure(
             folder,
             "patch_map.png",
-            "Patches (dots) and class texts (stars) in one plane by t-SNE, ten classes: before and after training.",
+            "Patches (dots) and class texts (stars) in one plane by t-SNE, ten classes: before and after training. A line "
+            "leads from a class's text to the middle of its patches; texts in one place hide each other.",
         ),
         figure(folder, "patch_accuracy.png", "Patch accuracy by class."),
     ]
