@@ -7,13 +7,15 @@ from itertools import count
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.patheffects import withStroke
 
 from pacl.plots import COLOURS, title_above_legend
 from pacl.scene_plots import palette
 
 
 def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
-    """One panel a method: patches as dots and class texts as labelled stars in one plane, a colour a class.
+    """One panel a method: patches as dots and class texts as stars in one plane, a colour a class; a class's name
+    stands in the middle of its patches, and a line leads there from its star.
 
     maps: method -> columns x, y, label, is_text (pacl.alignment.patch_map).
     """
@@ -22,23 +24,33 @@ def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
     figure, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps), 4.6), squeeze=False)
     for axis, (method, table) in zip(axes[0], maps.items(), strict=True):
         patches, texts = table[~table.is_text], table[table.is_text]
+        middles = patches.groupby("label")[["x", "y"]].median()
         axis.scatter(patches.x, patches.y, c=[colours[k] for k in patches.label], s=5, alpha=0.7, linewidths=0)
-        axis.scatter(
-            texts.x, texts.y, c=[colours[k] for k in texts.label], s=150, marker="*", edgecolors="black", linewidths=0.8
-        )
-        for row, lift in zip(texts.itertuples(), label_lifts(texts, table), strict=True):
-            box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.8), "ec": "none"}
-            place = {"xytext": (0, 8 + 11 * lift), "textcoords": "offset points", "ha": "center"}
-            axis.annotate(classes[row.label], (row.x, row.y), fontsize=7, bbox=box, **place)
+        star = {"marker": "*", "s": 120, "edgecolors": "black", "linewidths": 0.8, "zorder": 3}
+        axis.scatter(texts.x, texts.y, c=[colours[k] for k in texts.label], **star)
+        for row in texts[texts.label.isin(middles.index)].itertuples():
+            end = middles.loc[row.label]
+            axis.plot([row.x, end.x], [row.y, end.y], color=colours[row.label], lw=0.9, zorder=2)
+        name_clusters(axis, middles, table, {k: classes[k] for k in labels}, colours)
         axis.set(title=method, xticks=[], yticks=[])
     figure.tight_layout()
     return figure
 
 
-def label_lifts(texts: pd.DataFrame, table: pd.DataFrame) -> list[int]:
-    """How many lines up each label goes, so that no two stand in one place."""
+def name_clusters(axis, middles: pd.DataFrame, table: pd.DataFrame, names: dict, colours: dict) -> None:
+    """Each class's name at its middle (label -> x, y), in a dark shade of its colour with a white edge."""
+    edge = [withStroke(linewidth=2.6, foreground="white")]
+    lifts = label_lifts(middles, table, beside=table[table.is_text])
+    for row, lift in zip(middles.itertuples(), lifts, strict=True):
+        look = {"fontsize": 7.5, "fontweight": "bold", "color": 0.55 * colours[row.Index], "path_effects": edge}
+        place = {"xytext": (0, 11 * lift), "textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
+        axis.annotate(names[row.Index], (row.x, row.y), **look, **place)
+
+
+def label_lifts(texts: pd.DataFrame, table: pd.DataFrame, beside: pd.DataFrame | None = None) -> list[int]:
+    """How many lines up each label goes, so that no two stand in one place, and none where a row of `beside` is."""
     width, line = 0.12 * (table.x.max() - table.x.min()), 0.042 * (table.y.max() - table.y.min())
-    taken, lifts = [], []
+    taken, lifts = [] if beside is None else list(beside[["x", "y"]].itertuples(index=False)), []
     for x, y in texts[["x", "y"]].to_numpy():
         near = [other for at, other in taken if abs(at - x) < width]
         lifts.append(next(n for n in count() if all(abs(y + n * line - other) >= 0.999 * line for other in near)))

@@ -50,7 +50,8 @@ def patch_alignment(folder: Path) -> list[dict]:
         figure(
             folder,
             "patch_map.png",
-            "Patches (dots) and class texts (stars) in one plane by t-SNE, ten classes: before and after training.",
+            "Patches (dots) and class texts (stars) in one plane by t-SNE, ten classes: before and after training. A "
+            "line leads from a class's text to the middle of its patches; texts in one place hide each other.",
         ),
         figure(folder, "patch_accuracy.png", "Patch accuracy by class."),
     ]
@@ -145,9 +146,10 @@ def viewer(folder: Path) -> list[dict]:
     if not data or not data["scenes"]:
         return []
     said = (
-        "Above, the cosine of every pixel with the prompt: colours run from the lowest to the highest cosine that the "
-        "method has with any prompt of the scene, so a prompt that isn't there should stay dark. Below, the pixels "
-        "that get the prompt among all classes. The scenes are the first ones with three labels or more, not picked."
+        "Top row: the cosine of every pixel with the prompt; colours run from the lowest to the highest cosine that "
+        "the method has with any prompt of the scene, so a prompt that isn't there should stay dark. Bottom row: the "
+        "pixels that get the prompt among all classes. The scenes are the first ones with three labels or more, not "
+        "picked."
     )
     methods = {name: method_name(name) for name in data["scenes"][0]["prompts"][0]["methods"]}
     return [{"kind": "viewer", "text": said, "data": data | {"methods": methods}}]
@@ -208,9 +210,14 @@ def interval(bounds: list[float] | None, form) -> str:
 
 
 def by_method(rows: pd.DataFrame, keys: list[str], value: str, *, caption: str = "", screen: bool = False) -> dict:
-    """A table with one column a method, in percent, and PACL minus CLIP where both are columns."""
+    """A table with one column a method, in percent, and PACL minus CLIP where both are columns, PACL's then after
+    CLIP's.
+    """
     methods = list(dict.fromkeys(rows.method))
     both = {"PACL", "CLIP"} <= set(methods)
+    if both:
+        methods.remove("PACL")
+        methods.insert(methods.index("CLIP") + 1, "PACL")
     lines = []
     for _, of_key in rows.groupby(keys, sort=False):
         values = dict(zip(of_key.method, of_key[value], strict=True))

@@ -226,3 +226,12 @@ def test_labels_of_texts_in_one_place_stand_above_each_other():
     )
     texts = table.iloc[2:]  # the third lies where the second's label went, the last far to the right of all
     assert analysis_plots.label_lifts(texts, table) == [0, 1, 2, 0, 0]
+    assert analysis_plots.label_lifts(texts.iloc[:1], table, beside=texts.iloc[1:3]) == [2]
+
+
+def test_a_class_is_named_in_the_middle_of_its_patches_and_its_star_leads_there():
+    rows = [(0, 0, 0, False), (2, 0, 0, False), (9, 9, 1, False), (5, 5, 0, True), (5, 5, 1, True), (7, 1, 2, True)]
+    table = pd.DataFrame(rows, columns=["x", "y", "label", "is_text"])  # two stars in one place, one without patches
+    axis = analysis_plots.patch_maps({"PACL": table}, CLASSES).axes[0]
+    assert {text.get_text(): text.xy for text in axis.texts} == {"cat": (1, 0), "dog": (9, 9)}
+    assert [line.get_xydata().tolist() for line in axis.lines] == [[[5, 5], [1, 0]], [[5, 5], [9, 9]]]

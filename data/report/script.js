@@ -67,14 +67,14 @@ document.querySelectorAll("table.sortable").forEach((table) => {
   });
 });
 
-// Pictures: a click opens one over the page, a click on it shows it pixel by pixel.
+// Pictures: a click opens one over the page, a click on it shows it pixel by pixel, as a narrow screen does at once.
 const viewer = document.getElementById("viewer");
 const [large, caption] = [viewer.querySelector("img"), viewer.querySelector("p")];
 document.querySelectorAll(".enlarge").forEach((button) => button.addEventListener("click", () => {
   const picture = button.querySelector("img");
   large.src = picture.src;
   large.alt = caption.textContent = picture.alt;
-  viewer.classList.remove("whole");
+  viewer.classList.toggle("whole", matchMedia("(max-width: 44rem)").matches);
   viewer.showModal();
 }));
 large.addEventListener("click", () => viewer.classList.toggle("whole"));
