@@ -11,7 +11,7 @@ from PIL import Image
 from pacl.cached import Texts, held_out
 from pacl.clip import load_clip
 from pacl.data import Images, read_json
-from pacl.features import batches, patch_tokens, text_features, text_table
+from pacl.features import batches, finish, patch_tokens, text_features, text_table, unfinished
 from pacl.pretrain import save_clip
 from pacl.prompts import templates
 
@@ -53,6 +53,17 @@ def test_the_file_holds_clips_patch_features_in_order(clip, tmp_path):
         alone = clip.patch_features(clip.preprocess(images[i])[None])[0].numpy()
         np.testing.assert_allclose(tokens[i], alone, atol=2e-3, rtol=2e-3)
         assert np.abs(tokens[i] - tokens[(i + 1) % 5]).max() > 0.1
+
+
+def test_features_that_are_cut_leave_the_whole_ones(tmp_path):
+    folder = tmp_path / "features/mini"
+    for content in ("first", "second"):
+        path = unfinished(folder)
+        (path / "tokens.npy").write_text(content)
+        finish(path, folder)
+    (unfinished(folder) / "tokens.npy").write_text("cut")
+    assert (folder / "tokens.npy").read_text() == "second"
+    assert list(unfinished(folder).iterdir()) == [], "what a cut run left is gone"
 
 
 def test_images_decoded_by_every_core_for_a_gpu_come_in_the_same_batches(clip):

@@ -12,7 +12,7 @@ from PIL import Image
 from pacl.data import read_json, read_pairs
 from pacl.params import Prepare
 from pacl.prepare import prepare
-from pacl.shards import find_shards, samples, survey
+from pacl.shards import caption_of, find_shards, samples, survey
 
 
 def jpeg(value=0, mode="RGB", **options):
@@ -74,6 +74,11 @@ def test_samples_that_miss_a_part_are_skipped_and_counted(tmp_path):
     assert note == f"2 of 5 samples in the shards are torn or miss a part, the first in {shard}; they are skipped."
     with pytest.raises(ValueError, match=r"2 of 5 samples .* more than prepare.max_bad_share \(0.3\)"):
         survey([shard], 0.3)
+
+
+def test_half_a_character_makes_no_caption():
+    assert caption_of({"json": b'{"caption": "a \\ud83d dog"}'}) == ""
+    assert caption_of({"json": b'{"caption": " a  dog"}'}) == "a dog"
 
 
 @pytest.mark.parametrize("left", [0.4, 0.75])

@@ -5,7 +5,7 @@ import json
 import pytest
 from folders import write_flickr8k, write_image
 
-from pacl.sources import COCO, FLICKR8K, FLICKR30K, captioned
+from pacl.sources import COCO, FLICKR8K, FLICKR30K, captioned, json_rows
 
 
 def test_kaggles_captions_keep_commas_and_quotes(tmp_path):
@@ -32,6 +32,15 @@ def test_the_original_token_file(tmp_path):
     images, captions = captioned(tmp_path, FLICKR8K)
     assert [path.name for path in images] == ["b.jpg", "a.jpg"]
     assert captions[0] == [f"caption {i} , of b.jpg" for i in range(5)]
+
+
+def test_half_a_character_in_a_caption_names_the_file(tmp_path):
+    """JSON can hold a half of a pair of surrogates, and no text file can."""
+    rows = {"images": [{"id": 1, "file_name": "1.jpg"}]}
+    rows["annotations"] = [{"id": 1, "image_id": 1, "caption": "a \ud83d dog"}]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="captions.json is no complete JSON of COCO captions"):
+        json_rows(tmp_path / "captions.json")
 
 
 @pytest.mark.parametrize(
