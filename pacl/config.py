@@ -96,9 +96,34 @@ def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
 
 
 def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
-    """Token strides divide the patch."""
-    strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in dict(sections["protocols"]).items()}
-    return check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
+    """Token strides divide the patch; the templates, words and benchmarks that are named are there."""
+    protocols = dict(sections["protocols"])
+    strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in protocols.items()}
+    errors = check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
+    known = known_names(sections, root)
+    return errors + [
+        f"{profile}.protocols.{name}.{key} names {value!r}, but must name one of {', '.join(known[key])}."
+        for name, one in protocols.items()
+        for key, values in (
+            ("templates", [one.templates]),
+            ("phrases", [one.phrases]),
+            ("per_benchmark", one.per_benchmark),
+        )
+        for value in values
+        if known[key] and value is not None and value not in known[key]
+    ]
+
+
+def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
+    """What a protocol's keys may name; an empty list where that can't be known."""
+    lists, classes = root / "data/templates.yaml", root / "data/classes"
+    files = sorted(classes.iterdir()) if classes.is_dir() else []
+    benchmarks = [path.stem for path in files if path.suffix == ".txt"] if "prepare" in sections else []
+    return {
+        "templates": list(read_yaml(lists)) if lists.is_file() else [],
+        "phrases": [path.name for path in files if path.is_dir()],
+        "per_benchmark": list(dict.fromkeys(benchmarks + sections["prepare"].benchmarks)) if benchmarks else [],
+    }
 
 
 def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:

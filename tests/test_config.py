@@ -116,6 +116,11 @@ def test_no_file(tmp_path, monkeypatch):
         ("ablations.strides", [8, 5], "mini.ablations.strides.1 is 5, but must be one of 1, 2, 4, 8"),
         ("ablations.strides", [], "mini.ablations.strides is [], but must be a list of at least 1."),
         ("segmentation.protocols", ["native", "nativ"], "mini.segmentation.protocols.1 is 'nativ', but must be one of"),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": {"background_threshold": 5.0}},
+            "mini.protocols.tcl: per_benchmark.voc21.background_threshold (5.0) must be at most 1 with rule",
+        ),
         ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
     ],
 )
@@ -124,6 +129,35 @@ def test_a_wrong_value_is_named(write, path, value, expected):
     with pytest.raises(ConfigError) as error:
         load_params("mini", *Profile.model_fields)
     assert expected in str(error.value)
+
+
+NAMES = [
+    ("templates", "sevn", "mini.protocols.sclip.templates names 'sevn', but must name one of plain, one, seven, tcl, "),
+    ("phrases", "sclp", "mini.protocols.sclip.phrases names 'sclp', but must name one of sclip."),
+    ("per_benchmark", {"vco21": {}}, "mini.protocols.sclip.per_benchmark names 'vco21', but must name one of ade20k, "),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), NAMES)
+def test_what_a_protocol_names_must_be_there(write, tmp_path, key, value, expected):
+    link_data(tmp_path)
+    write(changes={f"protocols.sclip.{key}": value})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "protocols")
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_protocol_may_name_a_benchmark_of_ones_own(write, tmp_path):
+    link_data(tmp_path)
+    own = {"beach": {"logit_scale": 50.0}, "cityscapes": {"short_side": 560}}
+    write(changes={"prepare.benchmarks": ["beach", "voc20"], "protocols.sclip.per_benchmark": own})
+    assert load_params("mini", "protocols").protocols.sclip.on("beach").logit_scale == 50
+
+
+def link_data(folder):
+    """The project's templates and class lists, in the folder of a test."""
+    for name in ("templates.yaml", "classes"):
+        (folder / "data" / name).symlink_to(Path(__file__).parents[1] / "data" / name)
 
 
 def test_scientific_notation_as_yaml_reads_it(write, tmp_path):
