@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import yaml
 from pydantic import ValidationError
@@ -220,9 +221,16 @@ def allowed(error: dict) -> str:
 def known_keys(kind: type[Section], loc: tuple) -> str:
     """The keys of the (nested) section in which loc's last key was found, the likeliest first named."""
     for key in loc[:-1]:
-        kind = kind.model_fields[key].annotation
+        kind = kind_below(kind, key)
     near = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1)
     return f"did you mean {near[0]}" if near else f"there are {', '.join(kind.model_fields)}"
+
+
+def kind_below(kind, key: str) -> type:
+    """The type of what a section, or a table of sections by names of one's own, holds under a key."""
+    if key in getattr(kind, "model_fields", {}):
+        return kind.model_fields[key].annotation
+    return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
 
 
 def as_yaml_number(text: str) -> str | None:

@@ -196,11 +196,17 @@ class PatchAlignment(Section):
 
 
 class Segmentation(Section):
-    benchmarks: list[str]
-    protocols: list[str]
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    protocols: Annotated[list[str], Field(min_length=1)]
     methods: list[MethodName]
     batch_size: PositiveInt
     shown: PositiveInt
+
+    @model_validator(mode="after")
+    def clip_and_pacl_are_compared(self):
+        if missing := [name for name in ("clip", "pacl") if name not in self.methods]:
+            raise ValueError(f"methods must name {' and '.join(missing)}, as clip and pacl are what is compared")
+        return self
 
 
 class Classification(Section):

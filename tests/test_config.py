@@ -121,6 +121,31 @@ def test_no_file(tmp_path, monkeypatch):
             {"voc21": {"background_threshold": 5.0}},
             "mini.protocols.tcl: per_benchmark.voc21.background_threshold (5.0) must be at most 1 with rule",
         ),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": {"logit_scales": 65.0}},
+            "mini.protocols.tcl.per_benchmark.voc21.logit_scales is no parameter: did you mean logit_scale.",
+        ),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": 65.0},
+            "mini.protocols.tcl.per_benchmark.voc21 is 65.0, but must be a section: there are short_side, logit_scale,",
+        ),
+        (
+            "protocols.mine",
+            {"short_sides": 3},
+            "mini.protocols.mine.short_sides is no parameter: did you mean short_side.",
+        ),
+        ("protocols.mine", 3, "mini.protocols.mine is 3, but must be a section: there are short_side, window,"),
+        (
+            "protocols.mine",
+            {"per_benchmark": {"voc21": {"short_sides": 3}}},
+            "mini.protocols.mine.per_benchmark.voc21.short_sides is no parameter: did you mean short_side.",
+        ),
+        ("segmentation.protocols", [], "mini.segmentation.protocols is [], but must be a list of at least 1."),
+        ("segmentation.benchmarks", [], "mini.segmentation.benchmarks is [], but must be a list of at least 1."),
+        ("segmentation.methods", ["clip"], "mini.segmentation: methods must name pacl, as clip and pacl are what is"),
+        ("segmentation.methods", [], "mini.segmentation: methods must name clip and pacl, as clip and pacl are what"),
         ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
     ],
 )
