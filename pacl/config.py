@@ -18,6 +18,19 @@ class ConfigError(ValueError):
     """params.yaml, or what was asked of it, is wrong; the message has one sentence per error."""
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which by itself would let the last of two equal keys win."""
+
+    def compose_mapping_node(self, anchor):
+        node, first = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            if (name := (key.tag, str(key.value))) in first:
+                problem = f"{key.value} is already in line {first[name]}: remove one of the two"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            first[name] = key.start_mark.line + 1
+        return node
+
+
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
     """The asked-for sections of a profile: load_params("mini", "train").train.learning_rate.
 
@@ -52,7 +65,7 @@ def find_file(path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict:
     """The mapping a YAML file holds. Raises ConfigError."""
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except Exception as error:  # beside YAMLError, whatever its values' constructors raise
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

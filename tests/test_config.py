@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pacl.config import ConfigError, load_params, project_root
+from pacl.config import ConfigError, load_params, project_root, read_yaml
 from pacl.params import Profile
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
@@ -226,6 +226,32 @@ def test_broken_yaml_names_the_line(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("mini:\n  train: [1\n")
     with pytest.raises(ConfigError, match=r"params.yaml, line 3 is not YAML"):
         load_params("mini", "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mini:\n  train:\n    scale: 1.0\n    scale: 2.0\n", "line 4 is not YAML: scale is already in line 3: remove"),
+        ("mini: {train: {scale: 1.0, scale: 2.0}}\n", "line 1 is not YAML: scale is already in line 1: remove"),
+        ("mini: {}\nprofiles: []\nmini: {}\n", "params.yaml, line 3 is not YAML: mini is already in line 1: remove"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, monkeypatch, text, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "train")
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_merged_key_may_be_changed(tmp_path):
+    text = "a: &a {x: 1, y: 2}\nb: &b\n  <<: *a\n  x: 3\nc:\n  d: {<<: *b, y: 4}\n"
+    (tmp_path / "merged.yaml").write_text(text)
+    assert read_yaml(tmp_path / "merged.yaml") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": {"d": {"x": 3, "y": 4}},
+    }
 
 
 @pytest.mark.parametrize(
