@@ -94,6 +94,6 @@ if __name__ == "__main__":
         sys.exit("Usage: python -m pacl.ablations PROFILE POINT")
     try:
         print(run_point(*sys.argv[1:]))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(str(error))
     gc.freeze()  # or Python looks once more through all of torch's objects before it leaves, which takes a second

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import yaml
 from pydantic import ValidationError
@@ -15,6 +16,19 @@ from pacl.params import SECTIONS, Section, Train
 
 class ConfigError(ValueError):
     """params.yaml, or what was asked of it, is wrong; the message has one sentence per error."""
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which by itself would let the last of two equal keys win."""
+
+    def compose_mapping_node(self, anchor):
+        node, first = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            if (name := (key.tag, str(key.value))) in first:
+                problem = f"{key.value} is already in line {first[name]}: remove one of the two"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            first[name] = key.start_mark.line + 1
+        return node
 
 
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
@@ -51,7 +65,7 @@ def find_file(path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict:
     """The mapping a YAML file holds. Raises ConfigError."""
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except Exception as error:  # beside YAMLError, whatever its values' constructors raise
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -96,9 +110,34 @@ def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
 
 
 def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
-    """Token strides divide the patch."""
-    strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in dict(sections["protocols"]).items()}
-    return check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
+    """Token strides divide the patch; the templates, words and benchmarks that are named are there."""
+    protocols = dict(sections["protocols"])
+    strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in protocols.items()}
+    errors = check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
+    known = known_names(sections, root)
+    return errors + [
+        f"{profile}.protocols.{name}.{key} names {value!r}, but must name one of {', '.join(known[key])}."
+        for name, one in protocols.items()
+        for key, values in (
+            ("templates", [one.templates]),
+            ("phrases", [one.phrases]),
+            ("per_benchmark", one.per_benchmark),
+        )
+        for value in values
+        if known[key] and value is not None and value not in known[key]
+    ]
+
+
+def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
+    """What a protocol's keys may name; an empty list where that can't be known."""
+    lists, classes = root / "data/templates.yaml", root / "data/classes"
+    files = sorted(classes.iterdir()) if classes.is_dir() else []
+    benchmarks = [path.stem for path in files if path.suffix == ".txt"] if "prepare" in sections else []
+    return {
+        "templates": list(read_yaml(lists)) if lists.is_file() else [],
+        "phrases": [path.name for path in files if path.is_dir()],
+        "per_benchmark": list(dict.fromkeys(benchmarks + sections["prepare"].benchmarks)) if benchmarks else [],
+    }
 
 
 def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
@@ -195,9 +234,16 @@ def allowed(error: dict) -> str:
 def known_keys(kind: type[Section], loc: tuple) -> str:
     """The keys of the (nested) section in which loc's last key was found, the likeliest first named."""
     for key in loc[:-1]:
-        kind = kind.model_fields[key].annotation
+        kind = kind_below(kind, key)
     near = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1)
     return f"did you mean {near[0]}" if near else f"there are {', '.join(kind.model_fields)}"
+
+
+def kind_below(kind, key: str) -> type:
+    """The type of what a section, or a table of sections by names of one's own, holds under a key."""
+    if key in getattr(kind, "model_fields", {}):
+        return kind.model_fields[key].annotation
+    return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
 
 
 def as_yaml_number(text: str) -> str | None:

@@ -152,10 +152,16 @@ class Protocol(Section):
             raise ValueError("window and window_stride must both be numbers or both null")
         if self.window is not None and self.window_stride > self.window:
             raise ValueError(f"window_stride ({self.window_stride}) must be at most window ({self.window})")
-        if self.background_rule == "probability" and self.background_threshold > 1:
-            raise ValueError(
-                f"background_threshold ({self.background_threshold}) must be at most 1 with rule probability"
-            )
+        return self
+
+    @model_validator(mode="after")
+    def probabilities_are_at_most_1(self):
+        places = {"": self, **{f"per_benchmark.{name}.": self.on(name) for name in self.per_benchmark}}
+        for place, one in places.items():
+            if one.background_rule == "probability" and one.background_threshold > 1:
+                raise ValueError(
+                    f"{place}background_threshold ({one.background_threshold}) must be at most 1 with rule probability"
+                )
         return self
 
 
@@ -190,11 +196,17 @@ class PatchAlignment(Section):
 
 
 class Segmentation(Section):
-    benchmarks: list[str]
-    protocols: list[str]
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    protocols: Annotated[list[str], Field(min_length=1)]
     methods: list[MethodName]
     batch_size: PositiveInt
     shown: PositiveInt
+
+    @model_validator(mode="after")
+    def clip_and_pacl_are_compared(self):
+        if missing := [name for name in ("clip", "pacl") if name not in self.methods]:
+            raise ValueError(f"methods must name {' and '.join(missing)}, as clip and pacl are what is compared")
+        return self
 
 
 class Classification(Section):

@@ -45,7 +45,7 @@ def rehearse(profile: str, data: str | None = None) -> str:
     """
     root = project_root()
     table = read_yaml(root / "params.yaml")
-    params = load_params(profile, "prepare", "model")
+    params = load_params(profile, "prepare", "model", "protocols")
     few, notes = reduced(table[profile], params, Path(data or params.prepare.raw or ".").absolute())
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -79,11 +79,11 @@ def reduced(section: dict, params, raw: Path) -> tuple[dict, list[str]]:
 def small(name: str, protocol: dict) -> dict:
     """A protocol on small images, with the same strides of tokens."""
     side = SHORT_SIDES.get(name, 224)
-    sizes = {"short_side": min(protocol["short_side"] or side, side)}
+    sizes = {"short_side": min(protocol.get("short_side") or side, side)}
     if own := protocol.get("per_benchmark"):
         kept = {name: {k: v for k, v in changes.items() if k != "short_side"} for name, changes in own.items()}
         sizes["per_benchmark"] = kept
-    if protocol["window"] and protocol["window"] > side:
+    if (protocol.get("window") or 0) > side:
         sizes |= {"window": side, "window_stride": side // 2}
     return protocol | sizes
 

@@ -99,14 +99,14 @@ def gap(old, new) -> float:
 
 
 def compare(old: dict, new: dict, tolerance: float) -> tuple[list[str], bool]:
-    """Lines that say how two metrics.json differ, and whether every value is in both and within the tolerance."""
+    """Lines on how two metrics.json differ, and whether they have values, all in both and within the tolerance."""
     before, after = leaves(old), leaves(new)
     gaps = {path: gap(before[path], after[path]) for path in before if path in after}
     lines = [f"{path} is only in the old file." for path in before if path not in after]
     lines += [f"{path} is only in the new file." for path in after if path not in before]
     too_far = sorted((path for path in gaps if gaps[path] > tolerance + 1e-9), key=gaps.get, reverse=True)
     lines += [f"{path}: {before[path]} -> {after[path]}, more than {tolerance} apart." for path in too_far]
-    within = not lines
+    within = bool(gaps) and not lines
     if gaps:
         path = max(gaps, key=gaps.get)
         lines.append(
@@ -115,16 +115,37 @@ def compare(old: dict, new: dict, tolerance: float) -> tuple[list[str], bool]:
     return lines, within
 
 
+def as_tolerance(text: str) -> float:
+    """A difference that may pass, as the command line gives it."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no tolerance: write a finite number from 0 on.")
+    return value
+
+
+def read_metrics(path: Path):
+    """A metrics.json. Raises FileNotFoundError, or ValueError for what can't be read."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}): name a metrics.json.") from None
+
+
 def compare_files(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m pacl.report compare", description="Compares two metrics.json.")
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument(
-        "--tolerance", type=float, default=0.02, help="largest difference that passes (default: %(default)s)"
+        "--tolerance", type=as_tolerance, default=0.02, help="largest difference that passes (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
-    lines, within = compare(read_json(options.old), read_json(options.new), options.tolerance)
-    print("\n".join(lines) or "Neither file holds a value.")
+    lines, within = compare(read_metrics(options.old), read_metrics(options.new), options.tolerance)
+    print("\n".join(lines) or f"Neither {options.old} nor {options.new} holds a value: name two metrics.json.")
     return 0 if within else 1
 
 

@@ -62,7 +62,10 @@ if __name__ == "__main__":
     parser.add_argument("--profile", default="mini", help="a section of params.yaml")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
+    folder = next(path for path in arguments.output.absolute().parents if path.exists())
+    if arguments.output.is_dir() or not folder.is_dir():  # or it would be known after hours
+        sys.exit(f"{arguments.output} can't be written: let --output name a file in a folder.")
     try:
         measure_profile(arguments.profile, arguments.output)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(str(error))

@@ -65,6 +65,6 @@ if __name__ == "__main__":
         sys.exit("Usage: python -m pacl.worlds PROFILE SEED")
     try:
         print(run_world(sys.argv[1], int(sys.argv[2])))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(str(error))
     gc.freeze()  # or Python looks once more through all of torch's objects before it leaves, which takes a second

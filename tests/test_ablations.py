@@ -1,6 +1,7 @@
 """Ablation points and other worlds from end to end in a world of a few scenes, and what is said of them."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -153,3 +154,17 @@ def test_a_finding_weighs_each_measure_against_the_seeds():
 def test_a_finding_of_single_runs_names_the_best_the_next_and_the_last():
     rows = pd.DataFrame({"setting": ["a", "b", "c", "d"], "seed": 0, "voc21": [0.2, 0.3, 0.1, 0.25]})
     assert finding(rows) == "One run a setting. By voc21 mIoU: b 30.0 %, d 25.0 %, c 10.0 %."
+
+
+@pytest.mark.parametrize("module", ["ablations", "worlds"])
+@pytest.mark.parametrize("error", [FloatingPointError("the loss is nan in step 3"), OSError(28, "No space left")])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_a_loss_that_is_no_number_and_a_full_disk_end_in_a_sentence(monkeypatch, module, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("pacl.config.load_params", fail)
+    monkeypatch.setattr("sys.argv", [f"pacl.{module}", "mini", "1"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"pacl.{module}", run_name="__main__")
+    assert ended.value.code == str(error)  # Python prints it, and the status is 1

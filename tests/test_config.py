@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pacl.config import ConfigError, load_params, project_root
+from pacl.config import ConfigError, load_params, project_root, read_yaml
 from pacl.params import Profile
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
@@ -116,6 +116,36 @@ def test_no_file(tmp_path, monkeypatch):
         ("ablations.strides", [8, 5], "mini.ablations.strides.1 is 5, but must be one of 1, 2, 4, 8"),
         ("ablations.strides", [], "mini.ablations.strides is [], but must be a list of at least 1."),
         ("segmentation.protocols", ["native", "nativ"], "mini.segmentation.protocols.1 is 'nativ', but must be one of"),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": {"background_threshold": 5.0}},
+            "mini.protocols.tcl: per_benchmark.voc21.background_threshold (5.0) must be at most 1 with rule",
+        ),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": {"logit_scales": 65.0}},
+            "mini.protocols.tcl.per_benchmark.voc21.logit_scales is no parameter: did you mean logit_scale.",
+        ),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": 65.0},
+            "mini.protocols.tcl.per_benchmark.voc21 is 65.0, but must be a section: there are short_side, logit_scale,",
+        ),
+        (
+            "protocols.mine",
+            {"short_sides": 3},
+            "mini.protocols.mine.short_sides is no parameter: did you mean short_side.",
+        ),
+        ("protocols.mine", 3, "mini.protocols.mine is 3, but must be a section: there are short_side, window,"),
+        (
+            "protocols.mine",
+            {"per_benchmark": {"voc21": {"short_sides": 3}}},
+            "mini.protocols.mine.per_benchmark.voc21.short_sides is no parameter: did you mean short_side.",
+        ),
+        ("segmentation.protocols", [], "mini.segmentation.protocols is [], but must be a list of at least 1."),
+        ("segmentation.benchmarks", [], "mini.segmentation.benchmarks is [], but must be a list of at least 1."),
+        ("segmentation.methods", ["clip"], "mini.segmentation: methods must name pacl, as clip and pacl are what is"),
+        ("segmentation.methods", [], "mini.segmentation: methods must name clip and pacl, as clip and pacl are what"),
         ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
     ],
 )
@@ -124,6 +154,35 @@ def test_a_wrong_value_is_named(write, path, value, expected):
     with pytest.raises(ConfigError) as error:
         load_params("mini", *Profile.model_fields)
     assert expected in str(error.value)
+
+
+NAMES = [
+    ("templates", "sevn", "mini.protocols.sclip.templates names 'sevn', but must name one of plain, one, seven, tcl, "),
+    ("phrases", "sclp", "mini.protocols.sclip.phrases names 'sclp', but must name one of sclip."),
+    ("per_benchmark", {"vco21": {}}, "mini.protocols.sclip.per_benchmark names 'vco21', but must name one of ade20k, "),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), NAMES)
+def test_what_a_protocol_names_must_be_there(write, tmp_path, key, value, expected):
+    link_data(tmp_path)
+    write(changes={f"protocols.sclip.{key}": value})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "protocols")
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_protocol_may_name_a_benchmark_of_ones_own(write, tmp_path):
+    link_data(tmp_path)
+    own = {"beach": {"logit_scale": 50.0}, "cityscapes": {"short_side": 560}}
+    write(changes={"prepare.benchmarks": ["beach", "voc20"], "protocols.sclip.per_benchmark": own})
+    assert load_params("mini", "protocols").protocols.sclip.on("beach").logit_scale == 50
+
+
+def link_data(folder):
+    """The project's templates and class lists, in the folder of a test."""
+    for name in ("templates.yaml", "classes"):
+        (folder / "data" / name).symlink_to(Path(__file__).parents[1] / "data" / name)
 
 
 def test_scientific_notation_as_yaml_reads_it(write, tmp_path):
@@ -167,6 +226,32 @@ def test_broken_yaml_names_the_line(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("mini:\n  train: [1\n")
     with pytest.raises(ConfigError, match=r"params.yaml, line 3 is not YAML"):
         load_params("mini", "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mini:\n  train:\n    scale: 1.0\n    scale: 2.0\n", "line 4 is not YAML: scale is already in line 3: remove"),
+        ("mini: {train: {scale: 1.0, scale: 2.0}}\n", "line 1 is not YAML: scale is already in line 1: remove"),
+        ("mini: {}\nprofiles: []\nmini: {}\n", "params.yaml, line 3 is not YAML: mini is already in line 1: remove"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, monkeypatch, text, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "train")
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_merged_key_may_be_changed(tmp_path):
+    text = "a: &a {x: 1, y: 2}\nb: &b\n  <<: *a\n  x: 3\nc:\n  d: {<<: *b, y: 4}\n"
+    (tmp_path / "merged.yaml").write_text(text)
+    assert read_yaml(tmp_path / "merged.yaml") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": {"d": {"x": 3, "y": 4}},
+    }
 
 
 @pytest.mark.parametrize(

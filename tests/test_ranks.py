@@ -1,6 +1,7 @@
 """Several processes train as one: the loss, the gradients and the weights of one process (gloo, on the CPU)."""
 
 import json
+import runpy
 import socket
 import subprocess
 import sys
@@ -175,3 +176,13 @@ def test_a_process_that_dies_stops_all_and_says_why(project):
     assert done.returncode != 0 and "the disk of rank 1 is gone" in done.stderr
     assert len(load_embedder(project / "checkpoints/mini/last")[1]["history"]) == 1
     assert list(project.glob("checkpoints/.resume/mini/*/step-000000003.safetensors"))
+
+
+@pytest.mark.parametrize("output", [".", "file.txt/found.json"])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch, output):
+    (tmp_path / "file.txt").touch()
+    monkeypatch.setattr("pacl.config.load_params", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("sys.argv", ["pacl.spread", "--output", str(tmp_path / output)])
+    with pytest.raises(SystemExit, match="can't be written: let --output name a file in a folder"):
+        runpy.run_module("pacl.spread", run_name="__main__")

@@ -13,7 +13,7 @@ from pacl import estimate
 from pacl.config import load_params, read_section
 from pacl.data import write_pairs
 from pacl.params import Profile, Protocol
-from pacl.rehearse import lay_out, reduced, rehearse, run_stage, stages
+from pacl.rehearse import lay_out, reduced, rehearse, run_stage, small, stages
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -56,6 +56,12 @@ def test_what_is_not_there_is_left_out_and_listed(raw, random_params, monkeypatc
     assert "the whole run would stop here" in notes[0] and "ADE20K" in notes[0]
     with pytest.raises(FileNotFoundError, match="image-caption shards"):
         reduced(PARAMS["paper"], random_params("paper"), raw)
+
+
+def test_a_protocol_of_ones_own_may_leave_all_but_one_value_to_the_defaults():
+    assert small("mine", {"logit_scale": 20.0}) == {"logit_scale": 20.0, "short_side": 224}
+    windows = {"short_side": 448, "window": 448, "window_stride": 224}
+    assert small("mine", windows) == {"short_side": 224, "window": 224, "window_stride": 112}
 
 
 def test_missing_weights_are_replaced_by_random_ones_and_said(raw, random_params, monkeypatch):

@@ -165,6 +165,32 @@ def test_compare_sets_the_exit_status(tmp_path, capsys):
     assert "nowhere.json is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("tolerance", ["nan", "inf", "-0.01", "little", ""])
+def test_a_tolerance_that_would_pass_or_refuse_anything_is_refused(tmp_path, capsys, tolerance):
+    (tmp_path / "old.json").write_text(json.dumps(OLD))
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *[str(tmp_path / "old.json")] * 2, f"--tolerance={tolerance}"])
+    assert ended.value.code != 0
+    assert f"{tolerance!r} is no tolerance: write a finite number from 0 on." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nothing", ["{}", "[]", '{"clip": {}}'])
+def test_two_files_without_values_do_not_pass(tmp_path, capsys, nothing):
+    for name in ("old.json", "new.json"):
+        (tmp_path / name).write_text(nothing)
+    assert main(["compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 1
+    assert "new.json holds a value: name two metrics.json." in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_as_metrics_is_named(tmp_path, capsys):
+    (tmp_path / "old.json").write_text(json.dumps(OLD))
+    (tmp_path / "torn.json").write_text("{")
+    assert main(["compare", str(tmp_path / "old.json"), str(tmp_path)]) == 1
+    assert f"{tmp_path} can't be read (Is a directory): name a metrics.json." in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "torn.json"), str(tmp_path / "old.json")]) == 1
+    assert "torn.json is no whole JSON file" in capsys.readouterr().err
+
+
 def test_metrics_are_the_three_parts_and_a_missing_part_names_its_stage(tmp_path):
     for part in ("patch_alignment", "classification"):
         (tmp_path / f"{part}.json").write_text(json.dumps({"clip": {"accuracy": 0.5}}))
