@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+NO_RANGE = ("I", "F")  # modes of Pillow's whose white is no fixed number
 IGNORE = 255  # the label of pixels that no class is asked for
 
 
@@ -32,7 +33,7 @@ class Images:
     def __getitem__(self, index: int) -> Image.Image:
         item = self.source[self.part[index]]
         if isinstance(item, Image.Image):
-            return item.convert("RGB")
+            return as_rgb(item, f"Picture {index}")
         return Image.fromarray(np.asarray(item)) if isinstance(item, np.ndarray) else open_image(item)
 
 
@@ -46,7 +47,7 @@ class Masks(Images):
 
 def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
     """An image file as RGB, turned upright by its EXIF tag; with `mask`, as the integers it holds. Raises ValueError
-    for a torn or foreign file, and for a mask that holds colours.
+    for a torn or foreign file, for a picture in numbers without a range, and for a mask that holds colours.
     """
     try:
         if mask:
@@ -54,17 +55,37 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
                 image.verify()  # a PNG's checksums, which load() doesn't look at: a flipped bit would be another label
         with Image.open(path) as image:
             image.load()
-            if not mask:
-                return ImageOps.exif_transpose(image).convert("RGB")
+            if not mask and image.mode not in NO_RANGE:
+                return as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
         raise ValueError(f"{path} can't be read as an image ({error}): replace or remove it.") from None
+    if not mask:
+        refuse_no_range(image, path)
     if len(image.getbands()) > 1:
         raise ValueError(
             f"{path} holds colours ({image.mode}), not one label a pixel: save it with a palette or as grey."
         )
     return image
+
+
+def as_rgb(image: Image.Image, name: str | Path = "The picture") -> Image.Image:
+    """A picture as RGB, 16 bits a pixel scaled to 8. Raises ValueError for numbers without a range, naming the picture.
+
+    Pillow's own conversion would clip 16 bits: all but the darkest pixels would be white.
+    """
+    refuse_no_range(image, name)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def refuse_no_range(image: Image.Image, name: str | Path) -> None:
+    if image.mode in NO_RANGE:
+        raise ValueError(
+            f"{name} holds numbers of no known range (mode {image.mode}): save it as grey of 8 or 16 bits or as RGB."
+        )
 
 
 def write_json(path: Path, content) -> None:

@@ -21,6 +21,7 @@ from pacl.segment import Method, segment
 
 TYPES = (".jpg", ".jpeg", ".png", ".webp")
 WRITTEN = {"masks", "overlays", "areas.csv"}
+AREAS = ["image", "prompt", "share", "model"]  # the columns of areas.csv
 MOST_PROMPTS = 255  # a mask holds one byte a pixel, 0 being background
 
 
@@ -127,8 +128,23 @@ def segment_photos(
 
 def check_output(output: Path) -> None:
     """Raises ValueError for a folder that holds something else than an earlier output, which will be replaced."""
-    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= WRITTEN):
+    free = not os.path.lexists(output) or output.is_dir() and not any(output.iterdir())
+    if not free and not is_earlier_output(output):
         raise ValueError(f"{output} holds other files: give output=... a new or empty folder.")
+
+
+def is_earlier_output(folder: Path) -> bool:
+    """Whether it holds areas.csv, with masks and overlays of exactly the photos named there, and nothing else."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != WRITTEN:
+        return False
+    try:
+        with (folder / "areas.csv").open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            files = {f"{row['image']}.png" for row in table}
+        held = [{path.name for path in (folder / name).iterdir()} for name in ("masks", "overlays")]
+    except (OSError, ValueError, csv.Error, KeyError):
+        return False
+    return table.fieldnames == AREAS and held == [files, files]
 
 
 def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float | None) -> Protocol:
@@ -155,7 +171,7 @@ def shares(name: str, mask: np.ndarray, prompts: list[str], model: str, with_bac
 
 def write_areas(path: Path, rows: list[dict]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, ["image", "prompt", "share", "model"], lineterminator="\n")
+        table = csv.DictWriter(file, AREAS, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip import FrozenCLIP
+from pacl.data import as_rgb
 from pacl.labels import best_phrase, label_maps
 from pacl.model import similarity_map
 from pacl.params import Protocol
@@ -176,7 +177,7 @@ def _resize(images: Tensor, short_side: int | None) -> Tensor:
 
 def _batch_of(images: Image.Image | Tensor) -> tuple[Tensor, bool]:
     if isinstance(images, Image.Image):
-        images = torch.from_numpy(np.array(images.convert("RGB"))).permute(2, 0, 1)
+        images = torch.from_numpy(np.array(as_rgb(images))).permute(2, 0, 1)
     if images.dtype != torch.uint8 or images.ndim not in (3, 4) or images.shape[-3] != 3:
         raise ValueError(
             f"images must be a PIL image or uint8 [3, H, W] or [B, 3, H, W], not {images.dtype} {list(images.shape)}."

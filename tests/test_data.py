@@ -9,6 +9,7 @@ from pacl.data import (
     Images,
     Masks,
     all_scenes,
+    as_rgb,
     open_image,
     read_json,
     read_labelled,
@@ -112,6 +113,28 @@ def test_images_of_any_mode_are_rgb(mode, tmp_path):
         assert stored.mode == mode
     image = open_image(path)
     assert image.mode == "RGB" and np.abs(np.asarray(image, int) - half).max() <= 3
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_grey_of_16_bits_keeps_its_shades(ending, tmp_path):
+    grey = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    Image.fromarray(grey).save(tmp_path / f"deep.{ending}")
+    image = open_image(tmp_path / f"deep.{ending}")
+    expected = np.rint(grey / 257).astype(np.uint8)[..., None].repeat(3, axis=2)
+    assert image.mode == "RGB" and np.array_equal(image, expected)
+    assert np.array_equal(Images([Image.fromarray(grey)])[0], expected)
+    assert np.array_equal(as_rgb(Image.frombytes("I;16B", (8, 8), grey.astype(">u2").tobytes())), expected)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pictures_in_numbers_without_a_range_are_named(kind, tmp_path):
+    image = Image.fromarray(np.full((8, 8), 300, kind))
+    image.save(tmp_path / "depth.tiff")
+    sentence = rf"holds numbers of no known range \(mode {image.mode}\): save it as grey of 8 or 16 bits or as RGB.$"
+    with pytest.raises(ValueError, match="depth.tiff " + sentence):
+        open_image(tmp_path / "depth.tiff")
+    with pytest.raises(ValueError, match="^Picture 0 " + sentence):
+        Images([image])[0]
 
 
 def test_a_mask_in_colours_is_named(tmp_path):

@@ -178,6 +178,65 @@ def test_an_earlier_output_is_replaced_and_nothing_else_is(folder, tmp_path):
     assert (tmp_path / "out/diary.txt").read_text() == "keep me" and (folder / "b.png").is_file()
 
 
+def masks_alone(out):
+    (out / "areas.csv").unlink()
+
+
+def a_mask_of_a_photo_never_segmented(out):
+    (out / "masks/b.png.png").write_bytes(b"ground truth")
+
+
+def a_mask_missing(out):
+    (out / "masks/a.png.png").unlink()
+
+
+def an_overlay_renamed(out):
+    (out / "overlays/a.png.png").rename(out / "overlays/c.png")
+
+
+def a_table_of_ones_own(out):
+    (out / "areas.csv").write_text("image,area\na.png,7\n")
+
+
+def a_table_that_is_no_text(out):
+    (out / "areas.csv").write_bytes(b"\xff\x00")
+
+
+def a_file_for_a_folder(out):
+    (out / "overlays/a.png.png").unlink()
+    (out / "overlays").rmdir()
+    (out / "overlays").write_text("a note")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        masks_alone,
+        a_mask_of_a_photo_never_segmented,
+        a_mask_missing,
+        an_overlay_renamed,
+        a_table_of_ones_own,
+        a_table_that_is_no_text,
+        a_file_for_a_folder,
+    ],
+)
+def test_a_folder_that_only_looks_like_an_earlier_output_is_kept(change, folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    run(folder, output=tmp_path / "out")
+    change(tmp_path / "out")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match="out holds other files: give output=... a new or empty folder"):
+        run(folder, output=tmp_path / "out")
+    assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+
+def test_an_empty_folder_is_filled(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    (tmp_path / "out").mkdir()
+    run(folder, output=tmp_path / "out")
+    assert (tmp_path / "out/areas.csv").is_file()
+
+
 def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):
     two_colours().save(folder / "a.png")
     two_colours().save(folder / "b.png")

@@ -254,3 +254,12 @@ def test_a_real_clip_segments(monkeypatch):
             clip, Method(clip.project, "clip"), picture(50, 70), features, protocol, phrase_index=phrase_index
         )
         assert labels.shape == (50, 70) and labels.max() <= 1
+
+
+def test_a_picture_of_16_bits_is_segmented_as_its_8_bits_are():
+    grey = np.random.default_rng(0).integers(0, 256, (16, 24), dtype=np.uint8)
+    text = torch.eye(6)
+    shallow, deep = (Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257))
+    method = Method(embed, "clip")
+    first, second = (dense_logits(ColourCLIP(), method, image, text, Protocol()) for image in (shallow, deep))
+    assert torch.equal(first, second)
