@@ -1,8 +1,10 @@
 """Runs a notebook as a pipeline stage so that equal runs give equal bytes; every reported number comes from such a run.
 
-python -m pacl.notebook SOURCE TARGET name=value ...    (values are YAML, the names those of the `parameters` cell)
+python -m pacl.notebook SOURCE TARGET name=value ...    (names are those of the `parameters` cell; a value is text where
+that cell has text, YAML elsewhere)
 """
 
+import ast
 import os
 import re
 import sys
@@ -142,13 +144,55 @@ def steady(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", text.replace(f"{Path.cwd()}{os.sep}", ""))
 
 
-def parse(pair: str) -> tuple[str, object]:
-    """name=value, the value read as YAML. Raises NotebookError."""
+def parse(pair: str, defaults: dict) -> tuple[str, object]:
+    """name=value: text where the notebook has text, or None and the value is no number; else YAML.
+
+    Raises NotebookError, also for the dates and mappings that YAML knows.
+    """
     name, _, value = pair.partition("=")
+    if name in defaults and (defaults[name] is None or isinstance(defaults[name], str)):
+        return name, value if isinstance(defaults[name], str) else text_or_number(value)
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
+        found = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise NotebookError(f"The value of {name} is not YAML: {value}") from None
+    if not is_plain(found):
+        raise NotebookError(f"The value of {name} is no number, text or list of such: {value}")
+    return name, found
+
+
+def text_or_number(value: str) -> str | int | float | None:
+    """What is meant where the default is None: nothing, a number as Python writes it, or else text."""
+    if value in ("null", "None", "~", ""):
+        return None
+    if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value):
+        return int(value)
+    return float(value) if re.fullmatch(r"-?[0-9]*\.[0-9]+(e-?[0-9]+)?", value) else value
+
+
+def is_plain(value: object) -> bool:
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def literals(notebook: nbformat.NotebookNode) -> dict:
+    """The constants that the `parameters` cell sets, by name; what isn't a constant is left out."""
+    cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    try:
+        lines = ast.parse(cells[0] if cells else "").body
+    except SyntaxError:  # a magic of IPython's
+        return {}
+    assigned = [
+        (line.targets[0] if isinstance(line, ast.Assign) else line.target, line.value)
+        for line in lines
+        if isinstance(line, (ast.Assign, ast.AnnAssign))
+    ]
+    return {
+        name.id: value.value
+        for name, value in assigned
+        if isinstance(name, ast.Name) and isinstance(value, ast.Constant)
+    }
 
 
 def main(arguments: list[str]) -> None:
@@ -156,7 +200,9 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 2 or not all("=" in pair for pair in arguments[2:]):
         sys.exit(USAGE)
     try:
-        run(Path(arguments[0]), Path(arguments[1]), dict(map(parse, arguments[2:])))
+        source, target, *pairs = arguments
+        defaults = literals(read(Path(source))) if pairs else {}
+        run(Path(source), Path(target), dict(parse(pair, defaults) for pair in pairs))
     except NotebookError as error:
         sys.exit(str(error))
 

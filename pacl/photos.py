@@ -1,9 +1,11 @@
 """Segments any folder of photos by any prompts: what the paper's method is for (section 4, without ground truth)."""
 
 import csv
+import errno
 import math
 import os
 import shutil
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +95,10 @@ def segment_photos(
     are shrunk to before CLIP sees them. background: the probability below which a pixel is 0, background; None: never.
     model: what `embedding` says, named on every overlay and in the table.
     Returns the rows of areas.csv, why photos were skipped, by name, and small overlays, by name.
-    Raises ValueError where no photo can be read, where `output` holds other files, and for a stride that doesn't suit.
+    Raises ValueError where no photo can be read, where `output` holds other files, and for settings that don't suit.
     """
     output = Path(output)
+    check_settings(short_side, background)
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
     text = class_text_features(clip, prompts, templates)[0]
@@ -103,11 +106,13 @@ def segment_photos(
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     areas, skipped, small = [], {}, {}
     try:
+        (unfinished / "masks").mkdir(parents=True)
         for photo in tqdm(photos, desc="photos", mininterval=5):
             try:
+                check_name(unfinished / "masks", photo.name)
                 image = open_image(photo)
-            except ValueError as error:
-                skipped[photo.name] = str(error)
+            except (ValueError, FileNotFoundError) as error:
+                skipped[printable(photo.name)] = str(error)
                 continue
             mask = label(clip, method, image, text, protocol, short_side)
             areas += shares(photo.name, mask, prompts, model, background is not None)
@@ -124,6 +129,35 @@ def segment_photos(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return areas, skipped, small
+
+
+def check_settings(short_side: int, background: float | None) -> None:
+    """Raises ValueError for a side that is no whole number from 1 on, and for what is no probability."""
+    if isinstance(short_side, bool) or not isinstance(short_side, Integral) or short_side < 1:
+        raise ValueError(f"short_side is {short_side!r}: give a whole number of pixels, at least 1.")
+    if background is None:
+        return
+    if isinstance(background, bool) or not isinstance(background, Real) or not 0 <= background <= 1:
+        raise ValueError(f"background is {background!r}: give a probability between 0 and 1, or None.")
+
+
+def check_name(folder: Path, photo: str) -> None:
+    """Raises ValueError for a photo whose name can't be written in the table, or as a mask's in this folder."""
+    if printable(photo) != photo:
+        raise ValueError(f"{printable(photo)} has a name that is no UTF-8: rename it.")
+    try:
+        os.lstat(folder / f"{photo}.png")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise ValueError(f"{photo} has too long a name to be a mask's with .png added: shorten it.") from None
+
+
+def printable(name: str) -> str:
+    """The name with what UTF-8 can't hold, bytes of another encoding, escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_output(output: Path) -> None:

@@ -10,9 +10,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pacl.notebook import scrub
+from pacl.notebook import literals, parse, scrub
 
-PARAMETERS = 'profile = "mini"  # a section of params.yaml\nerror = ""'
+PARAMETERS = 'profile = "mini"  # a section of params.yaml\nerror = ""\nsize = 4'
 BODY = """import os, sys
 print("one", flush=True)
 print("progress", file=sys.stderr, flush=True)
@@ -76,9 +76,12 @@ def test_a_failing_cell_keeps_the_last_good_copy(notebook, error, line):
 @pytest.mark.parametrize(
     ("source", "arguments", "line"),
     [
-        ("stage.ipynb", ["profil=mini"], "profil is no parameter of {source}; it has profile, error."),
+        ("stage.ipynb", ["profil=mini"], "profil is no parameter of {source}; it has profile, error, size."),
         ("missing.ipynb", [], "There is no notebook {source}."),
-        ("stage.ipynb", ["profile=[1"], "The value of profile is not YAML: [1"),
+        ("stage.ipynb", ["size=[1"], "The value of size is not YAML: [1"),
+        ("stage.ipynb", ["size=2024-13-45"], "The value of size is not YAML: 2024-13-45"),
+        ("stage.ipynb", ["size=2024-12-24"], "The value of size is no number, text or list of such: 2024-12-24"),
+        ("stage.ipynb", ["size=[a: 1]"], "The value of size is no number, text or list of such: [a: 1]"),
         ("stage.ipynb", ["profile"], "Usage: python -m pacl.notebook SOURCE TARGET name=value ..."),
     ],
 )
@@ -98,3 +101,41 @@ def test_scrub_takes_out_times_paths_widgets_and_ids():
     notebook = scrub(new_notebook(cells=[cell], metadata=metadata))
     assert notebook.metadata == {"language_info": {"name": "python"}}
     assert (notebook.cells[0].id, notebook.cells[0].metadata, notebook.cells[0].outputs) == ("cell-0", {}, [])
+
+
+TYPED = new_code_cell(
+    """prompts = "cat"  # what to look for
+images: str = ("a" "b")
+output = None
+size = 4
+sizes = [1, 2]
+""",
+    metadata={"tags": ["parameters"]},
+)
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        *((f"prompts={text}", text) for text in ("no", "door: open", "cat, #1 shirt, sea", "[1", "null", "", "a=b")),
+        ("images=2024", "2024"),
+        ("images=2024-12-24", "2024-12-24"),
+        *((f"output={text}", text) for text in ("no", "a: b", "sweep/0.2", "2024-12-24", "007", "1_000")),
+        *((f"output={text}", None) for text in ("null", "None")),
+        ("output=4", 4),
+        ("output=0.2", 0.2),
+        ("output=-1", -1),
+        ("size=0.5", 0.5),
+        ("size=no", False),
+        ("size=null", None),
+        ("sizes=[3, x]", [3, "x"]),
+    ],
+)
+def test_a_value_is_text_where_the_notebook_has_text(pair, value):
+    found = parse(pair, literals(new_notebook(cells=[TYPED])))
+    assert found == (pair.partition("=")[0], value) and type(found[1]) is type(value)
+
+
+def test_constants_are_read_from_a_cell_of_python_only():
+    magic = new_code_cell("%matplotlib inline\nx = 1", metadata={"tags": ["parameters"]})
+    assert literals(new_notebook(cells=[magic])) == literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}

@@ -1,6 +1,8 @@
 """Any folder of photos: every kind of file is read, masks have the photos' size and labels, mistakes are named."""
 
 import csv
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +237,41 @@ def test_an_empty_folder_is_filled(folder, tmp_path):
     (tmp_path / "out").mkdir()
     run(folder, output=tmp_path / "out")
     assert (tmp_path / "out/areas.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        *(
+            ({"short_side": side}, "give a whole number of pixels, at least 1.$")
+            for side in (0, -8, 4.5, "448", None, True)
+        ),
+        *(
+            ({"background": x}, "give a probability between 0 and 1, or None.$")
+            for x in (-0.1, 1.5, "0.2", True, np.nan)
+        ),
+    ],
+)
+def test_settings_that_do_not_suit_are_refused_before_any_work(settings, sentence, folder, tmp_path, monkeypatch):
+    two_colours().save(folder / "a.png")
+    monkeypatch.setattr(photos_module, "class_text_features", None)
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))} is .*: {sentence}"):
+        run(folder, output=tmp_path / "out", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_a_name_that_cannot_be_written_or_a_dangling_link_is_skipped(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    odd, long = os.fsdecode(b"caf\xe9.png"), "x" * 250 + ".png"
+    for name in (odd, long):
+        shutil.copy(folder / "a.png", folder / name)
+    (folder / "link.png").symlink_to(folder / "gone.png")
+    _, skipped, small = run(folder, output=tmp_path / "out")
+    assert list(small) == ["a.png"] and (tmp_path / "out/masks/a.png.png").is_file()
+    assert sorted(skipped) == ["caf\\udce9.png", "link.png", long]
+    assert skipped["caf\\udce9.png"] == "caf\\udce9.png has a name that is no UTF-8: rename it."
+    assert "too long a name" in skipped[long] and "link.png is missing" in skipped["link.png"]
+    assert {row[0] for row in read_areas(tmp_path / "out")} == {"a.png"}
 
 
 def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):

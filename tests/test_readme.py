@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from pacl.data import read_json
-from pacl.notebook import parse
+from pacl.notebook import literals, parse, read
 from pacl.report import with_claims
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,8 @@ def test_a_sweep_is_a_loop_of_notebook_runs(tmp_path):
     subprocess.run(["bash", "-ec", loop], cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
     calls = [line.split("\t")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
     assert [call[:3] for call in calls] == [["-m", "pacl.notebook", "notebooks/segment_your_images.ipynb"]] * 3
-    given = [dict(map(parse, call[4:])) for call in calls]
+    defaults = literals(read(ROOT / "notebooks/segment_your_images.ipynb"))
+    given = [dict(parse(pair, defaults) for pair in call[4:]) for call in calls]
     assert [parameters["background"] for parameters in given] == [0.2, 0.3, 0.4]
     assert len({call[3] for call in calls}) == len({parameters["output"] for parameters in given}) == 3
     known = papermill.inspect_notebook(str(ROOT / "notebooks/segment_your_images.ipynb"))
