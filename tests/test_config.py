@@ -260,6 +260,7 @@ def test_a_merged_key_may_be_changed(tmp_path):
         ({"scal": 3.0}, "mini.ablations.points.default.scal is no parameter: did you mean scale."),
         ({"scale": -3.0}, "mini.ablations.points.default.scale is -3.0, but must be above 0."),
         ({"pairs": 10}, "mini.ablations.points.default: pairs (10) must be at least batch_size ("),
+        ({"seed": 3}, "points.default.seed can't be a point's own: write it into mini.ablations.seeds."),
         ({"tokens": "last"}, "mini.ablations.points.default.tokens is 'last', but must be one of 'after_norm'"),
     ],
 )
