@@ -230,6 +230,8 @@ def allowed(error: dict) -> str:
         "float_type": "a number",
         "finite_number": "a finite number",
         "string_type": "text",
+        "invalid_key": "text",
+        "dict_type": "a section",
         "tuple_type": "a list",
         "too_short": f"a list of at least {context.get('min_length')}",
     }

@@ -142,6 +142,7 @@ def test_no_file(tmp_path, monkeypatch):
             {"per_benchmark": {"voc21": {"short_sides": 3}}},
             "mini.protocols.mine.per_benchmark.voc21.short_sides is no parameter: did you mean short_side.",
         ),
+        ("protocols.mine", {"per_benchmark": 3}, "mini.protocols.mine.per_benchmark is 3, but must be a section."),
         ("segmentation.protocols", [], "mini.segmentation.protocols is [], but must be a list of at least 1."),
         ("segmentation.benchmarks", [], "mini.segmentation.benchmarks is [], but must be a list of at least 1."),
         ("segmentation.methods", ["clip"], "mini.segmentation: methods must name pacl, as clip and pacl are what is"),
