@@ -151,10 +151,15 @@ def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
 
 
 def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
-    """Every point is a change of parameters that there are, to values that they may have; its strides divide the
-    patch.
+    """Every point is a change of parameters that there are but the seed, to values that they may have; its strides
+    divide the patch.
     """
-    ablations, errors = sections["ablations"], []
+    ablations = sections["ablations"]
+    errors = [
+        f"{profile}.ablations.points.{name}.seed can't be a point's own: write it into {profile}.ablations.seeds."
+        for name, point in ablations.points.items()
+        if "seed" in point
+    ]
     for name, point in ablations.points.items() if "train" in sections else ():
         changes, place = ablations.base | point, f"{profile}.ablations.points.{name}"
         own = {key: value for key, value in changes.items() if key not in BESIDE_TRAIN}
@@ -225,6 +230,8 @@ def allowed(error: dict) -> str:
         "float_type": "a number",
         "finite_number": "a finite number",
         "string_type": "text",
+        "invalid_key": "text",
+        "dict_type": "a section",
         "tuple_type": "a list",
         "too_short": f"a list of at least {context.get('min_length')}",
     }

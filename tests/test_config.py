@@ -142,6 +142,7 @@ def test_no_file(tmp_path, monkeypatch):
             {"per_benchmark": {"voc21": {"short_sides": 3}}},
             "mini.protocols.mine.per_benchmark.voc21.short_sides is no parameter: did you mean short_side.",
         ),
+        ("protocols.mine", {"per_benchmark": 3}, "mini.protocols.mine.per_benchmark is 3, but must be a section."),
         ("segmentation.protocols", [], "mini.segmentation.protocols is [], but must be a list of at least 1."),
         ("segmentation.benchmarks", [], "mini.segmentation.benchmarks is [], but must be a list of at least 1."),
         ("segmentation.methods", ["clip"], "mini.segmentation: methods must name pacl, as clip and pacl are what is"),
@@ -260,6 +261,7 @@ def test_a_merged_key_may_be_changed(tmp_path):
         ({"scal": 3.0}, "mini.ablations.points.default.scal is no parameter: did you mean scale."),
         ({"scale": -3.0}, "mini.ablations.points.default.scale is -3.0, but must be above 0."),
         ({"pairs": 10}, "mini.ablations.points.default: pairs (10) must be at least batch_size ("),
+        ({"seed": 3}, "points.default.seed can't be a point's own: write it into mini.ablations.seeds."),
         ({"tokens": "last"}, "mini.ablations.points.default.tokens is 'last', but must be one of 'after_norm'"),
     ],
 )
