@@ -78,7 +78,7 @@ def test_the_first_rows_of_a_sky_are_a_paintings_first(name):
         below = rows < 255  # white is where the light of a pixel ends
         light = [(rows * place * below).sum((0, 1)) / (place**2 * below).sum((0, 1)) for place in places]
         off = [np.abs(rows - one * place)[below].max() for one, place in zip(light, places, strict=True)]
-        assert min(off) < 1
+        assert min(off) < 4, "grey levels; a place further down is off by tens"
 
 
 def test_nearest_centroid_of_simple_statistics_names_the_texture_of_a_patch():
