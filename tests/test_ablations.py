@@ -1,29 +1,35 @@
 """Ablation points and other worlds from end to end in a world of a few scenes, and what is said of them."""
 
+import contextlib
 import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from pacl.ablation_inputs import write_inputs
 from pacl.ablations import run_point
+from pacl.cached import CachedPairs, Texts
 from pacl.clip import load_clip
-from pacl.config import ConfigError
+from pacl.config import ConfigError, load_params
 from pacl.data import all_scenes, read_pairs
 from pacl.features import patch_tokens, text_features, text_table
 from pacl.findings import GROUPS, finding, point_table
-from pacl.params import Prepare, Protocol
+from pacl.measure import MEASURED, load_scenes, measure, scenes_file
+from pacl.params import Prepare, Protocol, Train
 from pacl.prepare import prepare
 from pacl.rehearse import lay_out
 from pacl.targets import scenes_by_benchmark, write_targets
+from pacl.train import train
 from pacl.worlds import run_world, world_table
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 POINTS = {"default": {}, "value": {"tokens": "value"}, "templates_1": {"templates": "one"}, "many": {"pairs": 999}}
+POINTS["text_linear"] = {"text_embedder": "linear", "learning_rate": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,20 @@ def test_a_point_is_trained_and_measured_for_each_seed(inside):
     assert runs_of(run_point("mini", "default")) == runs  # equal seeds, equal numbers
 
 
+def test_a_point_with_a_text_embedder_is_measured_with_texts_as_it_maps_them(inside):
+    (run, *_) = runs_of(run_point("mini", "text_linear"))
+    sections = load_params("mini", "train", "ablations")
+    changes = sections.ablations.base | POINTS["text_linear"]
+    settings = Train.model_validate(sections.train.model_dump() | changes | {"seed": 0})
+    features = inside / "data/features/mini"
+    source = CachedPairs(np.load(features / "train_patches.npy"), Texts(features, "train"), settings)
+    embedder, _ = train(source, settings)
+    scenes = {name: load_scenes(scenes_file(features, name)) for name in MEASURED}
+    expected = measure(scenes, embedder.cpu(), embedder.text_embedder)
+    assert {name: run[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert expected != pytest.approx(measure(scenes, embedder), abs=1e-3)
+
+
 @pytest.mark.parametrize("point", ["value", "templates_1"])
 def test_other_tokens_and_templates_are_computed_anew_and_change_the_result(inside, point):
     default = runs_of(run_point("mini", "default"))
@@ -108,14 +128,31 @@ def test_what_points_share_changes_with_files_and_settings_and_not_with_a_point(
         write_inputs("mini")
 
 
+@pytest.fixture(scope="module")
+def worlds(project):
+    """What is written of the worlds of seeds 1 and 2; each takes seconds."""
+    with contextlib.chdir(project):
+        return {seed: json.loads(run_world("mini", seed).read_text()) for seed in (1, 2)}
+
+
+@pytest.mark.usefixtures("worlds")
 def test_worlds_differ_by_seed_and_photographs_have_none(inside):
-    for seed in (1, 2):
-        run_world("mini", seed)
     table = world_table(inside / "reports/mini/worlds")
     assert table[["seed", "method"]].values.tolist() == [[1, "clip"], [1, "pacl"], [2, "clip"], [2, "pacl"]]
     assert table.patch_accuracy.nunique() > 2
     assert "not drawn from a seed" in run_world("photos", 1).read_text()
     assert world_table(inside / "reports/photos/worlds").empty
+
+
+def test_a_world_has_clips_own_reading_of_its_scenes_beside_the_trained_one(inside, worlds, tmp_path):
+    params = load_params("mini", "prepare", "protocols")
+    few = {"seed": 1, "train_pairs": 1, "validation_scenes": 1, "classification_sets": []}
+    prepare(tmp_path, params.prepare.model_copy(update=few))
+    clip = load_clip("miniclip", ROOT / "data/miniclip")
+    scenes = scenes_by_benchmark(clip, all_scenes(tmp_path, "test"), params.protocols.native, batch_size=64)
+    expected = measure(scenes, clip.project)
+    assert worlds[1]["clip"] == pytest.approx(expected, abs=1e-4)
+    assert worlds[1]["pacl"] != pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])

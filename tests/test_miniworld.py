@@ -241,6 +241,16 @@ def test_scenes_follow_what_is_asked_of_them(monkeypatch):
     assert {kind for placed in typical for _, kind, _ in placed} <= set(KINDS)
 
 
+def test_three_things_in_twenty_have_an_odd_colour(monkeypatch):
+    """Nothing is painted, which has no say in what is drawn."""
+    monkeypatch.setattr(miniworld, "backdrop", lambda rng: (None, None, []))
+    monkeypatch.setattr(miniworld, "multiplied", lambda *_: None)
+    monkeypatch.setattr(miniworld, "paste", lambda *_: None)
+    made = [scene(np.random.default_rng([2, index])) for index in range(600)]
+    odd = [kind == ODD for one in made for _, kind, _ in one["things"]]
+    assert len(odd) > 1000 and np.mean(odd) == pytest.approx(0.15, abs=0.04)
+
+
 def test_things_are_placed_inside_and_apart_where_there_is_room():
     overlaps = []
     for seed in range(30):

@@ -182,3 +182,19 @@ def test_patches_that_cancel_out_give_finite_gradients(scoring):
     text = torch.tensor([[0.0, 1.0]], requires_grad=True)
     compatibility(patches, text, scoring=scoring).sum().backward()
     assert torch.isfinite(patches.grad).all() and torch.isfinite(text.grad).all()
+
+
+@pytest.mark.parametrize("sizes", [FEW_PATCHES, MANY_PATCHES], ids=["few patches", "many"])
+def test_averages_shorter_than_tiny_are_divided_by_a_constant(sizes):
+    """|v| stays below 1e-8, so that phi is v . y / 1e-8 with v alone to move."""
+    patches, text = random_pair(*sizes)
+    patches = (1e-9 * F.normalize(patches.detach(), dim=-1)).requires_grad_()
+    g = torch.randn(len(patches), len(text), dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    options = dict(scoring="dot", activation="sigmoid", scale=2.0)
+    v = torch.einsum("bnk,bnd->bkd", (2.0 * patches @ text.T).sigmoid(), patches)
+    assert v.norm(dim=-1).min() > 0 and v.norm(dim=-1).max() < 1e-8
+    expected = (v / 1e-8 * F.normalize(text, dim=-1)).sum(dim=-1)
+    phi = compatibility(patches, text, **options)
+    torch.testing.assert_close(phi, expected)
+    for got, right in zip(*(torch.autograd.grad(t, (patches, text), g) for t in (phi, expected)), strict=True):
+        torch.testing.assert_close(got, right)

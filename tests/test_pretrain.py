@@ -27,6 +27,7 @@ from pacl.pretrain import (
     save_clip,
     save_tokenizer,
     to_tensor,
+    train_step,
     used_merges,
 )
 from pacl.prompts import all_templates
@@ -186,6 +187,18 @@ def test_a_model_computes_the_same_with_plain_attention(world, tokenizer):
     with mock.patch("torch.nn.functional.scaled_dot_product_attention", attend):
         torch.testing.assert_close(model(images, tokens), expected, rtol=1e-4, atol=1e-5)
     assert attend.call_count == 2  # one layer of vision, one of text
+
+
+def test_a_step_is_one_of_a_gradient_that_is_no_longer_than_1(world, tokenizer):
+    """Plain descent at a rate of 0.01 moves all weights together by 0.01, if the gradient was longer."""
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**model_config(PARAMS, tokenizer.vocab_size))
+    with torch.no_grad():
+        model.logit_scale.fill_(np.log(90))  # a large scale makes gradients long
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    train_step(model, torch.optim.SGD(model.parameters(), lr=0.01), world[0][:16], tokenizer(world[1][:16]))
+    moved = [(new.detach() - old).norm() for new, old in zip(model.parameters(), before, strict=True)]
+    assert torch.stack(moved).norm().item() == pytest.approx(0.01, rel=0.01)
 
 
 def test_mirrored_images_are_mirrored_left_to_right():

@@ -67,6 +67,20 @@ def test_skies_keep_their_top():
     assert all(rows[:32].mean() < rows[-32:].mean() for rows in night)
 
 
+@pytest.mark.parametrize("name", textures.GROUPS["sky"])
+def test_the_first_rows_of_a_sky_are_a_paintings_first(name):
+    """Somewhere along a painting's top, or its mirror image's, and in another light: a factor a channel."""
+    tops = [np.asarray(textures.painting(name, variant))[:8] for variant in range(textures.VARIANTS)]
+    tops = [top.astype(float) for painted in tops for top in (painted, painted[:, ::-1])]
+    places = [top[:, left : left + 160] for top in tops for left in range(top.shape[1] - 160 + 1)]
+    for seed in range(4):
+        rows = textures.texture(name, np.random.default_rng(seed), 160)[:8] + 0.5  # of whole numbers, cut off
+        below = rows < 255  # white is where the light of a pixel ends
+        light = [(rows * place * below).sum((0, 1)) / (place**2 * below).sum((0, 1)) for place in places]
+        off = [np.abs(rows - one * place)[below].max() for one, place in zip(light, places, strict=True)]
+        assert min(off) < 4, "grey levels; a place further down is off by tens"
+
+
 def test_nearest_centroid_of_simple_statistics_names_the_texture_of_a_patch():
     train, test = _patches(seed=0, pictures=24), _patches(seed=1, pictures=8)
     # Distances in units of the spread within a texture, so that no statistic drowns the others.
