@@ -123,7 +123,7 @@ def test_the_images_that_are_counted_are_the_tests(tmp_path):
         write_image(tmp_path / f"imagenet/{place}.JPEG")
     note = write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
     assert len(read_labelled(tmp_path / "out", "validation", "imagenet")[1]) == 1
-    assert note.startswith("ImageNet-1k test: 3 of 50,000 images found")
+    assert note.startswith("ImageNet-1k test: 3 of 50,000 images,")
 
 
 def test_a_set_of_torchvision_is_read_in_place(tmp_path):
