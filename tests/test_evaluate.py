@@ -24,6 +24,7 @@ from pacl.evaluate import (
     segmentation,
     segmentation_of_sets,
     texts_of,
+    without_background,
 )
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
@@ -264,6 +265,13 @@ def test_a_protocol_changes_only_what_it_says_on_one_benchmark(monkeypatch):
     for name in names:
         alone = segmentation(ColourCLIP(), PACL, *scenes, {name: benchmark}, protocol)[name]
         assert torch.equal(together[name]["pacl"], alone["pacl"]), name
+
+
+def test_without_background_the_other_classes_move_up_and_it_is_ignored():
+    benchmark = {"classes": ["background", "cat", "dog"], "table": [0, 1, 2, -1, 255]}
+    assert without_background(benchmark) == (["cat", "dog"], [255, 0, 1, -1, 255])
+    plain = {"classes": ["cat", "dog"], "table": [255, 0, 1]}
+    assert without_background(plain) == (plain["classes"], plain["table"])
 
 
 def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same():

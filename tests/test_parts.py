@@ -68,6 +68,7 @@ def test_an_error_waits_for_the_other_parts_however_much_they_say():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lists its processes in /proc")
 def test_forks_end_when_their_parent_is_killed(tmp_path):
     """They want to say a megabyte, and nobody reads it."""
 

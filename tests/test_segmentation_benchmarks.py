@@ -187,6 +187,8 @@ def test_cityscapes_by_ids_and_by_train_ids(tmp_path, ending):
 def test_a_folder_of_ones_own_needs_no_code(tmp_path):
     write_own(tmp_path / "beach")
     write_image(tmp_path / "beach/images/unlabelled.jpg")
+    with pytest.raises(ValueError, match="benchmark voc: PASCAL VOC 2012 is called so, too"):
+        image_sets(["voc20", "voc"])
     ((dataset, names),) = image_sets(["beach"])
     images, masks, note = scenes(tmp_path / dataset["folder"], dataset, "all")
     assert [path.name for path in images] == ["x.jpg", "y.jpg"] and [path.name for path in masks] == ["x.png", "y.png"]
