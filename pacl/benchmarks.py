@@ -120,16 +120,12 @@ def own_set(name: str) -> dict:
 
 
 def image_sets(names: list[str]) -> list[tuple[dict, list[str]]]:
-    """The image sets of the named benchmarks, each with those of its benchmarks that are named. Raises ValueError for
-    a set of one's own whose files would have the names of another's.
-    """
+    """The image sets of the named benchmarks, each with its named ones. Raises ValueError for two sets of one name."""
     set_of = {benchmark: known for known in IMAGE_SETS for benchmark in known["benchmarks"]}
     sets = {}
     for one in (set_of.get(name) or own_set(name) for name in names):
         if sets.setdefault(one["key"], one)["name"] != one["name"]:
-            raise ValueError(
-                f"benchmark {one['name']}: {sets[one['key']]['name']} is called so, too: rename its folder."
-            )
+            raise ValueError(f"benchmark {one['name']}: {sets[one['key']]['name']} is called so, too: rename it.")
     return [(one, [name for name in names if name in one["benchmarks"]]) for one in sets.values()]
 
 

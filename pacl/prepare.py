@@ -53,9 +53,7 @@ def prepare_miniworld(folder: Path, params) -> list[str]:
         name: {"classes": miniworld.benchmark_classes(name), "table": miniworld.benchmark_map(name).tolist()}
         for name in params.benchmarks
     }
-    with ProcessPoolExecutor(
-        initializer=end_with_parent
-    ) as pool:  # one for all: each process paints its textures and things once
+    with ProcessPoolExecutor(initializer=end_with_parent) as pool:  # one for all: each paints textures and things once
         draw = partial(miniworld.render, pool, seed=params.seed)
         for split, count in (("train", params.train_pairs), ("validation", params.validation_scenes)):
             images, captions = draw(miniworld.pair, count, split=split)
