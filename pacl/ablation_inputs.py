@@ -1,5 +1,5 @@
-"""What all ablation points compute with, in one file that each point's stage names in place of forty: python -m
-pacl.ablation_inputs PROFILE.
+"""What each ablation point is computed from, in one file that its stage names in place of forty files and a section of
+params.yaml, which DVC reads anew for each stage: python -m pacl.ablation_inputs PROFILE.
 """
 
 import json
@@ -12,8 +12,9 @@ from pacl.data import write_json
 
 
 def write_inputs(profile: str) -> Path:
-    """Writes reports/PROFILE/ablation_inputs.json: checksums of the code and of the other files that the stage
-    ablation_inputs depends on, and of the settings that the points start from (whose numbers JSON here would round).
+    """Writes reports/PROFILE/ablation_inputs: in shared.json checksums of the code and of the other files that the
+    stage ablation_inputs depends on, and of the settings that all points start from (whose numbers JSON here would
+    round); in POINT.json that of shared.json and that of the point's own changes.
 
     Raises FileNotFoundError for a file that isn't there, and ConfigError as `load_params` does.
     """
@@ -22,15 +23,22 @@ def write_inputs(profile: str) -> Path:
     settings["native"] = params.protocols.native.model_dump(mode="json")
     settings["base"], settings["seeds"] = params.ablations.base, params.ablations.seeds
     files = read_yaml(project_root() / "ablations/dvc.yaml")["stages"]["ablation_inputs"]["deps"]
-    content = {name: Path(name).read_bytes() for name in files}
-    values = {name: json.dumps(value).encode() for name, value in settings.items()}
-    target = Path("reports", profile, "ablation_inputs.json")
-    write_json(target, {"files": checksums(content), "settings": checksums(values)})
-    return target
+    of_files = {name: checksum(Path(name).read_bytes()) for name in files}
+    of_settings = {name: checksum(as_bytes(value)) for name, value in settings.items()}
+    folder = Path("reports", profile, "ablation_inputs")
+    write_json(folder / "shared.json", {"files": of_files, "settings": of_settings})
+    shared = checksum((folder / "shared.json").read_bytes())
+    for point, changes in params.ablations.points.items():
+        write_json(folder / f"{point}.json", {"shared": shared, "changes": checksum(as_bytes(changes))})
+    return folder
 
 
-def checksums(content: dict[str, bytes]) -> dict[str, str]:
-    return {name: sha256(value).hexdigest() for name, value in content.items()}
+def as_bytes(settings) -> bytes:
+    return json.dumps(settings).encode()
+
+
+def checksum(content: bytes) -> str:
+    return sha256(content).hexdigest()
 
 
 if __name__ == "__main__":

@@ -104,25 +104,29 @@ def test_a_point_that_params_yaml_lacks_is_named(inside):
         run_point("mini", "scale_2")
 
 
-def test_what_points_share_changes_with_files_and_settings_and_not_with_a_point(tmp_path, monkeypatch):
+def test_a_points_inputs_change_with_files_shared_settings_and_its_own_changes_only(tmp_path, monkeypatch):
     params = yaml.safe_load(yaml.safe_dump(PARAMS))
     lay_out(ROOT, tmp_path, params)
     monkeypatch.chdir(tmp_path)
-    written = []
+    points = params["mini"]["ablations"]["points"]
 
-    def write() -> int:
+    def write() -> dict[str, str]:
         Path("params.yaml").write_text(yaml.safe_dump(params))
-        written.append(write_inputs("mini").read_text())
-        return len(set(written))
+        folder = write_inputs("mini")
+        return {point: (folder / f"{point}.json").read_text() for point in points}
 
-    assert write() == write() == 1
-    assert {"pacl/train.py", "pacl/loss.py", "data/templates.yaml"} < json.loads(written[0])["files"].keys()
-    params["mini"]["ablations"]["points"]["scale_1"]["scale"] = 2.0
-    assert write() == 1
-    params["mini"]["train"]["eps"] = 1.0000001e-6  # less than write_json would keep
-    assert write() == 2
+    first = write()
+    assert first == write() and len(set(first.values())) == len(points)
+    shared = json.loads(Path("reports/mini/ablation_inputs/shared.json").read_text())
+    assert {"pacl/train.py", "pacl/loss.py", "data/templates.yaml"} < shared["files"].keys()
+    points["scale_1"]["scale"] = 1.0000001  # less than write_json would keep
+    second = write()
+    assert [point for point in points if second[point] != first[point]] == ["scale_1"]
+    params["mini"]["train"]["eps"] = 1.0000001e-6
+    third = write()
+    assert all(third[point] != second[point] for point in points)
     Path("data/templates.yaml").write_text(Path("data/templates.yaml").read_text().replace("a photo", "one photo"))
-    assert write() == 3
+    assert all(text != third[point] for point, text in write().items())
     Path("data/templates.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="data/templates.yaml"):
         write_inputs("mini")

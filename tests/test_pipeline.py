@@ -88,9 +88,9 @@ def test_stage_names_its_code_and_its_parameters(name):
     assert same, f"in dvc.yaml, stage {name} should say:\n{yaml.safe_dump(right, sort_keys=False)}"
 
 
-def test_an_ablation_point_reads_what_names_the_shared_part():
-    (written,) = (name for out in SHARED["outs"] for name in out)
-    assert written in STAGES["ablation_point"]["deps"]
+def test_an_ablation_point_reads_what_names_its_part_of_the_shared_inputs():
+    (folder,) = (name for out in SHARED["outs"] for name in out)
+    assert f"{folder}/${{item.point}}.json" in STAGES["ablation_point"]["deps"]
 
 
 def test_notebooks_are_as_nbstripout_leaves_them():
