@@ -28,6 +28,7 @@ class Texts:
                 "features again (`dvc repro features`)."
             )
         self.captions, self.nouns = table[split]["captions"], table[split]["nouns"]
+        self.clip_identity = table.get("clip")
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -85,7 +86,8 @@ class CachedPairs:
     each epoch, with a caption or a noun prompt drawn for each.
 
     A source has `width` (D_v), `text_width` (D), `steps` (an epoch's batches) and `epoch`; one with an `identity` (a
-    text that other data would change) is told from others when a cut run goes on.
+    text that other data would change) is told from others when a cut run goes on, and the `clip_identity` of one that
+    has it is written beside the embedder (pacl.clip).
     patches: [M, N, D_v], float16 tokens, as an array or a memory map. texts: their captions and nouns.
     Raises ValueError when there are fewer pairs than asked for.
     """
@@ -98,6 +100,7 @@ class CachedPairs:
             )
         self.patches, self.texts, self.params = patches, texts, params
         self.width, self.text_width = patches.shape[-1], texts.caption_features.shape[-1]
+        self.clip_identity = texts.clip_identity
         self.steps = params.pairs // params.batch_size
         self.starts = [np.random.default_rng(params.seed).bit_generator.state]  # of epochs 0, 1, ... as far as known
 

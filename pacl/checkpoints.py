@@ -23,9 +23,11 @@ def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: di
     write_durably(Path(f"{path}.json"), content.encode())
 
 
-def load_embedder(path: Path) -> tuple[VisionEmbedder, dict]:
+def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
     """An embedder that save_embedder wrote, in evaluation mode, and what its json says. Raises FileNotFoundError, or
-    ValueError for a torn file.
+    ValueError for a torn file and for one that was trained on the tokens of another CLIP.
+
+    clip: the FrozenCLIP whose tokens it will see; one made before checkpoints named theirs isn't checked.
     """
     for file in (Path(f"{path}.json"), Path(f"{path}.safetensors")):
         if not file.exists():
@@ -35,8 +37,17 @@ def load_embedder(path: Path) -> tuple[VisionEmbedder, dict]:
         with torch.device("meta"):  # the json may name any size; memory is only for what the weights really have
             embedder = VisionEmbedder(**about["embedder"])
         embedder.load_state_dict(load_file(f"{path}.safetensors"), assign=True)
+        trained = about.get("clip") and {key: str(about["clip"][key]) for key in ("name", "tokens", "weights")}
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise ValueError(
             f"{path}.safetensors and its json are no complete checkpoint ({' '.join(str(error).split())}): train again."
         ) from None
+    if clip and trained and any(trained[key] != clip.identity[key] for key in ("tokens", "weights")):
+        raise ValueError(
+            f"{path} was trained on {said(trained)}, but this is {said(clip.identity)}: load that CLIP, or train again."
+        )
     return embedder.eval(), about
+
+
+def said(identity: dict) -> str:
+    return "tokens {tokens} of {name} (weights {weights})".format_map(identity)

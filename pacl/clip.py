@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from pacl.baselines import LAST_BLOCKS, check_last_blocks, whole_block
 from pacl.precision import autocast, available
-from pacl.weights import open_clip_model
+from pacl.weights import checksum, open_clip_model
 
 TOKENS = ("after_norm", "before_norm", "value")
 PASSES = ("joint", "shifted")
@@ -23,17 +24,18 @@ class FrozenCLIP:
     """An open_clip model that never trains, made by `load_clip`; what it returns is float32, on `device`.
 
     patch_size, image_size: pixels, as trained. width: D_v, of a patch token. dim: D, of image and text embeddings.
-    logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned.
+    logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned. name: what it was
+    loaded as.
     dtype: what it computes in, "bfloat16" or "float32".
     last_block: what `patch_features` reads unless told, a name of `pacl.baselines.LAST_BLOCKS`.
     """
 
-    def __init__(self, model, tokenizer, dim: int, *, tokens: str, device: torch.device, dtype: str):
+    def __init__(self, model, tokenizer, dim: int, *, name: str, tokens: str, device: torch.device, dtype: str):
         visual = model.visual
         self.is_timm = hasattr(visual, "trunk")
         _check_supported(visual, tokens)
         self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
-        self.tokens, self.random_weights, self.dim = tokens, False, dim
+        self.name, self.tokens, self.random_weights, self.dim = name, tokens, False, dim
         self.dtype = available(self.device.type, dtype)
         self.last_block = "maskclip" if tokens == "value" else "clip"
         patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
@@ -44,6 +46,11 @@ class FrozenCLIP:
         self._mean, self._std = (
             torch.tensor(v, device=device)[:, None, None] for v in (visual.image_mean, visual.image_std)
         )
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What embedders trained on its tokens keep, to tell it from other CLIPs: the weights by their checksum."""
+        return {"name": self.name, "tokens": self.tokens, "weights": checksum(self.model)}
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images [..., 3, H, W] with values in [0, 1] -> with CLIP's mean and deviation taken out, on `device`."""
@@ -234,7 +241,8 @@ def load_clip(
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model, tokenizer, config = open_clip_model(name, str(pretrained), untrained=untrained)
-    clip = FrozenCLIP(model, tokenizer, config["embed_dim"], tokens=tokens, device=device, dtype=dtype)
+    called, dim = f"{name} {pretrained}", config["embed_dim"]
+    clip = FrozenCLIP(model, tokenizer, dim, name=called, tokens=tokens, device=device, dtype=dtype)
     clip.random_weights = untrained or pretrained == "random"
     return clip
 

@@ -105,10 +105,12 @@ def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -
 
 
 def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: str) -> None:
-    """Writes texts.json, caption_features.npy [captions, D] and noun_features.npy [nouns, templates, D], float16."""
+    """Writes texts.json, which names the CLIP too, caption_features.npy [captions, D] and noun_features.npy [nouns,
+    templates, D], float16.
+    """
     np.save(folder / "caption_features.npy", clip.text_features(table["captions"]).half().cpu().numpy())
     np.save(folder / "noun_features.npy", noun_features(clip, table["nouns"], template_list))
-    write_json(folder / "texts.json", table)
+    write_json(folder / "texts.json", {"clip": clip.identity, **table})
 
 
 def noun_features(clip: FrozenCLIP, nouns: list[str], template_list: str) -> np.ndarray:

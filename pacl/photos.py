@@ -66,7 +66,7 @@ def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Pa
     weights = "random weights, nothing learned" if clip.random_weights else f"weights {pretrained}"
     if checkpoint is None:
         return Method(clip.project, clip.last_block), f"CLIP's own projection, no PACL embedder; {name}, {weights}"
-    embedder, _ = load_embedder(Path(checkpoint))
+    embedder, _ = load_embedder(Path(checkpoint), clip)
     if (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
         raise ValueError(
             f"{checkpoint} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of "

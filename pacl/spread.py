@@ -45,8 +45,8 @@ def measure_profile(profile: str, output: Path) -> None:
     params = load_params(profile, "model", "protocols", "segmentation")
     model, settings = params.model, params.segmentation
     with ranks.process_group():
-        embedder, _ = load_embedder(Path("checkpoints", profile, "best"))
         clip = load_clip(model.backbone, model.pretrained, tokens=model.tokens, dtype=model.dtype)
+        embedder, _ = load_embedder(Path("checkpoints", profile, "best"), clip)
         methods = methods_of(clip, embedder, settings.methods)
         sets, names = all_scenes(Path("data/prepared", profile), "test"), settings.benchmarks
         confmats = {

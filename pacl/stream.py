@@ -41,7 +41,7 @@ class StreamedPairs:
 
     def __init__(self, clip: FrozenCLIP, shards: dict[str, int], params, *, workers: int = 4):
         self.clip, self.shards, self.params, self.workers = clip, shards, params, workers
-        self.width, self.text_width = clip.width, clip.dim
+        self.width, self.text_width, self.clip_identity = clip.width, clip.dim, clip.identity
         self.steps = params.train.pairs // params.train.batch_size
         self.skipped = Counter()  # bad samples by reason, since the source was made
         if sum(shards.values()) < params.train.pairs:
@@ -52,8 +52,8 @@ class StreamedPairs:
 
     @property
     def identity(self) -> str:
-        """A checksum of the shards' names and sizes."""
-        return hashlib.sha256(repr(sorted(self.shards.items())).encode()).hexdigest()
+        """A checksum of the shards' names and sizes, and of the CLIP that sees them."""
+        return hashlib.sha256(repr([sorted(self.shards.items()), self.clip_identity]).encode()).hexdigest()
 
     def epoch(
         self, number: int, rank: int = 0, world: int = 1, start: int = 0

@@ -33,6 +33,7 @@ class Run:
 
     def __init__(self, source, params):
         torch.manual_seed(params.seed)
+        self.clip_identity = getattr(source, "clip_identity", None)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         embedder = VisionEmbedder(source.width, source.text_width, params.embedder, params.text_embedder)
         self.embedder, self.logit_scale = (
@@ -178,7 +179,8 @@ def keep(run: Run, params, folder: Path | None, progress: Progress | None) -> No
     if run.history:
         best = min(run.history, key=lambda row: row.get("validation_loss", -row["epoch"]))["epoch"]
         for name, weights, epochs in (("last", None, len(run.history)), ("best", run.best, best)):
-            about = {"train": params.model_dump(mode="json"), "history": run.history[:epochs]}
+            settings, history = params.model_dump(mode="json"), run.history[:epochs]
+            about = {"clip": run.clip_identity, "train": settings, "history": history}
             save_embedder(folder / name, run.embedder, about, weights)
     progress.save(run.step, state)
 

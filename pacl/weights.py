@@ -2,6 +2,7 @@
 paper starts from OpenAI's CLIP)."""
 
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -48,6 +49,14 @@ def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> t
     else:
         model = _pretrained(source, pretrained, config)
     return model, _tokenizer(source, folder, config), config
+
+
+def checksum(model: torch.nn.Module) -> str:
+    """16 hexadecimal digits that other weights would change, whatever device or file they came by."""
+    digest = hashlib.blake2b(digest_size=8)
+    for weight in model.parameters():
+        digest.update(weight.detach().float().cpu().contiguous().reshape(-1).numpy())
+    return digest.hexdigest()
 
 
 def folder_config(folder: Path) -> dict:

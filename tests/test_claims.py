@@ -216,6 +216,7 @@ def stand_in_clip():
         image_size=16,
         width=3,
         dim=4,
+        identity={"name": "stand-in", "tokens": "after_norm", "weights": "none"},
         grid=lambda height, width: (2, 2),
         preprocess=lambda image: torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255,
         patch_features=lambda images: mean_colours(images).flatten(2).transpose(1, 2),

@@ -86,6 +86,7 @@ def test_the_text_table_by_hand():
 
 def test_text_files_hold_clips_text_features(clip, folder):
     table = read_json(folder / "texts.json")
+    assert table.pop("clip") == clip.identity
     assert table == text_table(CAPTIONS)
     captions, nouns = (np.load(folder / f"{kind}_features.npy") for kind in ("caption", "noun"))
     assert captions.shape == (6, 16) and nouns.shape == (4, 7, 16) and captions.dtype == nouns.dtype == np.float16

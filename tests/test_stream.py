@@ -11,6 +11,7 @@ from test_shards import jpeg, write_shard
 from torch.utils.data import DataLoader
 
 from pacl.checkpoints import load_embedder
+from pacl.clip import load_clip
 from pacl.prompts import templates
 from pacl.stream import StreamedPairs, batches_of, key_of
 from pacl.train import train
@@ -165,6 +166,11 @@ def test_the_data_are_told_from_other_data(tiny_clip, shards):
     fewer = dict(list(shards.items())[:6])
     assert streamed(tiny_clip, shards).identity == streamed(tiny_clip, shards).identity
     assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, fewer, 24).identity
+
+
+def test_the_data_are_told_from_those_that_another_clip_sees(tiny_clip, tiny_folder, shards):
+    other = load_clip("tiny", tiny_folder, tokens="value")
+    assert streamed(other, shards).identity != streamed(tiny_clip, shards).identity
 
 
 def test_tokens_that_are_no_numbers_stop_training_and_leave_the_last_good_state(

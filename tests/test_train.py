@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 import sys
 import warnings
@@ -13,8 +14,10 @@ import torch
 from small_training import B, D, D_v, N, params, random_pairs, texts_of
 from torch.nn import functional as F
 
-from pacl.cached import CachedPairs
+from pacl.cached import CachedPairs, Texts
 from pacl.checkpoints import load_embedder, save_embedder
+from pacl.clip import load_clip
+from pacl.features import text_features, text_table
 from pacl.model import VisionEmbedder, compatibility
 from pacl.optimizer import learning_rate_factor
 from pacl.train import Run, batch_loss, train, validate
@@ -353,6 +356,28 @@ def test_an_embedder_comes_back_as_it_was(tmp_path):
         assert torch.equal(loaded(tokens), embedder(tokens)) and not loaded.training
         shape = {"in_dim": D_v, "out_dim": D, "kind": kind, "text_embedder": "frozen"}
         assert about == {"embedder": shape, "train": {"scale": 10.0}}
+
+
+def test_an_embedder_is_refused_by_another_clip_than_the_one_it_was_trained_on(tiny_clip, tiny_folder, tmp_path):
+    """Of equal widths, so that nothing else would tell."""
+    features = tmp_path / "features"
+    features.mkdir()
+    text_features(tiny_clip, text_table({"train": [["a cat"], ["a dog"]]}), features, "one")
+    tokens = np.random.default_rng(0).normal(size=(2, N, tiny_clip.width)).astype(np.float16)
+    settings = params(pairs=2, batch_size=2, epochs=1)
+    train(CachedPairs(tokens, Texts(features, "train"), settings), settings, folder=tmp_path / "mini")
+    best = tmp_path / "mini/best"
+    _, about = load_embedder(best, load_clip("by another name", tiny_folder))
+    assert about["clip"] == tiny_clip.identity and about["clip"]["tokens"] == "after_norm"
+    other = load_clip("tiny", tiny_folder)
+    other.model.visual.proj.data[0, 0] += 1e-3
+    for clip in (other, load_clip("tiny", tiny_folder, tokens="value")):
+        expected = f"{best} was trained on tokens after_norm of tiny {tiny_folder} (weights {about['clip']['weights']})"
+        with pytest.raises(ValueError, match=re.escape(expected)) as refused:
+            load_embedder(best, clip)
+        assert f"but this is tokens {clip.tokens} of tiny" in str(refused.value)
+    save_embedder(best, VisionEmbedder(D_v, D), {})  # of an older version, which named none
+    load_embedder(best, other)
 
 
 def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
