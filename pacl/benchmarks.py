@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from pacl.config import project_root
 from pacl.data import IGNORE, Masks, target_of
-from pacl.layouts import class_list, lines_of, partial, parts_of
+from pacl.layouts import class_list, lines_of, numbered_lines, partial, parts_of
 
 NO_LABEL = -1  # in a table: a value that no mask of the benchmark holds
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -206,7 +206,7 @@ def benchmark(name: str, folder: str | Path, masks: list[Path]) -> dict:
 
     folder, masks: of its image set; what the masks hold decides the table.
     """
-    classes = class_list(name) if name in TABLES else lines_of(Path(folder) / "classes.txt")
+    classes = class_list(name) if name in TABLES else numbered_lines(Path(folder) / "classes.txt")
     table = TABLES[name](Path(folder), masks) if name in TABLES else value_table({k: k for k in range(len(classes))})
     phrases = project_root() / f"data/classes/sclip/{name}.txt"
     other = {"phrases": {"sclip": lines_of(phrases)}} if name in TABLES and phrases.is_file() else {}

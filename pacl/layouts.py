@@ -54,6 +54,14 @@ def lines_of(path: Path) -> list[str]:
     return [line.strip() for line in text_of(path).splitlines() if line.strip()]
 
 
+def numbered_lines(path: Path) -> list[str]:
+    """A text file's lines, of which the first stands for 0. Raises ValueError for a blank one before the last."""
+    lines = [line.strip() for line in text_of(path).rstrip().splitlines()]
+    if "" in lines:
+        raise ValueError(f"{path}, line {lines.index('') + 1} is blank: write a name, as each line names one value.")
+    return lines
+
+
 def text_of(path: Path) -> str:
     """A UTF-8 text file, without the mark that some editors begin it with. Raises ValueError for another encoding."""
     try:

@@ -46,5 +46,5 @@ def write_own(folder: Path, names=("x", "y")):
     for i, name in enumerate(names):
         write_image(folder / "images" / f"{name}.jpg")
         write_mask(folder / "masks" / f"{name}.png", [[i] * 3 + [255] * 3] * 4)
-    (folder / "classes.txt").write_text("sea, ocean\n\nsky\nsand\n")
+    (folder / "classes.txt").write_text("sea, ocean\nsky\nsand\n\n")
     return folder

@@ -198,6 +198,13 @@ def test_a_folder_of_ones_own_needs_no_code(tmp_path):
     assert one["table"][:4] == [0, 1, 2, -1] and one["table"][255] == IGNORE
 
 
+def test_a_blank_line_among_ones_own_classes_is_refused_since_it_would_move_the_others(tmp_path):
+    folder = write_own(tmp_path / "beach")
+    (folder / "classes.txt").write_text("sea, ocean\n \nsky\n")
+    with pytest.raises(ValueError, match="classes.txt, line 2 is blank: write a name, as each line names one value"):
+        benchmark("beach", folder, [])
+
+
 def odd_photos(folder):
     """Three photos of 40 x 24 pixels, grey, CMYK, and stored lying on its side, with masks; the paths of the masks."""
     (folder / "images").mkdir(parents=True)
