@@ -9,10 +9,11 @@ import os
 import shutil
 import time
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -73,6 +74,21 @@ class Progress:
     def remove(self) -> None:
         """Forgets the run, which has ended, and all that were cut before it."""
         shutil.rmtree(self.parent)
+
+
+@contextmanager
+def sole_run(folder: Path):
+    """While it lasts, no other process may train into this folder: each would remove the other's states. The lock ends
+    with the process, killed or not. Raises ValueError where another holds it.
+    """
+    path = folder.parent / ".resume" / f"{folder.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process trains {folder} at this moment: wait until it has ended.") from None
+    with lock:
+        yield
 
 
 def newest_first(folder: Path) -> list[Path]:

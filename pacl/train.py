@@ -7,6 +7,7 @@ python -m pacl.train --profile PROFILE    (alone, or by torchrun in several proc
 import argparse
 import importlib
 import sys
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pacl.model import VisionEmbedder, compatibility
 from pacl.optimizer import AdamW, learning_rate_factor, parameter_groups
 from pacl.parts import keep_freed_memory, progress_bar
 from pacl.precision import autocast
-from pacl.resume import Progress
+from pacl.resume import Progress, sole_run
 
 
 class Run:
@@ -257,14 +258,15 @@ def train_profile(profile: str, open_source=None) -> None:
     open_source: opens another source of training batches, a profile -> what `train` takes; validation stays the same.
     """
     params, features = load_params(profile, "train").train, Path("data/features", profile)
-    with ranks.process_group():
+    folder = Path("checkpoints", profile)
+    with ranks.process_group(), sole_run(folder) if ranks.rank() == 0 else nullcontext():
         texts = {split: Texts(features, split) for split in ("train", "validation")}
         patches = {split: read_features(features / f"{split}_patches.npy", 3) for split in texts}
         train(
             open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params),
             params,
             validation=(patches["validation"], texts["validation"]),
-            folder=Path("checkpoints", profile),
+            folder=folder,
             live=Path("reports", profile, "live"),
         )
 

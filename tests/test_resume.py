@@ -5,8 +5,10 @@ import json
 import os
 import random
 import resource
+import shutil
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from pacl import resume
 from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.model import VisionEmbedder
-from pacl.resume import Progress, pack, read_state, unpack, write_durably
-from pacl.train import train
+from pacl.resume import Progress, pack, read_state, sole_run, unpack, write_durably
+from pacl.train import train, train_profile
 
 
 def files(folder):
@@ -288,6 +290,16 @@ def test_what_is_written_has_the_usual_rights_and_no_second_name(tmp_path):
     (tmp_path / "plain").write_bytes(b"{}")
     assert (tmp_path / "a b 'ü'.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a b 'ü'.json", "plain"]
+
+
+def test_a_second_training_of_a_folder_is_refused_while_the_first_one_lasts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
+    refused = pytest.raises(ValueError, match="another process trains checkpoints/mini at this moment: wait")
+    with sole_run(Path("checkpoints/mini")), sole_run(Path("checkpoints/flickr8k")), refused:
+        train_profile("mini")
+    with pytest.raises(FileNotFoundError, match="data/features/mini/texts.json is missing"):  # so far it comes now
+        train_profile("mini")
 
 
 # --- numbers ---
