@@ -82,18 +82,20 @@ def logit_scales(folder: Path) -> list[dict]:
         return [missing("logit_scales.csv")]
     if measured.empty:
         return []
-    by_scale = measured.pivot(index="protocol", columns="logit_scale", values="voc21")
+    by_scale = measured.pivot(index=["protocol", "method"], columns="logit_scale", values="voc21")
     lines = [
-        [name, *(percent(value) for value in row)] for name, row in zip(by_scale.index, by_scale.values, strict=True)
+        [name, NAMES[method], *map(percent, row)]
+        for (name, method), row in zip(by_scale.index, by_scale.values, strict=True)
     ]
     return [
         heading("Which logit scale?"),
         text(
             "A background rule's threshold means nothing without the logit scale that makes probabilities of cosines. "
-            "mIoU on voc21 in %, PACL, first validation scenes: the rules in the native protocol, and the other "
-            "protocols with their own rules. Each rule above has the scale that is best here."
+            "mIoU on voc21 in %, first validation scenes: of PACL, each rule in the native protocol (each rule above "
+            "has the scale that is best here); then of every method, each protocol with its own rule. A protocol has "
+            "one scale for all methods, PACL's best: a row whose largest number stands elsewhere would gain by another."
         ),
-        table(["Rule or protocol", *(f"× {scale:g}" for scale in by_scale.columns)], lines),
+        table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines),
     ]
 
 

@@ -41,6 +41,15 @@ def scene_patches(
     return {name: torch.cat(parts) for name, parts in tokens.items()}, torch.cat(labels)
 
 
+def patch_colours(clip: FrozenCLIP, images: Images, *, batch_size: int) -> Tensor:
+    """Mean and deviation of each patch's colours, as CLIP is given them, [M, N, 6]: what is alike without a network."""
+    size, parts = clip.patch_size, []
+    for batch in batches(clip, images, batch_size, "colours"):
+        pixels = batch.unfold(2, size, size).unfold(3, size, size).flatten(4).flatten(2, 3)  # [B, 3, N, P * P]
+        parts.append(torch.cat([pixels.mean(-1), pixels.std(-1)], dim=1).transpose(1, 2))
+    return torch.cat(parts)
+
+
 def view_of(target: np.ndarray, size: int) -> np.ndarray:
     """A label map through CLIP's preprocessing: short side to `size`, centre crop, labels never mixed."""
     return np.array(center_crop(resize(Image.fromarray(target), size, InterpolationMode.NEAREST_EXACT), size))

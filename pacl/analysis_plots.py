@@ -91,7 +91,7 @@ def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, 
     axes[0].invert_yaxis()
     axes[0].set(title="Class → what PACL takes it for", xlabel="share of the class's pixels, %")
     sns.barplot(
-        size.assign(recall=100 * size.recall),
+        size.assign(recall=100 * size.recall, size=size.kind + "\n" + size["size"]),
         x="size",
         y="recall",
         hue="method",

@@ -21,14 +21,16 @@ def write_claims(folder: Path, params) -> list[dict]:
     """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare, model and
     patch_alignment.
 
-    Raises FileNotFoundError without metrics.json, or prepare.json, which says what the run's data are called.
+    Raises FileNotFoundError without metrics.json, or prepare.json, which says what the run's data are called and which
+    benchmarks are whole.
     """
+    prepared = read_json(folder / "prepare.json", "label")
     setting = {
-        "label": read_json(folder / "prepare.json")["label"],
+        "label": prepared["label"],
         "source": params.prepare.source,
         "backbone": params.model.backbone,
         "pretrained": params.model.pretrained,
-        "test scenes": params.prepare.test_scenes or "all",
+        "all test scenes of": prepared.get("whole benchmarks", []),
         "patches of": params.patch_alignment.benchmark,
     }
     claims = judge(load_ledger(), read_json(folder / "metrics.json"), setting)
@@ -40,8 +42,8 @@ def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
     """One row a claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, else ""), place, kind, rule.
 
     metrics: as metrics.json holds them, fractions in [0, 1].
-    setting: the run's label (what its data are called), source, backbone, pretrained, "test scenes" (their number, or
-    "all") and "patches of" (the benchmark of the patch alignment).
+    setting: the run's label (what its data are called), source, backbone, pretrained, "all test scenes of" (a list of
+    benchmarks) and "patches of" (the benchmark of the patch alignment).
     """
     return [judge_one(claim, metrics, setting) for claim in ledger]
 
@@ -71,8 +73,12 @@ def untestable(claim: dict, setting: dict) -> str:
     if setting["pretrained"] == "random":
         return "the weights are random"
     wanted = claim.get("setting", {})
-    other = [f"{key} {value}" for key, value in wanted.items() if setting[key] != value]
+    other = [f"{key} {value}" for key, value in wanted.items() if value not in as_list(setting[key])]
     return f"needs the paper's setting ({', '.join(other)})" if other else ""
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def comparable(claim: dict, setting: dict) -> bool:
@@ -95,9 +101,8 @@ def quantity(metrics: dict, condition: dict) -> float | None:
     differences = [difference(entry, condition) for entry in entries.values()]
     if len(differences) < condition["sets"] or None in differences:
         return None
-    return {"mean": sum(differences) / len(differences), "not_worse": sum(d >= 0 for d in differences)}[
-        condition["take"]
-    ]
+    taken = {"mean": sum(differences) / len(differences), "not_worse": sum(d >= 0 for d in differences)}
+    return (taken | {"better": sum(d > 0 for d in differences)})[condition["take"]]
 
 
 def difference(tree: dict, condition: dict) -> float | None:

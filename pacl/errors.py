@@ -12,7 +12,7 @@ from torch import Tensor
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
 from pacl.evaluate import background_listed, equal_sizes, foreground, on_benchmark
-from pacl.metrics import IGNORE_INDEX, iou_per_class
+from pacl.metrics import IGNORE_INDEX, bootstrap_interval, iou_per_class
 from pacl.params import Protocol
 from pacl.parts import in_parts
 from pacl.prompts import templates
@@ -55,14 +55,28 @@ def areas(
     return pd.DataFrame(rows, columns=["method", "class", "area", "recall"])
 
 
-def by_size(table: pd.DataFrame, bins: int = 4) -> pd.DataFrame:
-    """Mean recall of areas in `bins` equal groups, smallest first: columns method, size, recall, areas."""
+def by_size(table: pd.DataFrame, things: set[str], bins: int = 3) -> pd.DataFrame:
+    """Mean recall of areas of things, and of stuff, in `bins` equal groups each, smallest first: columns method, kind,
+    size, recall, areas. Within a kind, for things are smaller than stuff and harder.
+    """
+    kinds = kind_of(table["class"], things)
+    return pd.concat(
+        [by_quantile(rows, bins).assign(kind=kind) for kind, rows in table.groupby(kinds, sort=False)],
+        ignore_index=True,
+    )
+
+
+def by_quantile(table: pd.DataFrame, bins: int) -> pd.DataFrame:
     edges = np.unique(np.quantile(table.area, np.linspace(0, 1, bins + 1)))  # fewer groups where areas are equal
     group = np.searchsorted(edges[1:-1], table.area)
     labels = np.array([f"{100 * a:.1f}–{100 * b:.1f} %" for a, b in zip(edges, [*edges[1:], edges[-1]], strict=True)])
     sorted_rows = table.assign(group=group, size=labels[group]).sort_values("group", kind="stable")
     grouped = sorted_rows.groupby(["method", "group", "size"], sort=False).recall
     return grouped.agg(recall="mean", areas="size").reset_index().drop(columns="group")
+
+
+def kind_of(classes: pd.Series, things: set[str]) -> np.ndarray:
+    return np.where(classes.isin(things), "things", "stuff")
 
 
 def by_mention(confmats: dict[str, Tensor], classes: list[str], captions: list[list[str]]) -> pd.DataFrame:
@@ -81,20 +95,36 @@ def mentions(captions: list[list[str]], classes: list[str]) -> Counter:
     """How many images have a caption with one of the class's phrases in it, as whole words, plural or not."""
     counts = Counter()
     for name in classes:
-        phrases = "|".join(re.escape(phrase.strip()) for phrase in name.split(","))
-        pattern = re.compile(rf"\b(?:{phrases})(?:s|es)?\b", re.IGNORECASE)
+        forms = "|".join(re.escape(form) for phrase in name.split(",") for form in singular_and_plurals(phrase.strip()))
+        pattern = re.compile(rf"\b(?:{forms})\b", re.IGNORECASE)
         counts[name.split(",")[0]] = sum(any(map(pattern.search, texts)) for texts in captions)
     return counts
 
 
+def singular_and_plurals(phrase: str) -> list[str]:
+    from textblob import Word  # slow to import
+
+    known = Word(phrase).pluralize()
+    return [phrase, f"{phrase}s", f"{phrase}es", known, *([f"{phrase[:-2]}i"] if phrase.endswith("us") else [])]
+
+
 def things_and_stuff(by_class: pd.DataFrame, things: set[str]) -> pd.DataFrame:
-    """Of things and of stuff: columns method, kind, iou (the mean), mention_rank (the rank correlation of IoU with the
-    number of images that name the class; within a kind, for things are named more often and are harder).
+    """Of things and of stuff: columns method, kind, classes (their number), iou (the mean), mention_rank (the rank
+    correlation of IoU with the number of images that name the class; within a kind, for things are named more often and
+    are harder) and mention_interval (95 % of it, resampling classes). None where all numbers are equal.
     """
-    kind = np.where(by_class["class"].isin(things), "things", "stuff")
-    rows = [
-        (*key, rows.iou.mean(), rows.images.corr(rows.iou, "spearman"))
-        for key, rows in by_class.groupby(["method", kind], sort=False)
-    ]
-    table = pd.DataFrame(rows, columns=["method", "kind", "iou", "mention_rank"])
-    return table.astype({"mention_rank": object}).where(table.notna(), None)  # none of one class, or of equal numbers
+    rows = []
+    for key, of_kind in by_class.groupby(["method", kind_of(by_class["class"], things)], sort=False):
+        values = of_kind[["images", "iou"]].to_numpy(float)
+        rank, interval = rank_correlation(values), None
+        if rank is not None:
+            interval = bootstrap_interval(values, 0, resamples=500, statistic=lambda some: rank_correlation(some) or 0)
+        rows.append((*key, len(of_kind), of_kind.iou.mean(), rank, interval))
+    columns = ["method", "kind", "classes", "iou", "mention_rank", "mention_interval"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).astype({"classes": int, "iou": float})
+
+
+def rank_correlation(values: np.ndarray) -> float | None:
+    """Spearman's, of two columns; None where one of them is constant."""
+    ranks = pd.DataFrame(values).rank().to_numpy()
+    return None if (ranks == ranks[0]).all(axis=0).any() else float(np.corrcoef(ranks.T)[0, 1])

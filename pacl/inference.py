@@ -2,6 +2,8 @@
 section 4 and appendix). Nothing is trained: one run a setting.
 """
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import torch
@@ -62,44 +64,44 @@ def settings_of(
 
 
 def scale_table(
-    clip: FrozenCLIP, method: Method, image_sets: dict, protocols: dict[str, Protocol], count: int
+    clip: FrozenCLIP, methods: dict[str, Method], image_sets: dict, protocols: dict[str, Protocol], count: int
 ) -> pd.DataFrame:
-    """mIoU on voc21 of each protocol with each of SCALES as logit scale, on the first `count` scenes: columns protocol,
-    logit_scale, voc21. A background rule's threshold means nothing without a scale: both are to be chosen together, on
-    validation scenes. Empty where no image set has voc21 (pacl.data.all_scenes).
+    """mIoU on voc21 of each protocol and method with each of SCALES as logit scale, on the first `count` scenes:
+    columns protocol, method, logit_scale, voc21. A background rule's threshold means nothing without a scale: both are
+    to be chosen together, on validation scenes. Empty where no image set has voc21 (pacl.data.all_scenes).
     """
     rows = []
     for images, masks, benchmarks in image_sets.values():
         for name, protocol in protocols.items() if "voc21" in benchmarks else ():
             some = (one.some(range(count)) for one in (images, masks))
-            confmats = confmats_of_scales(clip, method, *some, benchmarks["voc21"], protocol)
-            rows += [(name, scale, mean_iou(confmat)) for scale, confmat in confmats.items()]
-    return pd.DataFrame(rows, columns=["protocol", "logit_scale", "voc21"])
+            confmats = confmats_of_scales(clip, methods, *some, benchmarks["voc21"], protocol)
+            rows += [(name, *method_and_scale, mean_iou(confmat)) for method_and_scale, confmat in confmats.items()]
+    return pd.DataFrame(rows, columns=["protocol", "method", "logit_scale", "voc21"])
 
 
 def best_scales(table: pd.DataFrame) -> dict[str, float]:
-    """protocol -> the logit scale with its highest mIoU in `scale_table`."""
+    """protocol -> the logit scale with its highest mIoU in a `scale_table` of one method."""
     return table.loc[table.groupby("protocol").voc21.idxmax()].set_index("protocol").logit_scale.to_dict()
 
 
-def confmats_of_scales(clip, method, images, masks, benchmark: dict, protocol: Protocol) -> dict[float, Tensor]:
-    """Confusion matrices of one benchmark by logit scale, all of the same cosines."""
+def confmats_of_scales(clip, methods, images, masks, benchmark: dict, protocol: Protocol) -> dict[tuple, Tensor]:
+    """Confusion matrices of one benchmark by method and logit scale, a method's all of the same cosines."""
     text, index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
     options = {"phrase_index": index, "background_listed": background_listed(benchmark, protocol)}
 
-    def measured(part: range) -> dict[float, Tensor]:
-        found = dict.fromkeys(SCALES, 0)
+    def measured(part: range) -> dict[tuple, Tensor]:
+        found = dict.fromkeys(product(methods, SCALES), 0)
         for picture, mask in equal_sizes(images.some(part), masks.some(part), 16):
             target = torch.from_numpy(np.stack([target_of(m, benchmark["table"]) for m in mask]))
-            logits, *matrices = coarse_logits(clip, {"": method}, picture, text, protocol)
-            for scale in SCALES:
+            logits, *matrices = coarse_logits(clip, methods, picture, text, protocol)
+            for method, scale in found:
                 scaled = protocol.model_copy(update={"logit_scale": scale})
-                preds = label_maps(logits[""], *matrices, scaled, **options).cpu()
-                found[scale] = found[scale] + confusion_matrix(preds, target, len(benchmark["classes"]))
+                preds = label_maps(logits[method], *matrices, scaled, **options).cpu()
+                found[method, scale] += confusion_matrix(preds, target, len(benchmark["classes"]))
         return found
 
     parts = in_parts(measured, len(images), 16)
-    return {scale: sum(part[scale] for part in parts) for scale in SCALES}
+    return {key: sum(part[key] for part in parts) for key in product(methods, SCALES)}
 
 
 def inference_table(

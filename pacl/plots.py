@@ -27,6 +27,7 @@ COLOURS = {
     "NACLIP": "#8b19b1",
     "ClearCLIP": "#15781b",
     "random encoder": "#c4c4c4",
+    "colours alone": "#302010",
 }  # one a method, everywhere; they differ in lightness too, for colour-blind readers and for print
 NAMES = {
     "clip": "CLIP",
@@ -37,6 +38,7 @@ NAMES = {
     "pacl": "PACL",
     "ensemble": "CLIP + PACL",
     "random": "random encoder",
+    "colours": "colours alone",
 }
 ABLATION_METRICS = {
     "patch_accuracy": "patch accuracy, %",

@@ -97,6 +97,17 @@ def prepare_photos(folder: Path, finished: Path, params) -> list[str]:
     return notes + [labelled.write_set(folder, raw, name, params) for name in params.classification_sets]
 
 
+def whole_benchmarks(image_sets: dict) -> list[str]:
+    """The benchmarks of photos of which all official test scenes are there; image_sets: see pacl.data.all_scenes."""
+    names = [name for _, _, described in image_sets.values() for name in described]
+    whole = []
+    for one, of_set in benchmarks.image_sets(names):
+        if one["sizes"] and one["key"] in image_sets:
+            found = len(image_sets[one["key"]][0])
+            whole += [] if layouts.partial(one, found, one["test"]) else of_set
+    return whole
+
+
 def write_captioned(folder: Path, raw: Path, dataset: dict, params) -> str:
     """Training pairs, the first `train_pairs` of a shuffle with params.seed, and validation pairs, its last ones."""
     images, captions = sources.captioned(raw, dataset)

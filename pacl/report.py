@@ -46,7 +46,7 @@ def headline(metrics: dict) -> dict:
     """
     sets = list(metrics["classification"].values())
     found = {
-        "patch accuracy": {m: values["accuracy"] for m, values in metrics["patch_alignment"].items()},
+        "patch accuracy": {m: v["accuracy"] for m, v in metrics["patch_alignment"].items() if "accuracy" in v},
         **{
             f"{benchmark} mIoU": {m: values["miou"] for m, values in next(iter(of_benchmark.values())).items()}
             for benchmark, of_benchmark in metrics["segmentation"].items()

@@ -27,14 +27,14 @@ def patch_alignment(folder: Path) -> list[dict]:
         text(
             "A patch's label is the majority label of its pixels, its prediction the class whose text is nearest. "
             "Coherence: how well the cosine of two patches of different images tells whether they show one class "
-            "(area under the ROC curve; chance is half)."
+            "(area under the ROC curve; chance is half). Colours alone: the mean and deviation of a patch's colours."
         )
     ]
     if measured:
         rows = [
             [
                 method_name(m),
-                percent(v["accuracy"]),
+                percent(v["accuracy"]) if "accuracy" in v else "–",
                 interval(v.get("accuracy_interval"), percent),
                 f"{v['auc']:.3f}" if "auc" in v else "–",
                 interval(v.get("auc_interval"), "{:.3f}".format),
@@ -113,7 +113,8 @@ def errors(folder: Path) -> list[dict]:
         return []
     said = ", ".join(f"{row['method']} {percent(row['iou'])} % on {row['kind']}" for row in found["kinds"])
     ranks = ", ".join(
-        f"{row['method']} {row['mention_rank']:+.2f} on {row['kind']}".replace("-", "−")
+        f"{row['method']} {row['mention_rank']:+.2f} {interval(row['mention_interval'], '{:+.2f}'.format)} on the "
+        f"{row['classes']} {row['kind']}".replace("-", "−")
         for row in found["kinds"]
         if row["mention_rank"] is not None
     )
@@ -121,9 +122,15 @@ def errors(folder: Path) -> list[dict]:
         heading("Where it errs"),
         text(
             f"Mean IoU of things and of stuff: {said}. Rank correlation of a class's IoU with the number of images "
-            f"whose captions name it, within things and within stuff (below zero: the often named do worse): {ranks}."
+            f"whose captions name it, within things and within stuff, with a 95 % interval that resamples classes "
+            f"(below zero: the often named do worse; an interval that holds zero shows neither): {ranks}."
         ),
-        figure(folder, "errors.png", "Frequent confusions; areas found, by size; IoU by how often a class is named."),
+        figure(
+            folder,
+            "errors.png",
+            f"Frequent confusions; areas found, by size, in the first {found['scenes']} test scenes; IoU by how often "
+            "a class is named.",
+        ),
     ]
 
 

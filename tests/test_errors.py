@@ -40,22 +40,35 @@ def test_areas_add_up_to_the_confusion_matrix():
 
 
 def test_sizes_are_in_groups_of_equal_number():
-    table = pd.DataFrame({"method": "PACL", "area": [0.1, 0.2, 0.3, 0.4], "recall": [0, 1, 0.5, 1]})
-    grouped = by_size(table, bins=2)
+    table = pd.DataFrame({"class": "cat", "method": "PACL", "area": [0.1, 0.2, 0.3, 0.4], "recall": [0, 1, 0.5, 1]})
+    grouped = by_size(table, {"cat"}, bins=2)
     assert grouped.recall.tolist() == [0.5, 0.75] and grouped["areas"].tolist() == [2, 2]
     assert grouped["size"].tolist() == ["10.0–25.0 %", "25.0–40.0 %"]
 
 
+def test_sizes_are_of_things_and_of_stuff_so_that_a_rise_is_not_the_change_from_one_to_the_other():
+    table = pd.DataFrame({
+        "class": ["cat", "dog", "sea", "sand"], "method": "PACL", "area": [0.1, 0.2, 0.5, 0.9],
+        "recall": [0.3, 0.3, 0.8, 0.8],
+    })  # fmt: skip
+    grouped = by_size(table, {"cat", "dog"}, bins=2)
+    assert grouped[["kind", "recall"]].values.tolist() == [["things", 0.3]] * 2 + [["stuff", 0.8]] * 2
+
+
 def test_equal_areas_are_in_one_group():
-    table = pd.DataFrame({"method": "PACL", "area": [0.2, 1, 1, 1, 1], "recall": [0, 1, 0.5, 1, 0.5]})
-    assert by_size(table)[["recall", "areas"]].values.tolist() == [[0.6, 5]]
-    one = by_size(pd.DataFrame({"method": ["CLIP", "PACL"], "area": 0.5, "recall": [0.25, 0.75]}))
-    assert one.values.tolist() == [["CLIP", "50.0–50.0 %", 0.25, 1], ["PACL", "50.0–50.0 %", 0.75, 1]]
+    rows = {"class": "cat", "method": "PACL", "area": [0.2, 1, 1, 1, 1], "recall": [0, 1, 0.5, 1, 0.5]}
+    assert by_size(pd.DataFrame(rows), {"cat"}, bins=4)[["recall", "areas"]].values.tolist() == [[0.6, 5]]
+    rows = {"class": "sea", "method": ["CLIP", "PACL"], "area": 0.5, "recall": [0.25, 0.75]}
+    found = by_size(pd.DataFrame(rows), {"cat"})[["method", "kind", "size", "recall", "areas"]]
+    assert found.values.tolist() == [[m, "stuff", "50.0–50.0 %", r, 1] for m, r in (("CLIP", 0.25), ("PACL", 0.75))]
 
 
 def test_mentions_are_whole_words_plural_or_not_and_count_an_image_once():
     captions = [["a Cat and cats", "a kitten"], ["a catalogue"], ["two DOGS by the sea"], ["hotdog stand"]]
     assert mentions(captions, CLASSES) == {"cat": 1, "dog": 1, "sea": 1}
+    odd = [["three butterflies"], ["cacti"], ["two people"], ["a butterfly , a person"], ["buses"], ["a butter"]]
+    names = ["butterfly", "cactus", "person", "bus"]
+    assert mentions(odd, names) == {"butterfly": 2, "cactus": 1, "person": 2, "bus": 1}
     table = by_mention({"PACL": CONFMAT}, [*CLASSES[:2], "duck"], captions)
     assert table["class"].tolist() == ["cat", "dog", "duck"] and table["images"].tolist() == [1, 1, 0]
     assert table.iou.tolist() == pytest.approx([6 / 18, 5 / 8, 2 / 11])
@@ -68,3 +81,16 @@ def test_things_and_stuff_are_means_over_classes():
     table = things_and_stuff(by_class, {"cat", "dog"})
     assert table.set_index("kind").iou.to_dict() == pytest.approx({"things": 0.3, "stuff": 0.9})
     assert table.set_index("kind").mention_rank.to_dict() == {"things": pytest.approx(-1), "stuff": None}
+    assert table.classes.tolist() == [2, 1] and table.mention_interval[1] is None
+
+
+def test_a_rank_correlation_comes_with_an_interval_that_few_classes_leave_wide():
+    rng = np.random.default_rng(1)
+    images, noise = rng.permutation(60), rng.normal(size=60)
+    rows = pd.DataFrame({"method": "PACL", "class": map(str, range(60)), "images": images, "iou": images + 10 * noise})
+    found = things_and_stuff(rows, set(rows["class"])).iloc[0]
+    assert found.mention_rank == pytest.approx(rows.images.corr(rows.iou, "spearman"))
+    low, high = found.mention_interval
+    assert 0.5 < low < found.mention_rank < high <= 1
+    few = things_and_stuff(rows[:8].assign(iou=noise[:8]), set(rows["class"])).iloc[0].mention_interval
+    assert few[0] < 0 < few[1] and few[1] - few[0] > 3 * (high - low)

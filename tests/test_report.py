@@ -61,6 +61,7 @@ def folder(tmp_path):
         },
         "pacl": {"accuracy": 0.8523, "auc": 0.9512},
         "random": {"accuracy": 0.1023, "auc": 0.7012},
+        "colours": {"auc": 0.8034, "auc_interval": [0.79, 0.82]},
     }
     methods = {"clip": {"miou": 0.1711, "pixel_accuracy": 0.3622}, "pacl": {"miou": 0.5133, "pixel_accuracy": 0.6644}}
     written = {
@@ -71,7 +72,11 @@ def folder(tmp_path):
         "features": {"dtype": "float32"},
         "findings": {"pooling": {"title": "Whose attention?", "finding": "all pairs: 5 < 6 & so on."}},
         "errors": {
-            "kinds": [{"method": "PACL", "kind": "things", "iou": 0.4321, "mention_rank": -0.25}],
+            "kinds": [
+                {"method": "PACL", "kind": "things", "classes": 20, "iou": 0.4321, "mention_rank": -0.25}
+                | {"mention_interval": [-0.61, 0.13]}
+            ],
+            "scenes": 300,
         },
     }
     for name, content in written.items():
@@ -80,7 +85,9 @@ def folder(tmp_path):
     (tmp_path / "classification.csv").write_text(GAINS)
     (tmp_path / "worlds.csv").write_text(WORLDS)
     (tmp_path / "ablations.csv").write_text(ABLATIONS)
-    (tmp_path / "logit_scales.csv").write_text("protocol,logit_scale,voc21\nsclip,4.0,0.411\nsclip,20.0,0.158\n")
+    (tmp_path / "logit_scales.csv").write_text(
+        "protocol,method,logit_scale,voc21\nsclip,clip,4.0,0.411\nsclip,clip,20.0,0.158\n"
+    )
     rows = [("cat", "CLIP", 0.1234), ("cat", "PACL", 0.2345), ("dog", "CLIP", ""), ("dog", "PACL", 0.3456)]
     with open(tmp_path / "iou_by_class.csv", "w", newline="") as file:
         csv.writer(file).writerows([("benchmark", "protocol", "method", "class", "iou")])

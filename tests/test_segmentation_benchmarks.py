@@ -24,7 +24,7 @@ from pacl.data import IGNORE, all_scenes, target_of
 from pacl.evaluate import segmentation_of_sets
 from pacl.layouts import check_present, class_list
 from pacl.params import Prepare, Protocol
-from pacl.prepare import prepare
+from pacl.prepare import prepare, whole_benchmarks
 from pacl.segment import Method
 
 VOC_NAMES = [
@@ -196,6 +196,14 @@ def test_a_folder_of_ones_own_needs_no_code(tmp_path):
     one = benchmark("beach", tmp_path / "beach", masks)
     assert names == ["beach"] and one["classes"] == ["sea, ocean", "sky", "sand"]
     assert one["table"][:4] == [0, 1, 2, -1] and one["table"][255] == IGNORE
+
+
+def test_a_benchmark_is_whole_with_all_its_official_test_scenes_and_the_mini_worlds_never():
+    described = {VOC["key"]: ("voc20", "voc21"), ADE20K["key"]: ("ade20k",), "beach": ("beach",)}
+    counts = {VOC["key"]: 1449, ADE20K["key"]: 1999, "beach": 3}
+    sets = {key: (range(counts[key]), None, dict.fromkeys(names)) for key, names in described.items()}
+    assert whole_benchmarks(sets) == ["voc20", "voc21"]
+    assert whole_benchmarks({"": sets[VOC["key"]]}) == []
 
 
 def test_a_blank_line_among_ones_own_classes_is_refused_since_it_would_move_the_others(tmp_path):
