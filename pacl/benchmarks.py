@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from pacl.config import project_root
 from pacl.data import IGNORE, Masks, target_of
-from pacl.layouts import class_list, lines_of, numbered_lines, partial, parts_of
+from pacl.layouts import class_list, files, lines_of, numbered_lines, partial, parts_of
 
 NO_LABEL = -1  # in a table: a value that no mask of the benchmark holds
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -161,12 +161,6 @@ def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], l
         return images, masks, partial(dataset, len(found), split)
     without = len(names) - len(found)
     return images, masks, f"{dataset['name']}: {without} images have no mask and are left out." if without else ""
-
-
-def files(folder: Path, suffixes: set[str], ending: str) -> dict[str, Path]:
-    """The files at or below a folder by their names without `ending` and suffix; those with another are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.stem.endswith(ending))
-    return {path.stem.removesuffix(ending): path for path in sorted(found)}
 
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:

@@ -1,11 +1,12 @@
 """A trained vision embedder as two files, NAME.safetensors (its weights) and NAME.json (what rebuilds it)."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pacl.model import VisionEmbedder
@@ -18,8 +19,9 @@ def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: di
     about: how it was trained. weights: a state dict of this embedder to write instead of its own.
     """
     weights = embedder.state_dict() if weights is None else weights
-    write_durably(Path(f"{path}.safetensors"), save({name: tensor.contiguous() for name, tensor in weights.items()}))
-    content = json.dumps({"embedder": embedder.shape, **about}, indent=1) + "\n"
+    stored = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    write_durably(Path(f"{path}.safetensors"), stored)
+    content = json.dumps({"embedder": embedder.shape, "sha256": sha256(stored).hexdigest(), **about}, indent=1) + "\n"
     write_durably(Path(f"{path}.json"), content.encode())
 
 
@@ -36,7 +38,10 @@ def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
         about = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
         with torch.device("meta"):  # the json may name any size; memory is only for what the weights really have
             embedder = VisionEmbedder(**about["embedder"])
-        embedder.load_state_dict(load_file(f"{path}.safetensors"), assign=True)
+        stored = Path(f"{path}.safetensors").read_bytes()
+        if about.get("sha256", "") not in ("", sha256(stored).hexdigest()):
+            raise ValueError("the weights are not those that were written")
+        embedder.load_state_dict(load(stored), assign=True)
         trained = about.get("clip") and {key: str(about["clip"][key]) for key in ("name", "tokens", "weights")}
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+SCALED = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of two and four bits with
 NO_RANGE = ("I", "F")  # modes of Pillow's whose white is no fixed number
 IGNORE = 255  # the label of pixels that no class is asked for
 
@@ -54,6 +55,7 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
             with Image.open(path) as image:
                 image.verify()  # a PNG's checksums, which load() doesn't look at: a flipped bit would be another label
         with Image.open(path) as image:
+            scale = SCALED.get(str(image.tile[0][3]), 1) if mask and image.tile else 1
             image.load()
             if not mask and image.mode not in NO_RANGE:
                 return as_rgb(ImageOps.exif_transpose(image))
@@ -67,7 +69,7 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
         raise ValueError(
             f"{path} holds colours ({image.mode}), not one label a pixel: save it with a palette or as grey."
         )
-    return image
+    return image.point(lambda value: value // scale) if scale > 1 else image
 
 
 def as_rgb(image: Image.Image, name: str | Path = "The picture") -> Image.Image:
@@ -194,13 +196,13 @@ def write_scenes(folder: Path, split: str, images, masks, benchmarks: dict, imag
     write_json(folder / f"{name}_scenes.json", content)
 
 
-def all_scenes(folder: Path, split: str) -> dict[str, tuple[Images, Masks, dict]]:
+def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, tuple[Images, Masks, dict]]:
     """Every image set of a split, by name: images, masks, and its benchmarks as they were written.
 
-    The mini world's only set has the name "". Raises FileNotFoundError where there is none.
+    The mini world's only set has the name "". Raises FileNotFoundError where there is none, unless none is needed.
     """
     paths = sorted(folder.glob(f"{split}_*scenes.json"))
-    if not paths:
+    if needed and not paths:
         raise FileNotFoundError(f"{folder} has no {split} scenes: run `dvc repro`, or the notebook before this one.")
     sets = {
         path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_json(

@@ -77,6 +77,11 @@ def open_torchvision(raw: Path, entry: dict, split: str):
         return getattr(datasets, entry["torchvision"]["class"])(str(raw), **entry["torchvision"][split])
     except (RuntimeError, FileNotFoundError):
         return None
+    except ValueError as error:
+        raise ValueError(
+            f"torchvision's {entry['name']} has no {split} split of its own ({' '.join(str(error).split())}): put its "
+            f"images into {entry['name']}/{split}/CLASS, or describe it in data/classification/sets.yaml."
+        ) from None
 
 
 def write_set(folder: Path, raw: Path, name: str, params) -> str:

@@ -49,6 +49,20 @@ def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str
     return dataset["name"], f"{folder}: {', '.join(absent)}", dataset["get"].format(folder=folder), dataset["terms"]
 
 
+def files(folder: Path, suffixes: set[str], ending: str) -> dict[str, Path]:
+    """The files at or below a folder by their names without `ending` and suffix; those with another are left out.
+
+    Raises ValueError for two of one name.
+    """
+    by_name = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes and path.stem.endswith(ending):
+            first = by_name.setdefault(path.stem.removesuffix(ending), path)
+            if first != path:
+                raise ValueError(f"{first} and {path} have one name, which a mask couldn't tell apart: rename one.")
+    return by_name
+
+
 def lines_of(path: Path) -> list[str]:
     """A text file's lines without blank ones, as class lists and splits are written."""
     return [line.strip() for line in text_of(path).splitlines() if line.strip()]

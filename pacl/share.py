@@ -66,7 +66,8 @@ def card(params, about: dict, prepared: dict, metrics: dict) -> ModelCard:
         "": "The vision embedder of a replication of PACL (Mukhoti et al., CVPR 2023): it brings the patch tokens of a "
         "frozen CLIP into the space of its text embeddings.",
         "Use": USE.format(**model.model_dump()),
-        "Training": f"CLIP {model.backbone}, weights {model.pretrained}, patch tokens {model.tokens}. These are the "
+        "Training": f"CLIP {model.backbone}, weights {model.pretrained}, patch tokens {model.tokens}{checked(about)}. "
+        "These are the "
         f"weights after epoch {len(about['history'])}, when the loss of held-out pairs was lowest.\n\n"
         + table(("setting", "value"), settings.items()),
         "Data": "\n".join(f"- {line}" for line in measured),
@@ -75,6 +76,11 @@ def card(params, about: dict, prepared: dict, metrics: dict) -> ModelCard:
     }
     text = "\n\n".join(f"## {title}\n\n{part}" if title else part for title, part in parts.items())
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# PACL vision embedder: {prepared['label']}\n\n{text}\n")
+
+
+def checked(about: dict) -> str:
+    """The checksum of CLIP's weights, by which `load_embedder` tells it from others; of older checkpoints nothing."""
+    return f" (checksum of the weights {about['clip']['weights']})" if about.get("clip") else ""
 
 
 def rows_of(metrics: dict) -> list[tuple[str, str, str]]:

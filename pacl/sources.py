@@ -6,6 +6,7 @@ A reader returns (images, captions): paths in the data set's own order, and for 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ FLICKR8K = {
     "folder": "flickr8k",
     "sizes": {"all": 8091},
     "parts": {
-        "captions": ("captions.txt", "*.token.txt", "*/*.token.txt"),
+        "captions": ("captions.txt", "Flickr8k.token.txt", "*/Flickr8k.token.txt"),
         "photos": ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset"),
     },
     "get": "kaggle datasets download adityajn105/flickr8k --unzip -p {folder}",
@@ -30,7 +31,7 @@ FLICKR30K = {
     "folder": "flickr30k",
     "sizes": {"all": 31783},
     "parts": {
-        "captions": ("captions.txt", "*.token.txt", "*.token", "*/*.token"),
+        "captions": ("captions.txt", "results_20130124.token", "*/results_20130124.token"),
         "photos": ("Images", "flickr30k_images", "flickr30k-images"),
     },
     "get": "kaggle datasets download adityajn105/flickr30k --unzip -p {folder}",
@@ -51,8 +52,9 @@ CAPTIONED = {"flickr8k": FLICKR8K, "flickr30k": FLICKR30K, "coco": COCO}
 def captioned(folder: str | Path, dataset: dict) -> tuple[list[Path], list[list[str]]]:
     """The images that are there, and all captions of each: five in Flickr8k and Flickr30k, five to seven in COCO.
 
-    Reads Kaggle's captions.txt (header image,caption), the original *.token.txt or *.token (image#number, a tab, the
-    caption) and COCO's JSON. Raises FileNotFoundError where a part is missing, ValueError for a torn caption file.
+    Reads Kaggle's captions.txt (header image,caption), the original Flickr8k.token.txt or results_20130124.token
+    (image#number, a tab, the caption; the lemmas beside them are no captions) and COCO's JSON. Raises FileNotFoundError
+    where a part is missing, ValueError for a torn caption file.
     """
     paths = parts_of(folder, dataset)
     captions: dict[str, list[str]] = {}
@@ -77,7 +79,9 @@ def rows_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(image, caption) of Kaggle's files, which quote a caption with commas; one unquoted keeps its commas, too."""
+    """(image, caption) of Kaggle's files, which quote a caption with commas; one unquoted keeps its commas, too.
+    Flickr30k's has a row whose caption stands in the column of its number, behind it.
+    """
     try:
         rows = list(csv.reader(io.StringIO(text_of(path), newline="")))
     except csv.Error as error:
@@ -85,13 +89,15 @@ def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
     header = [name.strip() for name in rows[0]] if rows else []
     if header not in HEADERS:
         raise ValueError(f"{path} must begin with the line image,caption: download it again.")
-    yield from ((row[0], ",".join(row[len(header) - 1 :])) for row in filter(None, rows[1:]))
+    for row in filter(None, rows[1:]):
+        caption = ",".join(row[len(header) - 1 :])
+        yield row[0], caption if caption.strip(" ,") else re.sub(r"^\s*\d+\s+", "", row[1] if len(row) > 2 else "")
 
 
 def token_rows(path: Path) -> Iterator[tuple[str, str]]:
     """(image, caption) of the original file."""
-    for line in text_of(path).splitlines():
-        key, _, caption = line.partition("\t")
+    for line in text_of(path).split("\n"):  # splitlines would end a line at rarer marks, which captions hold
+        key, _, caption = line.removesuffix("\r").partition("\t")
         yield key.rpartition("#")[0], caption
 
 

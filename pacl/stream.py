@@ -33,7 +33,8 @@ class StreamedPairs:
     """A source of training batches over shards, as pacl.cached.CachedPairs is one over features on the disk.
 
     Each epoch reads the shards in an order drawn anew and ends after `steps` batches. A process reads every world-th
-    shard of that order, each of its workers a part of them, and none of the pairs twice before all are read.
+    shard of that order, each of its workers a part of them, and none of its own pairs twice before all of them are
+    read; where shards can't be dealt out equally, a process reads some of its own again before others' are through.
     clip: frozen. shards: a path -> the number of its pairs. params: with the sections prepare, features and train.
     workers: processes that read and decode, beside each training process.
     Raises ValueError where there are fewer pairs than train.pairs, or fewer shards than processes.
@@ -52,8 +53,10 @@ class StreamedPairs:
 
     @property
     def identity(self) -> str:
-        """A checksum of the shards' names and sizes, and of the CLIP that sees them."""
-        return hashlib.sha256(repr([sorted(self.shards.items()), self.clip_identity]).encode()).hexdigest()
+        """A checksum of the shards' names and sizes, of the CLIP that sees them and of what their texts become."""
+        settings = self.params.features.templates, self.params.features.nouns, self.params.prepare.max_bad_share
+        told = sorted(self.shards.items()), self.clip_identity, settings
+        return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def epoch(
         self, number: int, rank: int = 0, world: int = 1, start: int = 0

@@ -87,6 +87,8 @@ def train(
     that ends early.
     """
     keep_freed_memory()
+    if params.batch_size < ranks.world():
+        raise ValueError(f"a batch of {params.batch_size} can't be shared by {ranks.world()} processes: start fewer.")
     run = Run(source, params)
     progress = folder and Progress(folder.parent / ".resume" / folder.name, identify(source, params, validation))
     if progress and (state := progress.load()):
@@ -171,13 +173,13 @@ def end_epoch(run: Run, params, validation) -> None:
 
 
 def keep(run: Run, params, folder: Path | None, progress: Progress | None) -> None:
-    """Writes what a cut run goes on from, last and best; before the first epoch, to find out whether it can, only the
-    first of them.
+    """Writes what a cut run goes on from, and after a whole epoch last and best; at the start, too, to find out whether
+    it can.
     """
     if not progress or ranks.rank() > 0:
         return
     state = run.state()
-    if run.history:
+    if run.history and not run.losses:
         best = min(run.history, key=lambda row: row.get("validation_loss", -row["epoch"]))["epoch"]
         for name, weights, epochs in (("last", None, len(run.history)), ("best", run.best, best)):
             settings, history = params.model_dump(mode="json"), run.history[:epochs]

@@ -28,10 +28,14 @@ def test_the_original_token_file(tmp_path):
     names = ("b.jpg", "a.jpg", "2258277193_586949ec62.jpg.1")
     lines = [f"{name}#{i}\tcaption {i} , of {name}" for name in names for i in range(5)]
     (tmp_path / "Flickr8k_text").mkdir()
-    (tmp_path / "Flickr8k_text/Flickr8k.token.txt").write_text("\n".join(lines))
+    lines[0] += "\x85 a line\u2028that goes on"  # where str.splitlines would cut it
+    (tmp_path / "Flickr8k_text/Flickr8k.token.txt").write_text("\r\n".join(lines), newline="")
+    lemmas = [line.replace("caption", "capt") for line in lines]  # beside it in the archive, in the same form
+    (tmp_path / "Flickr8k_text/Flickr8k.lemma.token.txt").write_text("\n".join(lemmas))
     images, captions = captioned(tmp_path, FLICKR8K)
     assert [path.name for path in images] == ["b.jpg", "a.jpg"]
-    assert captions[0] == [f"caption {i} , of b.jpg" for i in range(5)]
+    assert captions[0][1:] == [f"caption {i} , of b.jpg" for i in range(1, 5)]
+    assert captions[0][0] == "caption 0 , of b.jpg\x85 a line\u2028that goes on"
 
 
 def test_half_a_character_in_a_caption_names_the_file(tmp_path):
@@ -78,6 +82,9 @@ def test_flickr30k_in_its_three_forms(tmp_path):
         numbered += [f'{image.name},{i},"{caption}"' for i, caption in enumerate(quoted)]
     file.write_text("\n".join(numbered))
     assert captioned(tmp_path, FLICKR30K) == expected
+    broken = f"{expected[0][0].name},4   A dog runs across the grass .,"  # as one row of Kaggle's file is
+    file.write_text("\n".join([*numbered[:5], broken, *numbered[6:]]))
+    assert captioned(tmp_path, FLICKR30K)[1] == [[*expected[1][0][:4], "A dog runs across the grass ."], expected[1][1]]
     file.unlink()
     lines = [
         f"{image.name}#{i}\t{c}" for image, captions in zip(*expected, strict=True) for i, c in enumerate(captions)
