@@ -1,5 +1,7 @@
 """Prepared data: what is written is read back, files from cameras and strangers, masks, the mini world."""
 
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -151,6 +153,24 @@ def test_a_palette_mask_gives_its_indices(tmp_path):
     image.save(tmp_path / "mask.png")
     assert np.array_equal(Masks([tmp_path / "mask.png"])[0], LABELS[0])
     assert np.asarray(open_image(tmp_path / "mask.png")).max() == 200  # as a picture it has the palette's colours
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_mask_of_few_bits_gives_its_values_and_not_shades(tmp_path, bits):
+    """PNG's own bytes, since Pillow writes no grey of two or four bits."""
+    top = 2**bits - 1
+    row = [0, 1, top, 0, top, 1, 1, top]
+    packed = int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(bits, "big")
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    header = (8).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" + packed)), chunk(b"IEND", b""))
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert Masks([tmp_path / "mask.png"])[0].tolist() == [row]
+    assert np.asarray(open_image(tmp_path / "mask.png")).max() == 255  # as a picture it has shades
 
 
 def one_sentence(error):

@@ -139,8 +139,8 @@ def caption_csv(folder):
 
 def caption_tokens(folder):
     write_image(folder / "Images/a.jpg")
-    (folder / "f.token.txt").write_text("".join(f"a.jpg#{i}\tcaption {i} of a .\n" for i in range(5)))
-    return folder / "f.token.txt"
+    (folder / "Flickr8k.token.txt").write_text("".join(f"a.jpg#{i}\tcaption {i} of a .\n" for i in range(5)))
+    return folder / "Flickr8k.token.txt"
 
 
 def caption_json(folder):

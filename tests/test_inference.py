@@ -65,4 +65,5 @@ def test_each_scale_is_what_the_evaluation_says_with_it():
     for name, scale in best_scales(table).items():
         own = table[table.protocol == name].set_index("logit_scale").voc21
         assert own[scale] == own.max()
+    assert best_scales(scale_table(ColourCLIP(), methods, {}, {"native": NATIVE}, 3)) == {}  # no validation scenes
     assert best_scales(scale_table(ColourCLIP(), methods, {"other": sets["other"]}, {"native": NATIVE}, 3)) == {}

@@ -170,6 +170,11 @@ def test_any_other_set_of_torchvision_by_its_name(tmp_path):
     assert len(read_labelled(tmp_path / "out", "validation", "RenderedSST2")[1]) == 2
 
 
+def test_a_set_of_torchvision_without_such_a_split_says_what_else_works(tmp_path):
+    with pytest.raises(ValueError, match="torchvision's Imagenette has no test split of its own .*: put its"):
+        write_set(tmp_path / "out", tmp_path, "Imagenette", PARAMS)
+
+
 def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         check_present(check_sets(tmp_path, ["food101", "imagenet", "my_birds"]))

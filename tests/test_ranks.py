@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_training import processes, random_pairs, run_rank, train_uneven
+from small_training import params, processes, random_pairs, run_rank, train_uneven
 
 from pacl import ranks
 from pacl.checkpoints import load_embedder, save_embedder
@@ -22,6 +22,7 @@ from pacl.evaluate import methods_of, segmentation_of_sets
 from pacl.metrics import mean_iou, pixel_accuracy
 from pacl.model import VisionEmbedder
 from pacl.prepare import prepare
+from pacl.train import train
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -157,6 +158,12 @@ def test_segmentation_by_several_processes_is_that_of_one(project):
         for name, of in confmats.items()
     }
     assert found["voc21"]["sclip"]["clip"] != found["voc21"]["sclip"]["pacl"]
+
+
+def test_more_processes_than_pairs_in_a_batch_are_refused(monkeypatch):
+    monkeypatch.setattr(ranks, "world", lambda: 3)
+    with pytest.raises(ValueError, match="a batch of 2 can't be shared by 3 processes: start fewer"):
+        train(None, params(pairs=4, batch_size=2))
 
 
 def test_a_process_that_dies_stops_all_and_says_why(project):

@@ -305,6 +305,15 @@ def test_a_second_training_of_a_folder_is_refused_while_the_first_one_lasts(tmp_
 # --- numbers ---
 
 
+def test_last_is_of_a_whole_epoch_after_a_run_that_went_on_within_one_and_was_cut_again(tmp_path, monkeypatch):
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    cut_training(tmp_path / "once", 12, settings, pairs, monkeypatch)
+    for steps in (15, 16):  # in the third epoch; what goes on from there is cut before that epoch's end
+        cut_training(tmp_path / "twice", steps, settings, pairs, monkeypatch)
+    (once, about), (twice, again) = (load_embedder(tmp_path / name / "last") for name in ("once", "twice"))
+    assert equal(once.state_dict(), twice.state_dict()) and about["history"] == again["history"]
+
+
 def test_a_bad_number_leaves_the_last_good_state(tmp_path):
     """The second epoch's tokens are no numbers: what is kept is the first epoch's."""
     settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)

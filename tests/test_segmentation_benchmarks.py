@@ -206,6 +206,13 @@ def test_a_benchmark_is_whole_with_all_its_official_test_scenes_and_the_mini_wor
     assert whole_benchmarks({"": sets[VOC["key"]]}) == []
 
 
+def test_two_photos_of_one_name_are_refused_since_one_mask_cannot_fit_both(tmp_path):
+    folder = write_own(tmp_path / "beach")
+    write_image(folder / "images/x.png")
+    with pytest.raises(ValueError, match="x.jpg and .*x.png have one name"):
+        scenes(folder, own_set("beach"), "all")
+
+
 def test_a_blank_line_among_ones_own_classes_is_refused_since_it_would_move_the_others(tmp_path):
     folder = write_own(tmp_path / "beach")
     (folder / "classes.txt").write_text("sea, ocean\n \nsky\n")

@@ -173,6 +173,15 @@ def test_the_data_are_told_from_those_that_another_clip_sees(tiny_clip, tiny_fol
     assert streamed(other, shards).identity != streamed(tiny_clip, shards).identity
 
 
+@pytest.mark.parametrize("section, key, value", [
+    ("features", "templates", "imagenet80"), ("features", "nouns", "other"), ("prepare", "max_bad_share", 0.5),
+])  # fmt: skip
+def test_the_data_are_told_from_those_with_other_texts(tiny_clip, shards, section, key, value):
+    params = params_of(28, 7)
+    setattr(getattr(params, section), key, value)
+    assert StreamedPairs(tiny_clip, shards, params).identity != streamed(tiny_clip, shards).identity
+
+
 def test_tokens_that_are_no_numbers_stop_training_and_leave_the_last_good_state(
     tiny_clip, shards, tmp_path, monkeypatch
 ):

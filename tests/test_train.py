@@ -1,5 +1,6 @@
 """Training the embedder: steps against AdamW written out, learning, and checkpoints."""
 
+import hashlib
 import json
 import math
 import re
@@ -355,6 +356,7 @@ def test_an_embedder_comes_back_as_it_was(tmp_path):
         tokens = torch.randn(2, N, D_v)
         assert torch.equal(loaded(tokens), embedder(tokens)) and not loaded.training
         shape = {"in_dim": D_v, "out_dim": D, "kind": kind, "text_embedder": "frozen"}
+        assert about.pop("sha256") == hashlib.sha256((tmp_path / "new/one.safetensors").read_bytes()).hexdigest()
         assert about == {"embedder": shape, "train": {"scale": 10.0}}
 
 
@@ -401,6 +403,15 @@ def test_without_validation_the_last_epoch_is_the_best(tmp_path):
     train_on(*random_pairs(tmp_path / "train"), params(epochs=3), folder=tmp_path / "mini")
     (best, about), (last, _) = (load_embedder(tmp_path / "mini" / name) for name in ("best", "last"))
     assert torch.equal(best.skip.weight, last.skip.weight) and len(about["history"]) == 3
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path):
+    save_embedder(tmp_path / "best", VisionEmbedder(D_v, D), {})
+    content = bytearray((tmp_path / "best.safetensors").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "best.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="no complete checkpoint .the weights are not those that were written.: train"):
+        load_embedder(tmp_path / "best")
 
 
 def test_missing_and_torn_checkpoints_are_named(tmp_path):
