@@ -61,7 +61,8 @@ def table(rates: dict) -> dict:
         "training step's, and all captions' or the encoder's."
     )
     limits = (
-        "All rates are of one processor, of ViT-B/16 in bfloat16 with random weights; no GPU was measured. Where "
+        "All rates are of one processor and of ViT-B/16 with random weights, the encoders' in bfloat16, the training "
+        "step's in float32; no GPU was measured. Where "
         "cached tokens do not fit in memory, the disk decides how fast they are read, which was not measured. Noun "
         "prompts are not counted."
     )

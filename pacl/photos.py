@@ -28,7 +28,11 @@ MOST_PROMPTS = 255  # a mask holds one byte a pixel, 0 being background
 
 
 def find_photos(images: str | Path) -> list[Path]:
-    """The photos in a folder, by name (or the one photo named). Raises FileNotFoundError where there is none."""
+    """The photos in a folder, by name (or the one photo named). Raises FileNotFoundError where there is none, and
+    ValueError for what is no path.
+    """
+    if not isinstance(images, str | Path):
+        raise ValueError(f"images is {images!r}: give one folder, or one photo, as a text.")
     folder = Path(images)
     if folder.is_file():
         return [folder]
@@ -48,7 +52,9 @@ def output_beside(images: str | Path) -> Path:
 
 def split_prompts(prompts: str | list | None) -> list[str]:
     """The prompts of a text (separated by commas) or a list, once each. Raises ValueError for none and for too many."""
-    parts = prompts if isinstance(prompts, (list, tuple)) else str("" if prompts is None else prompts).split(",")
+    given = str("" if prompts is None else prompts).strip()
+    given = given[1:-1] if given[:1] + given[-1:] == "[]" else given  # prompts=[cat,sofa] on the command line
+    parts = prompts if isinstance(prompts, (list, tuple)) else given.split(",")
     found = list(dict.fromkeys(text for part in parts if (text := str(part).strip())))
     if not found:
         raise ValueError('There is no prompt: name what to look for, as in prompts="cat,sofa,wall".')
@@ -122,7 +128,7 @@ def segment_photos(
                 unfinished / "overlays", photo.name, overlay(image, mask, prompts, model, warn=clip.random_weights)
             )
         if not small:
-            raise ValueError(f"None of the {len(photos)} photos can be read: {', '.join(skipped)}.")
+            raise ValueError(f"None of the {len(photos)} photos can be read: {' '.join([*skipped.values()][:3])}")
         write_areas(unfinished / "areas.csv", areas)
         shutil.rmtree(output, ignore_errors=True)
         unfinished.rename(output)

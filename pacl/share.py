@@ -115,5 +115,6 @@ if __name__ == "__main__":
         sys.exit("Usage: python -m pacl.share PROFILE FOLDER")
     try:
         share(sys.argv[1], Path(sys.argv[2]))
+        print(f"{sys.argv[2]} holds {sys.argv[1]}'s embedder and its model card.")
     except (ValueError, OSError) as error:
         sys.exit(str(error))

@@ -261,16 +261,13 @@ def train_profile(profile: str, open_source=None) -> None:
     """
     params, features = load_params(profile, "train").train, Path("data/features", profile)
     folder = Path("checkpoints", profile)
-    with ranks.process_group(), sole_run(folder) if ranks.rank() == 0 else nullcontext():
+    with ranks.process_group():
         texts = {split: Texts(features, split) for split in ("train", "validation")}
         patches = {split: read_features(features / f"{split}_patches.npy", 3) for split in texts}
-        train(
-            open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params),
-            params,
-            validation=(patches["validation"], texts["validation"]),
-            folder=folder,
-            live=Path("reports", profile, "live"),
-        )
+        source = open_source(profile) if open_source else CachedPairs(patches["train"], texts["train"], params)
+        held_out = patches["validation"], texts["validation"]
+        with sole_run(folder) if ranks.rank() == 0 else nullcontext():
+            train(source, params, validation=held_out, folder=folder, live=Path("reports", profile, "live"))
 
 
 if __name__ == "__main__":
