@@ -162,9 +162,7 @@ def test_torn_photos_are_skipped_and_named(folder, tmp_path):
     assert list(small) == ["good.png"] and list(skipped) == ["torn.png"]
     assert "torn.png can't be read as an image" in skipped["torn.png"]
     (folder / "good.png").unlink()
-    with pytest.raises(
-        ValueError, match=r"None of the 1 photos can be read: .*torn\.png can.t be read as an image \(.*\): repl"
-    ):
+    with pytest.raises(ValueError, match=r"None of the 1 photos can be read: .*torn\.png can.t be read as an image"):
         run(folder, output=tmp_path / "other")
     assert {path.name for path in tmp_path.iterdir()} == {"my photos", "out"}
 
