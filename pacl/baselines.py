@@ -5,7 +5,8 @@ N = h * w patches, and returns what stands in for the block's output, of the sam
 CLIP's final LayerNorm and projection. q, k, v are the block's own queries, keys and values of ln_1(x), one head at a
 time, d numbers each; out its output projection.
 
-All but `clip` need a block of open_clip's with torch's MultiheadAttention. Memory is linear in N but for `naclip`.
+All but `clip` need a block of open_clip's with torch's MultiheadAttention. Memory is linear in N; in `naclip`, whose
+attention takes a mask, by blocks of queries.
 To add one: write its function and name it in LAST_BLOCKS.
 """
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NEIGHBOURHOOD_STD = 5.0  # in patches; NACLIP's setting for all benchmarks
+PAIRS_AT_ONCE = 2**28  # of a query and a key, over images and heads: scores of 1 GiB in float32, a mask of less
 
 
 def clip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -53,10 +55,13 @@ def naclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Keys and neighbours: out(softmax(k k^T / sqrt(d) + G) v), G the `neighbourhood`; no residual, no feed-forward.
 
     Hajimiri, Ben Ayed, Dolz, Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation
-    (NACLIP), WACV 2025, arXiv 2404.08181, with its reduced last block. Takes memory for G, (1 + N)^2 numbers for all
-    heads and images together.
+    (NACLIP), WACV 2025, arXiv 2404.08181, with its reduced last block. Beyond PAIRS_AT_ONCE it takes a block of queries
+    after the other, each with its rows of G: a photo of 1024 x 2048 pixels at stride 4 would need 62 GiB for G alone.
     """
     _, k, v = _heads(block, x)
+    queries = max(PAIRS_AT_ONCE // k[..., 0].numel(), 1)
+    if queries < k.shape[2]:
+        return _output(block, _attention_by_blocks(k, v, grid, queries))
     bias = neighbourhood(grid).to(k)
     return _output(block, F.scaled_dot_product_attention(k, k, v, attn_mask=bias))
 
@@ -96,10 +101,37 @@ def check_last_blocks(visual: nn.Module, names: list[str]) -> None:
 
 def neighbourhood(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> Tensor:
     """NACLIP's G [1 + h * w, 1 + h * w]: exp(-(distance in patches)^2 / (2 std^2)), 0 to and from the class token."""
-    rows, columns = (
-        torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * std**2)) for n in grid
-    )  # a Gaussian of two dimensions is a product of two of one
-    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+    return F.pad(torch.kron(*gaussians(grid, std)), (1, 0, 1, 0))
+
+
+def neighbourhood_rows(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The `neighbourhood`'s rows of some tokens, int64 [n], 0 the class token -> [n, 1 + h * w].
+
+    rows [h, h], columns [w, w]: the grid's `gaussians`, on the tokens' device.
+    """
+    patches = tokens - 1  # the class token's, -1, picks any patch, whose bias is set to 0
+    near = rows[patches // len(columns)] * (tokens > 0)[:, None]  # [n, h]
+    return F.pad((near[:, :, None] * columns[patches % len(columns), None]).flatten(1), (1, 0))
+
+
+def gaussians(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> tuple[Tensor, Tensor]:
+    """exp(-distance^2 / (2 std^2)) between a grid's rows [h, h] and between its columns [w, w]: a Gaussian of two
+    dimensions is a product of two of one.
+    """
+    rows, columns = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * std**2)) for n in grid)
+    return rows, columns
+
+
+def _attention_by_blocks(k: Tensor, v: Tensor, grid: tuple[int, int], queries: int) -> Tensor:
+    """`naclip`'s softmax(k k^T / sqrt(d) + G) v [B, heads, 1 + N, d], so many queries at a time: exact, since each
+    softmax is over one query's keys.
+    """
+    sides = [side.to(k.device) for side in gaussians(grid)]
+    attended, tokens = [], torch.arange(k.shape[2], device=k.device)
+    for some, part in zip(tokens.split(queries), k.split(queries, dim=2), strict=True):
+        bias = neighbourhood_rows(some, *sides).to(k)
+        attended.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias))
+    return torch.cat(attended, dim=2)
 
 
 def _heads(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,13 +10,27 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pacl import miniworld
-from pacl.baselines import LAST_BLOCKS, neighbourhood, whole_block
+from pacl.baselines import LAST_BLOCKS, gaussians, neighbourhood, neighbourhood_rows, whole_block
 from pacl.clip import load_clip
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(LAST_BLOCKS)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor holds in memory, of all that operations return."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        found = function(*arguments, **options or {})
+        for one in found if isinstance(found, tuple | list) else [found]:
+            if isinstance(one, torch.Tensor):
+                self.numbers = max(self.numbers, one.untyped_storage().nbytes() // one.element_size())
+        return found
 
 
 def load_random(folder, **vision):
@@ -171,6 +185,53 @@ def test_neighbourhood_is_a_gaussian_of_the_distance_in_patches(grid):
 
 def test_neighbourhoods_width_is_naclips():
     assert neighbourhood((3, 5))[1, 5 + 3].item() == pytest.approx(math.exp(-(1 + 4) / 50))  # (0, 0) and (1, 2)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (4, 2)])
+def test_neighbourhood_rows_are_the_neighbourhoods(grid):
+    for tokens in torch.arange(1 + grid[0] * grid[1]).split(3):
+        assert torch.equal(neighbourhood_rows(tokens, *gaussians(grid)), neighbourhood(grid)[tokens])
+
+
+def last_block_of(clip, method, images, grid):
+    x = torch.randn(images, 1 + grid[0] * grid[1], clip.width, generator=torch.Generator().manual_seed(0))
+    return LAST_BLOCKS[method](clip.model.visual.transformer.resblocks[-1], x, grid)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("queries", [1, 5, 16])
+@pytest.mark.parametrize(("images", "grid"), [(1, (1, 1)), (1, (6, 6)), (3, (3, 11)), (2, (12, 2)), (2, (1, 9))])
+def test_blocks_of_queries_give_the_same(random, monkeypatch, images, grid, queries):
+    whole = last_block_of(random, "naclip", images, grid)
+    pairs = queries * images * 2 * (1 + grid[0] * grid[1])  # the model has two heads
+    monkeypatch.setattr("pacl.baselines.PAIRS_AT_ONCE", pairs + 1)
+    torch.testing.assert_close(last_block_of(random, "naclip", images, grid), whole, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("grid", [(32, 32), (64, 24)])
+@pytest.mark.parametrize("method", METHODS)
+def test_no_last_block_holds_all_pairs_of_many_tokens(random, monkeypatch, method, grid):
+    limit = 4 * random.width * (1 + grid[0] * grid[1])  # what the feed-forward network's hidden layer takes
+    monkeypatch.setattr("pacl.baselines.PAIRS_AT_ONCE", limit)
+    with Largest() as largest:
+        last_block_of(random, method, 1, grid)
+    assert largest.numbers <= limit < (grid[0] * grid[1]) ** 2
+
+
+@torch.no_grad()
+def test_blocks_of_queries_in_bfloat16(random, monkeypatch):
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = last_block_of(random, "naclip", 2, (7, 9))
+        monkeypatch.setattr("pacl.baselines.PAIRS_AT_ONCE", 1000)
+        torch.testing.assert_close(last_block_of(random, "naclip", 2, (7, 9)), whole, atol=0.02, rtol=0.02)
+
+
+@torch.no_grad()
+def test_naclip_takes_the_mini_worlds_tokens_whole(mini, monkeypatch):
+    """Windows of 16 x 16 patches are its largest inputs, 32 scenes a batch; 128 are more than a batch ever has."""
+    monkeypatch.setattr("pacl.baselines.neighbourhood_rows", None)
+    assert last_block_of(mini, "naclip", 128, (16, 16)).shape == (128, 257, mini.width)
 
 
 @pytest.mark.parametrize("passes", ["joint", "shifted"])
