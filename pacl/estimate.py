@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pacl import benchmarks, labelled, shards, sources
+from pacl import shards
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
+from pacl.counts import counted, scene_counts
 from pacl.data import Images, all_scenes, read_json, read_pairs
 from pacl.evaluate import foreground
 from pacl.inference import settings_of
@@ -27,7 +28,6 @@ from pacl.train import batch_loss
 SECTIONS = ("prepare", "model", "features", "train", "protocols", "patch_alignment", "segmentation", "classification")
 PROMPTS, STEP_PAIRS, LABELLED = 32, 128, 256  # phrases and pairs that are timed, and a label map's side in pixels
 PICTURES = 2 * (300 + 2 * 12 + 2 * 6)  # images read for the figures: CLIP and PACL on 300 scenes by size, the viewer's
-NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
 
 
 def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list[str]:
@@ -64,57 +64,6 @@ def training_images(rehearsed: Path, profile: str) -> Images:
     """Of the rehearsed project; those unpacked from shards are named from its folder on."""
     source = read_pairs(rehearsed / "data/prepared" / profile, "train")[0].source
     return Images([rehearsed / path for path in source] if isinstance(source, list) else source)
-
-
-def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
-    """How many images and texts the whole run handles, by the data sets' official sizes."""
-    prepare = params.prepare
-    kept = prepare.train_pairs
-    if prepare.source in sources.CAPTIONED:
-        kept = min(kept, sources.CAPTIONED[prepare.source]["sizes"]["all"] - prepare.validation_scenes)
-    trained_on, kept = kept, kept + prepare.validation_scenes
-    few = read_json(rehearsed / "data/features" / profile / "texts.json")
-    times = kept / sum(len(few[split]["captions"]) for split in ("train", "validation"))
-    nouns = len(few["nouns"]) * times**NOUNS_GROW
-    sizes = scene_counts(params)
-    ablated = sum(size for name, size in sizes.items() if name in MEASURED)
-    return {
-        "trained on": trained_on,
-        "kept images": kept + ablated,
-        "kept texts": round(len(few["captions"]) * times + nouns * len(templates(params.features.templates))),
-        "measured": ablated,
-        "nouns": round(nouns),
-        "aligned": sizes.get(params.patch_alignment.benchmark, 0),
-        "classified": sum(images_of(name, params) for name in params.classification.sets),
-        "class prompts": sum(prompts_of(name, params) for name in params.classification.sets),
-    }
-
-
-def scene_counts(params) -> dict[str, int]:
-    """Benchmark -> the number of its test scenes."""
-    if params.prepare.source == "miniworld":
-        return dict.fromkeys(params.prepare.benchmarks, params.prepare.test_scenes)
-    counts = {}
-    for dataset, names in benchmarks.image_sets(params.prepare.benchmarks):
-        official = dataset["sizes"].get(dataset["test"], 0)
-        whole = official[0] if isinstance(official, tuple) else official
-        counts |= dict.fromkeys(names, min(whole, params.prepare.test_scenes or whole))
-    return counts
-
-
-def images_of(name: str, params) -> int:
-    """Test and validation images of a classification set."""
-    most = params.prepare.classification_images
-    if params.prepare.source == "miniworld":
-        return 2 * most
-    whole = labelled.described(name).get("images", most or 0)
-    return min(whole, most or whole) + params.prepare.validation_scenes
-
-
-def prompts_of(name: str, params) -> int:
-    own = params.classification.templates == "own"
-    forms = labelled.set_templates(name) if own else templates(params.classification.templates)
-    return labelled.class_count(name) * len(forms) if params.prepare.source != "miniworld" else 0
 
 
 def measured(clip: FrozenCLIP, params, images, features: Path) -> dict[str, float]:

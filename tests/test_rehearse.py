@@ -11,6 +11,7 @@ from folders import write_flickr8k, write_image, write_voc
 
 from pacl import estimate
 from pacl.config import load_params, read_section
+from pacl.counts import scene_counts
 from pacl.data import write_pairs
 from pacl.params import Profile, Protocol
 from pacl.rehearse import lay_out, reduced, rehearse, run_stage, small, stages
@@ -209,7 +210,7 @@ def test_times_in_words(seconds, words):
 
 def test_counts_of_the_whole_run_are_the_official_ones():
     params = load_params("paper", "prepare")
-    assert estimate.scene_counts(params) == {
+    assert scene_counts(params) == {
         **{"voc20": 1449, "voc21": 1449, "context59": 5105, "context60": 5105, "coco_stuff": 5000},
         **{"coco_object": 5000, "ade20k": 2000, "cityscapes": 500},
     }
