@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
 from pacl.counts import counted, scene_counts
 from pacl.data import Images, all_scenes, read_json, read_pairs
-from pacl.evaluate import foreground
+from pacl.evaluate import foreground, with_images
 from pacl.inference import settings_of
 from pacl.labels import label_maps
 from pacl.loss import LogitScale
@@ -147,30 +148,59 @@ def ablation_seconds(params, rates: dict, counts: dict) -> float:
 
 def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> dict[str, float]:
     """What segmentation takes by protocol, what its pictures and the other readings of one model take beside it."""
-    counts, settings, native = scene_counts(params), params.segmentation, params.protocols.native
-    protocols = params.protocols.named(settings.protocols)
-    total = dict.fromkeys((f"segmentation, {name}" for name in protocols), 0.0)
-    total |= {"segmentation's pictures": 0.0, "ablation readings": 0.0}
-    for images, _, described in image_sets.values():
-        sizes = [images[i].size[::-1] for i in range(len(images))]
-        wanted = {name: one for name, one in described.items() if name in settings.benchmarks}
-        for name, protocol in protocols.items() if wanted else ():
-            protocol = protocol.on(next(iter(wanted)))
-            phrases = sum(phrase_count(one, protocol) for one in wanted.values())
-            texts = phrases * len(templates(protocol.templates)) * rates["text"]
-            each = scene_seconds(clip, rates, protocol, sizes, settings.methods, phrases)
-            alone = processes() if clip.device.type == "cpu" else 1  # each process reads the texts, on one thread
-            total[f"segmentation, {name}"] += max(counts[one] for one in wanted) * each + alone * texts
-        if ("coco_stuff" if "coco_stuff" in counts else settings.benchmarks[-1]) in described:
-            once = scene_seconds(clip, rates, protocols[settings.protocols[0]], sizes, ["pacl"], 1)
-            total["segmentation's pictures"] += PICTURES * once
-        if "voc20" in described:
-            scenes = min(params.ablations.inference_scenes, counts["voc20"])
-            for group in settings_of(native, params.ablations.strides, clip.patch_size).values():
-                for protocol in group.values():
-                    once = scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1)
-                    total["ablation readings"] += scenes * once
+    names = params.segmentation.benchmarks
+    total = {
+        f"segmentation, {name}": segmentation_seconds(clip, params, rates, image_sets, protocol)
+        for name, protocol in params.protocols.named(params.segmentation.protocols).items()
+    }
+    shown = "coco_stuff" if "coco_stuff" in names else names[-1]
+    total["segmentation's pictures"] = picture_seconds(clip, params, rates, image_sets, shown)
+    total["ablation readings"] = reading_seconds(clip, params, rates, image_sets)
     return total
+
+
+def segmentation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict, protocol: Protocol) -> float:
+    """Of all methods; benchmarks of one image set and one size are read together."""
+    counts, settings, total = scene_counts(params), params.segmentation, 0.0
+    alone = processes() if clip.device.type == "cpu" else 1  # each process reads the texts, on one thread
+    for images, _, wanted in with_images(image_sets, there(settings.benchmarks, image_sets), protocol):
+        phrases = sum(phrase_count(one, protocol) for one in wanted.values())
+        texts = phrases * len(templates(protocol.templates)) * rates["text"]
+        sized = protocol.on(next(iter(wanted)))
+        each = scene_seconds(clip, rates, sized, sizes_of(images), settings.methods, phrases)
+        total += max(counts[name] for name in wanted) * each + alone * texts
+    return total
+
+
+def picture_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict, shown: str) -> float:
+    """Of the figures on one benchmark in the first protocol."""
+    (protocol,) = params.protocols.named(params.segmentation.protocols[:1]).values()
+    return PICTURES * sum(
+        scene_seconds(clip, rates, protocol.on(shown), sizes_of(images), ["pacl"], 1)
+        for images, _, _ in with_images(image_sets, there([shown], image_sets), protocol)
+    )
+
+
+def reading_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
+    """Of one model, read in several ways."""
+    native, settings = params.protocols.native, params.ablations
+    scenes = min(settings.inference_scenes, scene_counts(params).get("voc20", 0))
+    groups = settings_of(native, settings.strides, clip.patch_size).values()
+    return scenes * sum(
+        scene_seconds(clip, rates, protocol, sizes_of(images), ["pacl"], 1)
+        for images, _, _ in with_images(image_sets, there(["voc20"], image_sets), native)
+        for protocol in chain.from_iterable(group.values() for group in groups)
+    )
+
+
+def there(names: list[str], image_sets: dict) -> list[str]:
+    """Those of the named benchmarks that the rehearsal had images of."""
+    return [name for name in names if any(name in described for _, _, described in image_sets.values())]
+
+
+def sizes_of(images: Images) -> list[tuple[int, int]]:
+    """(H, W) of each."""
+    return [images[i].size[::-1] for i in range(len(images))]
 
 
 def phrase_count(benchmark: dict, protocol: Protocol) -> int:

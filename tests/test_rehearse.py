@@ -170,6 +170,32 @@ def test_the_evaluations_parts_by_hand(tiny_clip, monkeypatch):
     )
 
 
+@pytest.fixture
+def on_paper(monkeypatch):
+    """The profile paper with only the native protocol, as given, and only PACL, in one process."""
+    monkeypatch.setattr(estimate, "processes", lambda: 1)
+
+    def of(native, benchmarks):
+        params = load_params("paper", *estimate.SECTIONS, "ablations")
+        params.protocols = params.protocols.model_copy(update={"native": native})
+        only = {"benchmarks": benchmarks, "protocols": ["native"], "methods": ["pacl"]}
+        params.segmentation = params.segmentation.model_copy(update=only)
+        return params
+
+    return of
+
+
+def test_benchmarks_of_one_image_set_are_read_once_for_each_size(tiny_clip, on_paper):
+    """COCO's photos of 32 x 48 pixels: read once, and once more where one benchmark wants them at 16 x 24."""
+    names, rates = ["coco_object", "coco_stuff"], {"image": 1.0, "text": 0.0, "label": 0.0}
+    coco = {"coco": ([OnePhoto()], None, {name: {"classes": ["cat", "dog"]} for name in names})}
+    own = Protocol(per_benchmark={"coco_stuff": {"short_side": 16}})
+    large, less = (estimate.operations(tiny_clip, n) / estimate.operations(tiny_clip, 16) for n in (24, 6))
+    for protocol, once in ((Protocol(), large), (own, large + less)):
+        found = estimate.evaluation_seconds(tiny_clip, on_paper(protocol, names), rates, coco)
+        assert found["segmentation, native"] == pytest.approx(5000 * once)
+
+
 def test_ablation_points_are_trained_and_measured_for_each_seed():
     rates = {"linear": 0.01, "square": 0.0, "scene": 0.002, "image": 0.5, "text": 0.1}
     params = load_params("flickr8k", "train", "model", "features", "ablations")
