@@ -36,7 +36,7 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     params = load_params(profile, *SECTIONS, "ablations")
     clip = load_clip(params.model.backbone, pretrained, tokens=params.model.tokens, dtype=params.model.dtype)
     prepared, features = (rehearsed / "data" / kind / profile for kind in ("prepared", "features"))
-    counts = counted(profile, params, rehearsed)
+    counts, image_sets = counted(profile, params, rehearsed), all_scenes(prepared, "test")
     rates = measured(clip, params, training_images(rehearsed, profile), features)
     until = {
         "features": counts["kept images"] * rates["image"] + counts["kept texts"] * rates["text"],
@@ -44,19 +44,18 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     }
     after = {
         "patch_alignment": counts["aligned"] * rates["image"] * (1 + all_methods(clip, params.patch_alignment.methods)),
-        **evaluation_seconds(clip, params, rates, all_scenes(prepared, "test")),
+        **evaluation_seconds(clip, params, rates, image_sets),
         "classification": counts["classified"] * 2 * rates["image"] + counts["class prompts"] * rates["text"],
         "ablation points": ablation_seconds(params, rates, counts),
     }
+    rows = {**until, "a trained embedder after": sum(until.values()), **after}
+    rows["all together" + without(params.segmentation.benchmarks, image_sets)] = sum((until | after).values())
     threads = "" if clip.device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return [
         f"The whole run of {profile} on this device ({clip.device.type}{threads}), from rates measured just now: "
         f"{1 / rates['image']:.1f} images/s, {1 / rates['text']:.1f} texts/s, a training step of "
         f"{params.train.batch_size} pairs in {step_seconds(rates, params.train.batch_size):.2f} s.",
-        *(f"  {name:<24} {in_words(seconds):>12}" for name, seconds in until.items()),
-        f"  {'a trained embedder after':<24} {in_words(sum(until.values())):>12}",
-        *(f"  {name:<24} {in_words(seconds):>12}" for name, seconds in after.items()),
-        f"  {'all together':<24} {in_words(sum((until | after).values())):>12}",
+        *(f"  {name:<{max(map(len, rows))}} {in_words(seconds):>12}" for name, seconds in rows.items()),
         *needed(clip, params, counts, raw),
     ]
 
@@ -147,60 +146,56 @@ def ablation_seconds(params, rates: dict, counts: dict) -> float:
 
 
 def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> dict[str, float]:
-    """What segmentation takes by protocol, what its pictures and the other readings of one model take beside it."""
-    names = params.segmentation.benchmarks
-    total = {
-        f"segmentation, {name}": segmentation_seconds(clip, params, rates, image_sets, protocol)
-        for name, protocol in params.protocols.named(params.segmentation.protocols).items()
+    """What segmentation takes by protocol, what its pictures and the other readings of one model take beside it, each
+    named with the benchmarks that it leaves out.
+    """
+    protocols, names = params.protocols.named(params.segmentation.protocols), params.segmentation.benchmarks
+    left_out, shown = without(names, image_sets), "coco_stuff" if "coco_stuff" in names else names[-1]
+    first = protocols[params.segmentation.protocols[0]].on(shown)
+    picture = scene_seconds(clip, rates, first, sizes_on(shown, image_sets), ["pacl"], 1)
+    return {
+        **{
+            f"segmentation, {name}{left_out}": segmentation_seconds(clip, params, rates, image_sets, protocol)
+            for name, protocol in protocols.items()
+        },
+        "segmentation's pictures" + without([shown], image_sets): PICTURES * picture,
+        "ablation readings" + without(["voc20"], image_sets): reading_seconds(clip, params, rates, image_sets),
     }
-    shown = "coco_stuff" if "coco_stuff" in names else names[-1]
-    total["segmentation's pictures"] = picture_seconds(clip, params, rates, image_sets, shown)
-    total["ablation readings"] = reading_seconds(clip, params, rates, image_sets)
-    return total
 
 
 def segmentation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict, protocol: Protocol) -> float:
     """Of all methods; benchmarks of one image set and one size are read together."""
     counts, settings, total = scene_counts(params), params.segmentation, 0.0
     alone = processes() if clip.device.type == "cpu" else 1  # each process reads the texts, on one thread
-    for images, _, wanted in with_images(image_sets, there(settings.benchmarks, image_sets), protocol):
-        phrases = sum(phrase_count(one, protocol) for one in wanted.values())
+    there = [name for name in settings.benchmarks if sizes_on(name, image_sets)]
+    for _, _, wanted in with_images(image_sets, there, protocol):
+        phrases, name = sum(phrase_count(one, protocol) for one in wanted.values()), next(iter(wanted))
         texts = phrases * len(templates(protocol.templates)) * rates["text"]
-        sized = protocol.on(next(iter(wanted)))
-        each = scene_seconds(clip, rates, sized, sizes_of(images), settings.methods, phrases)
-        total += max(counts[name] for name in wanted) * each + alone * texts
+        sizes = sizes_on(name, image_sets)
+        each = scene_seconds(clip, rates, protocol.on(name), sizes, settings.methods, phrases)
+        total += max(counts[one] for one in wanted) * each + alone * texts
     return total
 
 
-def picture_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict, shown: str) -> float:
-    """Of the figures on one benchmark in the first protocol."""
-    (protocol,) = params.protocols.named(params.segmentation.protocols[:1]).values()
-    return PICTURES * sum(
-        scene_seconds(clip, rates, protocol.on(shown), sizes_of(images), ["pacl"], 1)
-        for images, _, _ in with_images(image_sets, there([shown], image_sets), protocol)
-    )
-
-
 def reading_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
-    """Of one model, read in several ways."""
-    native, settings = params.protocols.native, params.ablations
+    """Of one model read in several ways."""
+    settings, sizes = params.ablations, sizes_on("voc20", image_sets)
     scenes = min(settings.inference_scenes, scene_counts(params).get("voc20", 0))
-    groups = settings_of(native, settings.strides, clip.patch_size).values()
-    return scenes * sum(
-        scene_seconds(clip, rates, protocol, sizes_of(images), ["pacl"], 1)
-        for images, _, _ in with_images(image_sets, there(["voc20"], image_sets), native)
-        for protocol in chain.from_iterable(group.values() for group in groups)
-    )
+    groups = settings_of(params.protocols.native, settings.strides, clip.patch_size).values()
+    readings = chain.from_iterable(group.values() for group in groups)
+    return scenes * sum(scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1) for protocol in readings)
 
 
-def there(names: list[str], image_sets: dict) -> list[str]:
-    """Those of the named benchmarks that the rehearsal had images of."""
-    return [name for name in names if any(name in described for _, _, described in image_sets.values())]
+def sizes_on(benchmark: str, image_sets: dict) -> list[tuple[int, int]]:
+    """(H, W) of the rehearsed scenes of a benchmark; none where its data were absent."""
+    sets = [images for images, _, described in image_sets.values() if benchmark in described]
+    return [images[i].size[::-1] for images in sets for i in range(len(images))]
 
 
-def sizes_of(images: Images) -> list[tuple[int, int]]:
-    """(H, W) of each."""
-    return [images[i].size[::-1] for i in range(len(images))]
+def without(names: list[str], image_sets: dict) -> str:
+    """Words for those of the named benchmarks that no scene was rehearsed of, so that they are in no estimate."""
+    left_out = [name for name in names if not sizes_on(name, image_sets)]
+    return f" (without {', '.join(left_out)})" if left_out else ""
 
 
 def phrase_count(benchmark: dict, protocol: Protocol) -> int:
@@ -208,7 +203,9 @@ def phrase_count(benchmark: dict, protocol: Protocol) -> int:
 
 
 def scene_seconds(clip: FrozenCLIP, rates: dict, protocol: Protocol, sizes: list, methods, phrases: int) -> float:
-    """Of a scene, the mean over sizes (H, W): CLIP by the number of operations in its blocks, and the label maps."""
+    """Of a scene, the mean over sizes (H, W), none: 0; CLIP by the operations in its blocks, and the label maps."""
+    if not sizes:
+        return 0.0
     plain = operations(clip, clip.grid(clip.image_size, clip.image_size)[0] ** 2)
     blocks = np.mean([sum(operations(clip, n) for n in passes(clip, protocol, *size)) for size in sizes])
     pixels = np.mean([H * W for H, W in sizes])

@@ -196,6 +196,45 @@ def test_benchmarks_of_one_image_set_are_read_once_for_each_size(tiny_clip, on_p
         assert found["segmentation, native"] == pytest.approx(5000 * once)
 
 
+def test_each_line_names_the_benchmarks_that_it_leaves_out(tiny_clip, on_paper):
+    """Of two benchmarks one has no photos here: its time is in no line, and each line that lacks it says so."""
+    ade20k = {"ade20k": ([OnePhoto()], None, {"ade20k": {"classes": ["wall"]}})}
+    params, rates = on_paper(Protocol(), ["ade20k", "cityscapes"]), {"image": 1.0, "text": 0.0, "label": 0.0}
+    found = estimate.evaluation_seconds(tiny_clip, params, rates, ade20k)
+    lacks = {
+        "segmentation, native": "cityscapes",
+        "segmentation's pictures": "cityscapes",
+        "ablation readings": "voc20",
+    }
+    assert list(found) == [f"{line} (without {name})" for line, name in lacks.items()]
+    assert [seconds > 0 for seconds in found.values()] == [True, False, False]
+
+
+@pytest.fixture
+def needs(tiny_clip, on_paper, monkeypatch):
+    """What the estimate of the profile paper prints, without benchmarks' photos, of given counts and rates."""
+
+    def of(counts, rates):
+        params = on_paper(Protocol(), ["ade20k", "cityscapes"])
+        made = {"load_params": params, "load_clip": tiny_clip, "counted": counts, "measured": rates}
+        none = {"all_scenes": {}, "training_images": None, "training_seconds": 0, "ablation_seconds": 0, "needed": []}
+        for name, value in (made | none).items():
+            monkeypatch.setattr(estimate, name, lambda *_, value=value, **options: value)
+        return estimate.whole_run("paper", Path("rehearsed"), "random", Path("raw"))
+
+    return of
+
+
+COUNTED = dict.fromkeys(("kept images", "kept texts", "aligned", "classified", "class prompts"), 0)
+RATES = {"image": 1.0, "text": 1.0, "label": 0.0, "linear": 0.0, "square": 0.0}
+
+
+def test_the_sum_names_what_it_leaves_out_and_times_stand_below_each_other(needs):
+    _, *lines = needs(COUNTED, RATES)
+    assert lines[-1].startswith("  all together (without ade20k, cityscapes) ")
+    assert len({len(line) for line in lines}) == 1
+
+
 def test_ablation_points_are_trained_and_measured_for_each_seed():
     rates = {"linear": 0.01, "square": 0.0, "scene": 0.002, "image": 0.5, "text": 0.1}
     params = load_params("flickr8k", "train", "model", "features", "ablations")
