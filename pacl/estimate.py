@@ -45,7 +45,7 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     after = {
         "patch_alignment": counts["aligned"] * rates["image"] * (1 + all_methods(clip, params.patch_alignment.methods)),
         **evaluation_seconds(clip, params, rates, image_sets),
-        "classification": counts["classified"] * 2 * rates["image"] + counts["class prompts"] * rates["text"],
+        "classification": classification_seconds(clip, rates, counts),
         "ablation points": ablation_seconds(params, rates, counts),
     }
     rows = {**until, "a trained embedder after": sum(until.values()), **after}
@@ -143,6 +143,11 @@ def ablation_seconds(params, rates: dict, counts: dict) -> float:
         if changes.get("templates", params.features.templates) != params.features.templates:
             total += counts["nouns"] * len(templates(changes["templates"])) * rates["text"]
     return total
+
+
+def classification_seconds(clip: FrozenCLIP, rates: dict, counts: dict) -> float:
+    """Each image is read once for CLIP and PACL, by timm's vision encoders once for each."""
+    return counts["classified"] * (2 if clip.is_timm else 1) * rates["image"] + counts["class prompts"] * rates["text"]
 
 
 def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> dict[str, float]:

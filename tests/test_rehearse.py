@@ -235,6 +235,12 @@ def test_the_sum_names_what_it_leaves_out_and_times_stand_below_each_other(needs
     assert len({len(line) for line in lines}) == 1
 
 
+def test_an_image_to_classify_is_read_once(needs):
+    """600 images of a second and 300 prompts of a second."""
+    lines = needs(COUNTED | {"classified": 600, "class prompts": 300}, RATES)
+    assert ["classification", "15.0", "minutes"] in [line.split() for line in lines]
+
+
 def test_ablation_points_are_trained_and_measured_for_each_seed():
     rates = {"linear": 0.01, "square": 0.0, "scene": 0.002, "image": 0.5, "text": 0.1}
     params = load_params("flickr8k", "train", "model", "features", "ablations")
