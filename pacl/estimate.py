@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from pacl.config import load_params
 from pacl.counts import counted, scene_counts
 from pacl.data import Images, all_scenes, read_json, read_pairs
 from pacl.evaluate import foreground, with_images
-from pacl.inference import settings_of
+from pacl.inference import SCALES, settings_of
 from pacl.labels import label_maps
 from pacl.loss import LogitScale
 from pacl.measure import MEASURED, load_scenes, measure, scenes_file
@@ -183,12 +183,31 @@ def segmentation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict
 
 
 def reading_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
-    """Of one model read in several ways."""
+    """Of one model read in several ways on test scenes, and of the searches before it."""
     settings, sizes = params.ablations, sizes_on("voc20", image_sets)
     scenes = min(settings.inference_scenes, scene_counts(params).get("voc20", 0))
     groups = settings_of(params.protocols.native, settings.strides, clip.patch_size).values()
     readings = chain.from_iterable(group.values() for group in groups)
-    return scenes * sum(scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1) for protocol in readings)
+    once = sum(scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1) for protocol in readings)
+    return scenes * once + search_seconds(clip, params, rates, image_sets)
+
+
+def search_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
+    """Of the logit scales of each background rule with PACL and of each protocol with every method, on validation
+    scenes, as large as the test's; each scale makes a label map.
+    """
+    total, native, sizes = 0.0, params.protocols.native, sizes_on("voc21", image_sets)
+    scenes = min(params.ablations.inference_scenes, params.prepare.validation_scenes)
+    rules = settings_of(native, [], clip.patch_size)["background"].values()
+    searches = [(rule, ["pacl"]) for rule in rules if rule.background_rule != "none"]
+    protocols = params.protocols.named(["native", "sclip", "tcl"]).values()
+    searches += [(protocol, params.segmentation.methods) for protocol in protocols]
+    voc21 = [described["voc21"] for _, _, described in image_sets.values() if "voc21" in described]
+    for (protocol, methods), benchmark in product(searches, voc21):
+        phrases = phrase_count(benchmark, protocol)
+        total += scenes * scene_seconds(clip, rates, protocol, sizes, methods, phrases * len(SCALES))
+        total += phrases * len(templates(protocol.templates)) * rates["text"]
+    return total
 
 
 def sizes_on(benchmark: str, image_sets: dict) -> list[tuple[int, int]]:

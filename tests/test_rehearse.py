@@ -147,27 +147,45 @@ class OnePhoto:
     size = (48, 32)  # width, height, as Pillow gives them
 
 
-def test_the_evaluations_parts_by_hand(tiny_clip, monkeypatch):
-    """The native protocol of VOC on photos of one size; how often each is read in a whole run."""
+@pytest.fixture
+def on_voc(monkeypatch):
+    """(the profile flickr8k on a plain grid with two methods and one stride, VOC with photos of one size), in two
+    processes.
+    """
     monkeypatch.setattr(estimate, "processes", lambda: 2)
     params = load_params("flickr8k", *estimate.SECTIONS, "ablations")
-    native = params.protocols.native.model_copy(update={"token_stride": 8})
-    params.protocols = params.protocols.model_copy(update={"native": native})
+    plain = {"sclip": Protocol(templates="one"), "tcl": Protocol(templates="one")}
+    plain["native"] = params.protocols.native.model_copy(update={"token_stride": 8})
+    params.protocols = params.protocols.model_copy(update=plain)
     params.segmentation = params.segmentation.model_copy(update={"protocols": ["native"], "methods": ["clip", "pacl"]})
     params.ablations = params.ablations.model_copy(update={"strides": [8]})
     voc = {
         name: {"classes": ["background"] * (name == "voc21") + ["cat, kitten", "dog"]} for name in ("voc20", "voc21")
     }
-    rates = {"image": 1.0, "text": 0.01, "label": 0.0}
-    found = estimate.evaluation_seconds(tiny_clip, params, rates, {"voc": ([OnePhoto()], None, voc)})
+    return params, {"voc": ([OnePhoto()], None, voc)}
+
+
+def test_the_evaluations_parts_by_hand(tiny_clip, on_voc):
+    """How often each photo of VOC is read in a whole run, and each text."""
+    found = estimate.evaluation_seconds(tiny_clip, on_voc[0], {"image": 1.0, "text": 0.01, "label": 0.0}, on_voc[1])
     once = estimate.operations(tiny_clip, 24) / estimate.operations(tiny_clip, 16)  # 4 x 6 patches of 8 pixels
+    readings = 1 + 4 + 5  # one stride, four lists of templates, five rules
+    searches = 4 + 3 * 1.5  # four rules with PACL, three protocols with both methods
+    texts = (4 + 1) * 3 * 7 + 2 * 4 * 1  # of the rules and native seven templates, of the others one, and a background
     assert found == pytest.approx(
         {
             "segmentation, native": 1449 * 1.5 * once + 2 * (3 + 3) * 7 * 0.01,  # in both processes, seven templates
             "segmentation's pictures": 2 * (300 + 24 + 12) * once,
-            "ablation readings": 100 * (1 + 4 + 5) * once,  # one stride, four lists of templates, five rules
+            "ablation readings": 100 * (readings + searches) * once + texts * 0.01,
         }
     )
+
+
+def test_a_search_makes_a_label_map_of_every_scale(tiny_clip, on_voc):
+    """32 x 48 pixels at each of twelve scales: three phrases for four rules, and for both methods in three protocols,
+    two of which give the background a text."""
+    found = estimate.search_seconds(tiny_clip, on_voc[0], {"image": 0.0, "text": 0.0, "label": 0.001}, on_voc[1])
+    assert found == pytest.approx(100 * 12 * 32 * 48 * 0.001 * (4 * 3 + 2 * (3 + 4 + 4)))
 
 
 @pytest.fixture
