@@ -3,17 +3,19 @@
 import resource
 import time
 from collections.abc import Callable
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pacl import benchmarks, labelled, shards, sources
+from pacl import shards
 from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
+from pacl.counts import counted, scene_counts
 from pacl.data import Images, all_scenes, read_json, read_pairs
-from pacl.evaluate import foreground
-from pacl.inference import settings_of
+from pacl.evaluate import foreground, with_images
+from pacl.inference import SCALES, settings_of
 from pacl.labels import label_maps
 from pacl.loss import LogitScale
 from pacl.measure import MEASURED, load_scenes, measure, scenes_file
@@ -27,7 +29,6 @@ from pacl.train import batch_loss
 SECTIONS = ("prepare", "model", "features", "train", "protocols", "patch_alignment", "segmentation", "classification")
 PROMPTS, STEP_PAIRS, LABELLED = 32, 128, 256  # phrases and pairs that are timed, and a label map's side in pixels
 PICTURES = 2 * (300 + 2 * 12 + 2 * 6)  # images read for the figures: CLIP and PACL on 300 scenes by size, the viewer's
-NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
 
 
 def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list[str]:
@@ -35,7 +36,7 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     params = load_params(profile, *SECTIONS, "ablations")
     clip = load_clip(params.model.backbone, pretrained, tokens=params.model.tokens, dtype=params.model.dtype)
     prepared, features = (rehearsed / "data" / kind / profile for kind in ("prepared", "features"))
-    counts = counted(profile, params, rehearsed)
+    counts, image_sets = counted(profile, params, rehearsed), all_scenes(prepared, "test")
     rates = measured(clip, params, training_images(rehearsed, profile), features)
     until = {
         "features": counts["kept images"] * rates["image"] + counts["kept texts"] * rates["text"],
@@ -43,19 +44,18 @@ def whole_run(profile: str, rehearsed: Path, pretrained: str, raw: Path) -> list
     }
     after = {
         "patch_alignment": counts["aligned"] * rates["image"] * (1 + all_methods(clip, params.patch_alignment.methods)),
-        **evaluation_seconds(clip, params, rates, all_scenes(prepared, "test")),
-        "classification": counts["classified"] * 2 * rates["image"] + counts["class prompts"] * rates["text"],
+        **evaluation_seconds(clip, params, rates, image_sets),
+        "classification": classification_seconds(clip, rates, counts),
         "ablation points": ablation_seconds(params, rates, counts),
     }
+    rows = {**until, "a trained embedder after": sum(until.values()), **after}
+    rows["all together" + without(params.segmentation.benchmarks, image_sets)] = sum((until | after).values())
     threads = "" if clip.device.type == "cuda" else f", {torch.get_num_threads()} threads"
     return [
         f"The whole run of {profile} on this device ({clip.device.type}{threads}), from rates measured just now: "
         f"{1 / rates['image']:.1f} images/s, {1 / rates['text']:.1f} texts/s, a training step of "
         f"{params.train.batch_size} pairs in {step_seconds(rates, params.train.batch_size):.2f} s.",
-        *(f"  {name:<24} {in_words(seconds):>12}" for name, seconds in until.items()),
-        f"  {'a trained embedder after':<24} {in_words(sum(until.values())):>12}",
-        *(f"  {name:<24} {in_words(seconds):>12}" for name, seconds in after.items()),
-        f"  {'all together':<24} {in_words(sum((until | after).values())):>12}",
+        *(f"  {name:<{max(map(len, rows))}} {in_words(seconds):>12}" for name, seconds in rows.items()),
         *needed(clip, params, counts, raw),
     ]
 
@@ -64,57 +64,6 @@ def training_images(rehearsed: Path, profile: str) -> Images:
     """Of the rehearsed project; those unpacked from shards are named from its folder on."""
     source = read_pairs(rehearsed / "data/prepared" / profile, "train")[0].source
     return Images([rehearsed / path for path in source] if isinstance(source, list) else source)
-
-
-def counted(profile: str, params, rehearsed: Path) -> dict[str, int]:
-    """How many images and texts the whole run handles, by the data sets' official sizes."""
-    prepare = params.prepare
-    kept = prepare.train_pairs
-    if prepare.source in sources.CAPTIONED:
-        kept = min(kept, sources.CAPTIONED[prepare.source]["sizes"]["all"] - prepare.validation_scenes)
-    trained_on, kept = kept, kept + prepare.validation_scenes
-    few = read_json(rehearsed / "data/features" / profile / "texts.json")
-    times = kept / sum(len(few[split]["captions"]) for split in ("train", "validation"))
-    nouns = len(few["nouns"]) * times**NOUNS_GROW
-    sizes = scene_counts(params)
-    ablated = sum(size for name, size in sizes.items() if name in MEASURED)
-    return {
-        "trained on": trained_on,
-        "kept images": kept + ablated,
-        "kept texts": round(len(few["captions"]) * times + nouns * len(templates(params.features.templates))),
-        "measured": ablated,
-        "nouns": round(nouns),
-        "aligned": sizes.get(params.patch_alignment.benchmark, 0),
-        "classified": sum(images_of(name, params) for name in params.classification.sets),
-        "class prompts": sum(prompts_of(name, params) for name in params.classification.sets),
-    }
-
-
-def scene_counts(params) -> dict[str, int]:
-    """Benchmark -> the number of its test scenes."""
-    if params.prepare.source == "miniworld":
-        return dict.fromkeys(params.prepare.benchmarks, params.prepare.test_scenes)
-    counts = {}
-    for dataset, names in benchmarks.image_sets(params.prepare.benchmarks):
-        official = dataset["sizes"].get(dataset["test"], 0)
-        whole = official[0] if isinstance(official, tuple) else official
-        counts |= dict.fromkeys(names, min(whole, params.prepare.test_scenes or whole))
-    return counts
-
-
-def images_of(name: str, params) -> int:
-    """Test and validation images of a classification set."""
-    most = params.prepare.classification_images
-    if params.prepare.source == "miniworld":
-        return 2 * most
-    whole = labelled.described(name).get("images", most or 0)
-    return min(whole, most or whole) + params.prepare.validation_scenes
-
-
-def prompts_of(name: str, params) -> int:
-    own = params.classification.templates == "own"
-    forms = labelled.set_templates(name) if own else templates(params.classification.templates)
-    return labelled.class_count(name) * len(forms) if params.prepare.source != "miniworld" else 0
 
 
 def measured(clip: FrozenCLIP, params, images, features: Path) -> dict[str, float]:
@@ -196,32 +145,81 @@ def ablation_seconds(params, rates: dict, counts: dict) -> float:
     return total
 
 
+def classification_seconds(clip: FrozenCLIP, rates: dict, counts: dict) -> float:
+    """Each image is read once for CLIP and PACL, by timm's vision encoders once for each."""
+    return counts["classified"] * (2 if clip.is_timm else 1) * rates["image"] + counts["class prompts"] * rates["text"]
+
+
 def evaluation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> dict[str, float]:
-    """What segmentation takes by protocol, what its pictures and the other readings of one model take beside it."""
-    counts, settings, native = scene_counts(params), params.segmentation, params.protocols.native
-    protocols = params.protocols.named(settings.protocols)
-    total = dict.fromkeys((f"segmentation, {name}" for name in protocols), 0.0)
-    total |= {"segmentation's pictures": 0.0, "ablation readings": 0.0}
-    for images, _, described in image_sets.values():
-        sizes = [images[i].size[::-1] for i in range(len(images))]
-        wanted = {name: one for name, one in described.items() if name in settings.benchmarks}
-        for name, protocol in protocols.items() if wanted else ():
-            protocol = protocol.on(next(iter(wanted)))
-            phrases = sum(phrase_count(one, protocol) for one in wanted.values())
-            texts = phrases * len(templates(protocol.templates)) * rates["text"]
-            each = scene_seconds(clip, rates, protocol, sizes, settings.methods, phrases)
-            alone = processes() if clip.device.type == "cpu" else 1  # each process reads the texts, on one thread
-            total[f"segmentation, {name}"] += max(counts[one] for one in wanted) * each + alone * texts
-        if ("coco_stuff" if "coco_stuff" in counts else settings.benchmarks[-1]) in described:
-            once = scene_seconds(clip, rates, protocols[settings.protocols[0]], sizes, ["pacl"], 1)
-            total["segmentation's pictures"] += PICTURES * once
-        if "voc20" in described:
-            scenes = min(params.ablations.inference_scenes, counts["voc20"])
-            for group in settings_of(native, params.ablations.strides, clip.patch_size).values():
-                for protocol in group.values():
-                    once = scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1)
-                    total["ablation readings"] += scenes * once
+    """What segmentation takes by protocol, what its pictures and the other readings of one model take beside it, each
+    named with the benchmarks that it leaves out.
+    """
+    protocols, names = params.protocols.named(params.segmentation.protocols), params.segmentation.benchmarks
+    left_out, shown = without(names, image_sets), "coco_stuff" if "coco_stuff" in names else names[-1]
+    first = protocols[params.segmentation.protocols[0]].on(shown)
+    picture = scene_seconds(clip, rates, first, sizes_on(shown, image_sets), ["pacl"], 1)
+    return {
+        **{
+            f"segmentation, {name}{left_out}": segmentation_seconds(clip, params, rates, image_sets, protocol)
+            for name, protocol in protocols.items()
+        },
+        "segmentation's pictures" + without([shown], image_sets): PICTURES * picture,
+        "ablation readings" + without(["voc20"], image_sets): reading_seconds(clip, params, rates, image_sets),
+    }
+
+
+def segmentation_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict, protocol: Protocol) -> float:
+    """Of all methods; benchmarks of one image set and one size are read together."""
+    counts, settings, total = scene_counts(params), params.segmentation, 0.0
+    alone = processes() if clip.device.type == "cpu" else 1  # each process reads the texts, on one thread
+    there = [name for name in settings.benchmarks if sizes_on(name, image_sets)]
+    for _, _, wanted in with_images(image_sets, there, protocol):
+        phrases, name = sum(phrase_count(one, protocol) for one in wanted.values()), next(iter(wanted))
+        texts = phrases * len(templates(protocol.templates)) * rates["text"]
+        sizes = sizes_on(name, image_sets)
+        each = scene_seconds(clip, rates, protocol.on(name), sizes, settings.methods, phrases)
+        total += max(counts[one] for one in wanted) * each + alone * texts
     return total
+
+
+def reading_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
+    """Of one model read in several ways on test scenes, and of the searches before it."""
+    settings, sizes = params.ablations, sizes_on("voc20", image_sets)
+    scenes = min(settings.inference_scenes, scene_counts(params).get("voc20", 0))
+    groups = settings_of(params.protocols.native, settings.strides, clip.patch_size).values()
+    readings = chain.from_iterable(group.values() for group in groups)
+    once = sum(scene_seconds(clip, rates, protocol, sizes, ["pacl"], 1) for protocol in readings)
+    return scenes * once + search_seconds(clip, params, rates, image_sets)
+
+
+def search_seconds(clip: FrozenCLIP, params, rates: dict, image_sets: dict) -> float:
+    """Of the logit scales of each background rule with PACL and of each protocol with every method, on validation
+    scenes, as large as the test's; each scale makes a label map.
+    """
+    total, native, sizes = 0.0, params.protocols.native, sizes_on("voc21", image_sets)
+    scenes = min(params.ablations.inference_scenes, params.prepare.validation_scenes)
+    rules = settings_of(native, [], clip.patch_size)["background"].values()
+    searches = [(rule, ["pacl"]) for rule in rules if rule.background_rule != "none"]
+    protocols = params.protocols.named(["native", "sclip", "tcl"]).values()
+    searches += [(protocol, params.segmentation.methods) for protocol in protocols]
+    voc21 = [described["voc21"] for _, _, described in image_sets.values() if "voc21" in described]
+    for (protocol, methods), benchmark in product(searches, voc21):
+        phrases = phrase_count(benchmark, protocol)
+        total += scenes * scene_seconds(clip, rates, protocol, sizes, methods, phrases * len(SCALES))
+        total += phrases * len(templates(protocol.templates)) * rates["text"]
+    return total
+
+
+def sizes_on(benchmark: str, image_sets: dict) -> list[tuple[int, int]]:
+    """(H, W) of the rehearsed scenes of a benchmark; none where its data were absent."""
+    sets = [images for images, _, described in image_sets.values() if benchmark in described]
+    return [images[i].size[::-1] for images in sets for i in range(len(images))]
+
+
+def without(names: list[str], image_sets: dict) -> str:
+    """Words for those of the named benchmarks that no scene was rehearsed of, so that they are in no estimate."""
+    left_out = [name for name in names if not sizes_on(name, image_sets)]
+    return f" (without {', '.join(left_out)})" if left_out else ""
 
 
 def phrase_count(benchmark: dict, protocol: Protocol) -> int:
@@ -229,7 +227,9 @@ def phrase_count(benchmark: dict, protocol: Protocol) -> int:
 
 
 def scene_seconds(clip: FrozenCLIP, rates: dict, protocol: Protocol, sizes: list, methods, phrases: int) -> float:
-    """Of a scene, the mean over sizes (H, W): CLIP by the number of operations in its blocks, and the label maps."""
+    """Of a scene, the mean over sizes (H, W), none: 0; CLIP by the operations in its blocks, and the label maps."""
+    if not sizes:
+        return 0.0
     plain = operations(clip, clip.grid(clip.image_size, clip.image_size)[0] ** 2)
     blocks = np.mean([sum(operations(clip, n) for n in passes(clip, protocol, *size)) for size in sizes])
     pixels = np.mean([H * W for H, W in sizes])

@@ -11,6 +11,7 @@ from folders import write_flickr8k, write_image, write_voc
 
 from pacl import estimate
 from pacl.config import load_params, read_section
+from pacl.counts import scene_counts
 from pacl.data import write_pairs
 from pacl.params import Profile, Protocol
 from pacl.rehearse import lay_out, reduced, rehearse, run_stage, small, stages
@@ -146,27 +147,116 @@ class OnePhoto:
     size = (48, 32)  # width, height, as Pillow gives them
 
 
-def test_the_evaluations_parts_by_hand(tiny_clip, monkeypatch):
-    """The native protocol of VOC on photos of one size; how often each is read in a whole run."""
+@pytest.fixture
+def on_voc(monkeypatch):
+    """(the profile flickr8k on a plain grid with two methods and one stride, VOC with photos of one size), in two
+    processes.
+    """
     monkeypatch.setattr(estimate, "processes", lambda: 2)
     params = load_params("flickr8k", *estimate.SECTIONS, "ablations")
-    native = params.protocols.native.model_copy(update={"token_stride": 8})
-    params.protocols = params.protocols.model_copy(update={"native": native})
+    plain = {"sclip": Protocol(templates="one"), "tcl": Protocol(templates="one")}
+    plain["native"] = params.protocols.native.model_copy(update={"token_stride": 8})
+    params.protocols = params.protocols.model_copy(update=plain)
     params.segmentation = params.segmentation.model_copy(update={"protocols": ["native"], "methods": ["clip", "pacl"]})
     params.ablations = params.ablations.model_copy(update={"strides": [8]})
     voc = {
         name: {"classes": ["background"] * (name == "voc21") + ["cat, kitten", "dog"]} for name in ("voc20", "voc21")
     }
-    rates = {"image": 1.0, "text": 0.01, "label": 0.0}
-    found = estimate.evaluation_seconds(tiny_clip, params, rates, {"voc": ([OnePhoto()], None, voc)})
+    return params, {"voc": ([OnePhoto()], None, voc)}
+
+
+def test_the_evaluations_parts_by_hand(tiny_clip, on_voc):
+    """How often each photo of VOC is read in a whole run, and each text."""
+    found = estimate.evaluation_seconds(tiny_clip, on_voc[0], {"image": 1.0, "text": 0.01, "label": 0.0}, on_voc[1])
     once = estimate.operations(tiny_clip, 24) / estimate.operations(tiny_clip, 16)  # 4 x 6 patches of 8 pixels
+    readings = 1 + 4 + 5  # one stride, four lists of templates, five rules
+    searches = 4 + 3 * 1.5  # four rules with PACL, three protocols with both methods
+    texts = (4 + 1) * 3 * 7 + 2 * 4 * 1  # of the rules and native seven templates, of the others one, and a background
     assert found == pytest.approx(
         {
             "segmentation, native": 1449 * 1.5 * once + 2 * (3 + 3) * 7 * 0.01,  # in both processes, seven templates
             "segmentation's pictures": 2 * (300 + 24 + 12) * once,
-            "ablation readings": 100 * (1 + 4 + 5) * once,  # one stride, four lists of templates, five rules
+            "ablation readings": 100 * (readings + searches) * once + texts * 0.01,
         }
     )
+
+
+def test_a_search_makes_a_label_map_of_every_scale(tiny_clip, on_voc):
+    """32 x 48 pixels at each of twelve scales: three phrases for four rules, and for both methods in three protocols,
+    two of which give the background a text."""
+    found = estimate.search_seconds(tiny_clip, on_voc[0], {"image": 0.0, "text": 0.0, "label": 0.001}, on_voc[1])
+    assert found == pytest.approx(100 * 12 * 32 * 48 * 0.001 * (4 * 3 + 2 * (3 + 4 + 4)))
+
+
+@pytest.fixture
+def on_paper(monkeypatch):
+    """The profile paper with only the native protocol, as given, and only PACL, in one process."""
+    monkeypatch.setattr(estimate, "processes", lambda: 1)
+
+    def of(native, benchmarks):
+        params = load_params("paper", *estimate.SECTIONS, "ablations")
+        params.protocols = params.protocols.model_copy(update={"native": native})
+        only = {"benchmarks": benchmarks, "protocols": ["native"], "methods": ["pacl"]}
+        params.segmentation = params.segmentation.model_copy(update=only)
+        return params
+
+    return of
+
+
+def test_benchmarks_of_one_image_set_are_read_once_for_each_size(tiny_clip, on_paper):
+    """COCO's photos of 32 x 48 pixels: read once, and once more where one benchmark wants them at 16 x 24."""
+    names, rates = ["coco_object", "coco_stuff"], {"image": 1.0, "text": 0.0, "label": 0.0}
+    coco = {"coco": ([OnePhoto()], None, {name: {"classes": ["cat", "dog"]} for name in names})}
+    own = Protocol(per_benchmark={"coco_stuff": {"short_side": 16}})
+    large, less = (estimate.operations(tiny_clip, n) / estimate.operations(tiny_clip, 16) for n in (24, 6))
+    for protocol, once in ((Protocol(), large), (own, large + less)):
+        found = estimate.evaluation_seconds(tiny_clip, on_paper(protocol, names), rates, coco)
+        assert found["segmentation, native"] == pytest.approx(5000 * once)
+
+
+def test_each_line_names_the_benchmarks_that_it_leaves_out(tiny_clip, on_paper):
+    """Of two benchmarks one has no photos here: its time is in no line, and each line that lacks it says so."""
+    ade20k = {"ade20k": ([OnePhoto()], None, {"ade20k": {"classes": ["wall"]}})}
+    params, rates = on_paper(Protocol(), ["ade20k", "cityscapes"]), {"image": 1.0, "text": 0.0, "label": 0.0}
+    found = estimate.evaluation_seconds(tiny_clip, params, rates, ade20k)
+    lacks = {
+        "segmentation, native": "cityscapes",
+        "segmentation's pictures": "cityscapes",
+        "ablation readings": "voc20",
+    }
+    assert list(found) == [f"{line} (without {name})" for line, name in lacks.items()]
+    assert [seconds > 0 for seconds in found.values()] == [True, False, False]
+
+
+@pytest.fixture
+def needs(tiny_clip, on_paper, monkeypatch):
+    """What the estimate of the profile paper prints, without benchmarks' photos, of given counts and rates."""
+
+    def of(counts, rates):
+        params = on_paper(Protocol(), ["ade20k", "cityscapes"])
+        made = {"load_params": params, "load_clip": tiny_clip, "counted": counts, "measured": rates}
+        none = {"all_scenes": {}, "training_images": None, "training_seconds": 0, "ablation_seconds": 0, "needed": []}
+        for name, value in (made | none).items():
+            monkeypatch.setattr(estimate, name, lambda *_, value=value, **options: value)
+        return estimate.whole_run("paper", Path("rehearsed"), "random", Path("raw"))
+
+    return of
+
+
+COUNTED = dict.fromkeys(("kept images", "kept texts", "aligned", "classified", "class prompts"), 0)
+RATES = {"image": 1.0, "text": 1.0, "label": 0.0, "linear": 0.0, "square": 0.0}
+
+
+def test_the_sum_names_what_it_leaves_out_and_times_stand_below_each_other(needs):
+    _, *lines = needs(COUNTED, RATES)
+    assert lines[-1].startswith("  all together (without ade20k, cityscapes) ")
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_an_image_to_classify_is_read_once(needs):
+    """600 images of a second and 300 prompts of a second."""
+    lines = needs(COUNTED | {"classified": 600, "class prompts": 300}, RATES)
+    assert ["classification", "15.0", "minutes"] in [line.split() for line in lines]
 
 
 def test_ablation_points_are_trained_and_measured_for_each_seed():
@@ -209,7 +299,7 @@ def test_times_in_words(seconds, words):
 
 def test_counts_of_the_whole_run_are_the_official_ones():
     params = load_params("paper", "prepare")
-    assert estimate.scene_counts(params) == {
+    assert scene_counts(params) == {
         **{"voc20": 1449, "voc21": 1449, "context59": 5105, "context60": 5105, "coco_stuff": 5000},
         **{"coco_object": 5000, "ade20k": 2000, "cityscapes": 500},
     }
