@@ -79,9 +79,9 @@ def table(
     return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric or [False] * len(columns), **about}
 
 
-def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False) -> dict:
-    """Bars from 0 to 1: (label, value, what is written beside it), the first one stressed; wide: labels are long."""
-    return {"kind": "bars", "title": title, "rows": rows, "wide": wide}
+def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False, stressed: bool = True) -> dict:
+    """Bars from 0 to 1: (label, value, what is written beside it). wide: labels are long; stressed: the first bar."""
+    return {"kind": "bars", "title": title, "rows": rows, "wide": wide, "stressed": stressed}
 
 
 def fold(title: str, content: list[dict]) -> dict:

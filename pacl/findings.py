@@ -64,6 +64,8 @@ GROUPS = {
     ),
 }
 
+STRAW_MAN = "the word “background”"  # the background rule without a threshold, which nobody uses (pacl.inference)
+
 MEASURES = {
     "patch_accuracy": "patch accuracy",
     "voc20": "voc20 mIoU",

@@ -14,6 +14,7 @@ from PIL import Image
 from pacl.blocks import FILES, STAGE_OF, table
 from pacl.claims import write_claims
 from pacl.config import load_params
+from pacl.findings import STRAW_MAN
 from pacl.report import compare, main, write_metrics, write_report
 
 OLD = {"patch_alignment": {"pacl": {"accuracy": 0.85, "auc": 0.9}}, "classification": {"clean": {"clip": 0.84}}}
@@ -359,6 +360,17 @@ def test_intervals_mistakes_and_other_worlds_are_said_in_numbers(pages):
     assert "PACL 43.2 % on things" in text and "PACL −0.25" in text
     assert "In 2 worlds drawn from other seeds" in text and "at least 15.0 points above" in text
     assert "Whose attention?" in text and "**Finding.** All pairs: 5 < 6 & so on." in text
+
+
+def test_a_straw_man_makes_no_gap_and_the_largest_gap_is_not_stressed(folder, params):
+    rows = ["probability below 0.1,0,,,0.50", "entropy above 1.0,0,,,0.45", f"{STRAW_MAN},0,,,0.10"]
+    lines = [line + "," for line in ABLATIONS.splitlines()[1:]] + [f"background,x,{row}" for row in rows]
+    (folder / "ablations.csv").write_text("\n".join([ABLATIONS.splitlines()[0] + ",voc21", *lines]) + "\n")
+    html, text = written(folder, params)
+    assert "| background | 5.0 points (voc21) |" in text and "40.0 points" not in text
+    assert "background rules are readings of the main run's model" in text
+    (gaps,) = re.findall(r'<figure class="bars wide">.*?</figure>', html, re.S)
+    assert 'class="bar first"' not in gaps and 'class="bar first"' in html
 
 
 # --- speed and memory ---
