@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pacl.blocks import bars, capital, figure, heading, load, missing, percent, table, text
-from pacl.findings import STRAW_MAN
+from pacl.findings import GROUPS, STRAW_MAN
 from pacl.plots import NAMES
 
 GAPS = (
@@ -76,10 +76,17 @@ def ablations(folder: Path, base: dict) -> list[dict]:
         found = findings.get(group, {})
         content.append(heading(found.get("title", group)))
         content += [text(f"**Finding.** {capital(found['finding'])}")] if found else []
-        drawn = "One run a setting." if rows.seed.nunique() == 1 else "Bars are means over seeds, dots single seeds."
-        content.append(figure(folder, f"ablation_{group}.png", drawn))
+        content.append(figure(folder, f"ablation_{group}.png", drawn(group, rows)))
         content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
     return [*content, *logit_scales(folder), *worlds(folder)]
+
+
+def drawn(group: str, rows: pd.DataFrame) -> str:
+    """What the bars of a group's figure are, and the dark one among them."""
+    kept = "the setting that all other points keep" if group in GROUPS else "the main run's setting"
+    bar = f" The dark bar is {kept}." if (rows.point == "default").any() else ""
+    runs = "One run a setting." if rows.seed.nunique() == 1 else "Bars are means over seeds, dots single seeds."
+    return runs + bar
 
 
 def logit_scales(folder: Path) -> list[dict]:

@@ -373,6 +373,16 @@ def test_a_straw_man_makes_no_gap_and_the_largest_gap_is_not_stressed(folder, pa
     assert 'class="bar first"' not in gaps and 'class="bar first"' in html
 
 
+def test_captions_say_what_the_dark_bar_is(folder, params):
+    (folder / "ablations.csv").write_text(ABLATIONS + "stride,default,4 pixels,0,,0.45\nprompts,prompts_1,one,0,,0.4\n")
+    for group in ("stride", "prompts"):
+        Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(folder / f"ablation_{group}.png")
+    for page in written(folder, params):
+        assert "dots single seeds. The dark bar is the setting that all other points keep." in page
+        assert "One run a setting. The dark bar is the main run&#39;s setting." in page.replace("'", "&#39;")
+        assert re.search(r"One run a setting\.(</figcaption>|]\(ablation_prompts)", page), "no bar is dark there"
+
+
 # --- speed and memory ---
 
 BENCHMARKS = {
