@@ -56,7 +56,7 @@ GROUPS = {
     ),
     "batch": (
         "Pairs in a batch, equal steps",
-        {"batch_32": "32", "default": "64", "batch_128": "128"},
+        {"batch_32": "32 (half the pairs seen)", "default": "64", "batch_128": "128 (twice the pairs seen)"},
     ),
     "same_text": (
         "Are images with the same text each other's negatives?",

@@ -165,6 +165,17 @@ def test_every_point_has_a_place_in_the_figures(profile):
     assert drawn == set(PARAMS[profile]["ablations"]["points"])
 
 
+def test_batches_say_how_many_pairs_are_seen_in_their_equal_steps():
+    settings = PARAMS["mini"]["ablations"]
+    factors = {"half": 0.5, "twice": 2}
+    _, names = GROUPS["batch"]
+    for point in set(names) - {"default"}:
+        size, factor = names[point].split(" (")[0], factors[names[point].split("(")[1].split()[0]]
+        changed = settings["base"] | settings["points"][point]
+        assert changed["batch_size"] == int(size) and changed["epochs"] / settings["base"]["epochs"] == factor
+        assert changed["batch_size"] / settings["base"]["batch_size"] == factor, "equal steps"
+
+
 def test_default_stands_in_every_group_and_skipped_points_in_none(tmp_path):
     runs = {"default": [{"seed": 0, "voc20": 0.5}], "mlp": [{"seed": 0, "voc20": 0.4}], "linear": []}
     for point, found in runs.items():
