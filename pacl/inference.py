@@ -32,7 +32,7 @@ SCALES = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 65.0, 100.0)  #
 TITLES = {
     "stride": "Token stride at inference, in one joint pass or in shifted passes",
     "prompts": "Templates of class names at inference",
-    "background": "Background rule, each at its best logit scale (voc21)",
+    "background": "Background rule, each at its best logit scale on voc21",
 }
 
 

@@ -185,6 +185,16 @@ def test_ablation_shows_means_and_every_seed():
     assert (left.get_xlabel(), right.get_xlabel()) == ("p", "v")
 
 
+def test_an_ablations_title_is_no_wider_than_its_figure():
+    title = "Background rule, each at its best logit scale on one of the benchmarks\n(mini world, not Pascal VOC)"
+    for metrics in ({"voc20": "v"}, {"patch_accuracy": "p", "voc20": "v"}):
+        figure = plots.ablation(ablation_table(), title, metrics)
+        figure.canvas.draw()
+        place = figure._suptitle.get_window_extent()
+        assert place.x1 <= figure.bbox.x1 and figure.get_suptitle().endswith("\n(mini world, not Pascal VOC)")
+        assert place.y0 > max(axis.get_window_extent().y1 for axis in figure.axes)
+
+
 def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
     labels = np.zeros((10, 10), int)
     labels[:, 4:] = 1
