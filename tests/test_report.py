@@ -383,6 +383,19 @@ def test_captions_say_what_the_dark_bar_is(folder, params):
         assert re.search(r"One run a setting\.(</figcaption>|]\(ablation_prompts)", page), "no bar is dark there"
 
 
+def test_protocols_say_who_uses_which_and_leave_out_what_none_sets(folder, params):
+    _, text = written(folder, params)
+    chapter = text[text.index("## Evaluation protocols") :]
+    assert "| token stride |" in chapter and "| phrases |" not in chapter and "| per benchmark |" not in chapter
+    assert "are read in the native one" in chapter and "**joint** puts" in chapter
+    other = copy.copy(params)
+    sclip = params.protocols.sclip.model_copy(update={"phrases": "sclip"})
+    other.protocols = params.protocols.model_copy(update={"sclip": sclip})
+    other.segmentation = params.segmentation.model_copy(update={"protocols": ["tcl", "native"]})
+    _, text = written(folder, other)
+    assert "| phrases | – | sclip | – |" in text and "are read in the tcl one" in text
+
+
 # --- speed and memory ---
 
 BENCHMARKS = {
