@@ -6,7 +6,7 @@ import yaml
 
 from pacl.ablation_results import ablations, pooling
 from pacl.blocks import capital, code, figure, fold, load, missing, percent, table, text
-from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, load_ledger
+from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TERMS, load_ledger
 from pacl.data import read_json
 from pacl.provenance import last_commit, versions
 from pacl.results import classification, patch_alignment, segmentation, viewer
@@ -69,6 +69,7 @@ def chapters(profile: str, params, folder: Path) -> dict:
         "lead": LEAD,
         "claims": claims,
         "tally": tally(claims),
+        "terms": TERMS,
         "sections": sections,
     }
 

@@ -396,6 +396,12 @@ def test_protocols_say_who_uses_which_and_leave_out_what_none_sets(folder, param
     assert "| phrases | – | sclip | – |" in text and "are read in the tcl one" in text
 
 
+def test_abbreviations_are_said_under_the_claims(pages):
+    for page in pages:
+        table = page.index("What the paper claims")
+        assert table < page.index("mIoU: intersection over union") < page.index("paper's compatibility pools")
+
+
 # --- speed and memory ---
 
 BENCHMARKS = {
