@@ -129,7 +129,7 @@ def errors(folder: Path) -> list[dict]:
             folder,
             "errors.png",
             f"Frequent confusions; areas found, by size, in the first {found['scenes']} test scenes; IoU by how often "
-            "a class is named.",
+            "a class is named (triangles: things, circles: stuff).",
         ),
     ]
 

@@ -230,6 +230,25 @@ def test_results_of_random_weights_are_called_so(tmp_path):
     assert plots.label_of(tmp_path, "random") == "mini world, not Pascal VOC, random weights"
 
 
+def test_mistakes_tell_things_from_stuff_and_no_two_labels_of_areas_touch():
+    confused = pd.DataFrame({"class": ["night sky"], "taken_for": ["polka dots"], "share": [0.1]})
+    groups = [(kind, f"{n}7.8–{n}8.3 %") for kind in ("things", "stuff") for n in (1, 2, 3)]
+    rows = [(method, *group, 0.5) for group in groups for method in ("CLIP", "PACL")]
+    size = pd.DataFrame(rows, columns=["method", "kind", "size", "recall"])
+    mention = pd.DataFrame(
+        {"method": ["CLIP", "PACL"] * 2, "class": ["cat"] * 2 + ["sea"] * 2, "iou": 0.5, "images": 9}
+    )
+    figure = analysis_plots.mistakes(confused, size, mention, {"cat"}, "title")
+    figure.canvas.draw()
+    _, areas, named = figure.axes
+    places = [label.get_window_extent() for label in areas.get_xticklabels()]
+    assert [label.get_text() for label in areas.get_xticklabels()][0] == "things\n17.8–18.3"
+    assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(places))
+    assert legend_names(named) == ["CLIP, things", "PACL, things", "CLIP, stuff", "PACL, stuff"]
+    corners = [len(dots.get_paths()[0].vertices) for dots in named.collections]
+    assert corners[0] == corners[1] < 6 < corners[2] == corners[3]
+
+
 def test_labels_of_texts_in_one_place_stand_above_each_other():
     table = pd.DataFrame(
         {"x": [0.0, 100.0, 50.0, 50.0, 51.0, 50.0, 90.0], "y": [0.0, 100.0, 10.0, 10.0, 14.0, 30.0, 10.0]}
