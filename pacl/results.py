@@ -85,7 +85,11 @@ def segmentation(folder: Path) -> list[dict]:
             folder, "heat_maps.png", "The cosine of every pixel with one text; each map is scaled to its own range."
         ),
         heading("Whole scenes"),
-        figure(folder, "segmentation_grid.png", "Scenes, their true label maps, and each method's."),
+        figure(
+            folder,
+            "segmentation_grid.png",
+            "Scenes, their true label maps, CLIP's and PACL's; areas without room for a name have none.",
+        ),
         *errors(folder),
     ]
 

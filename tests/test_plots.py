@@ -15,7 +15,7 @@ from PIL import Image
 
 from pacl import analysis_plots, plots
 from pacl.plots import COLOURS, NAMES
-from pacl.scene_plots import palette, wrapped
+from pacl.scene_plots import inmost, palette, wrapped
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(3)]
@@ -206,6 +206,27 @@ def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
     assert np.allclose(shown[0, 9], colours[1]) and np.allclose(shown[7, 0], colours[0])
     assert np.allclose(shown[0, 0], colours[2]) and np.allclose(shown[9, 9], 1.0)
     assert sorted(text.get_text() for text in axis.texts) == ["cat", "dog"] and axis.get_title() == "truth"
+
+
+def test_an_area_is_named_where_it_is_wide_and_not_where_another_covers_its_middle():
+    area = np.ones((20, 30), bool)
+    area[5:15, 8:18] = False  # another thing, in the middle
+    y, x = inmost(area)
+    assert area[y, x] and 22 <= x <= 25
+    assert inmost(np.eye(3, dtype=bool)) == (1, 1)
+
+
+def test_names_in_label_maps_stand_inside_and_none_covers_another():
+    labels = np.zeros((64, 64), int)
+    labels[:, :10], labels[:, 10:16], labels[30:36, 30:40] = 1, 2, 3  # two narrow areas side by side, one in the middle
+    names = ["widest", "narrow", "narrower", "middle"]
+    axis = plots.segmentation_grid([PICTURES[0]], {"truth": [labels]}, names).axes[1]
+    axis.figure.canvas.draw()
+    places = [text.get_bbox_patch().get_window_extent() for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == ["widest", "narrow"]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(places, 2))
+    frame = axis.get_window_extent()
+    assert all(frame.x0 <= place.x0 and place.x1 <= frame.x1 for place in places)
 
 
 def test_classes_have_different_colours_that_do_not_depend_on_what_else_is_drawn():
