@@ -107,7 +107,8 @@ def pretraining_curve(history: pd.DataFrame):
 
 
 def matrices(tables: dict, labels: list[str]):
-    """Square tables of image by caption, side by side, with their values written in."""
+    """Square tables of image by caption, side by side, with their values written in; equal values, equal colours."""
+    both = np.stack([np.asarray(values) for values in tables.values()])
     figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.4), squeeze=False, sharey=True)
     short = [wrapped(label, 14) for label in labels]
     for axis, (title, values) in zip(axes[0], tables.items(), strict=True):
@@ -116,6 +117,8 @@ def matrices(tables: dict, labels: list[str]):
             annot=True,
             fmt=".2f",
             cmap="rocket_r",
+            vmin=both.min(),
+            vmax=both.max(),
             cbar=False,
             square=True,
             xticklabels=labels,

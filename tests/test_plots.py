@@ -154,6 +154,11 @@ def test_methods_can_be_seen_on_white():
     assert contrast.min() > 1.7
 
 
+def test_tables_beside_each_other_have_one_range_of_colours():
+    figure = plots.matrices({"one": [[0.1, 0.2], [0.3, 0.4]], "other": [[0.1, 0.5], [0.6, 0.9]]}, ["a", "b"])
+    assert [axis.collections[0].get_clim() for axis in figure.axes] == [(0.1, 0.9)] * 2
+
+
 def test_protocols_have_one_scale():
     rows = PROTOCOLS.assign(value=PROTOCOLS.value.where(PROTOCOLS.protocol == "native", 0.1 * PROTOCOLS.value))
     one, other = plots.protocol_bars(rows, "protocols").axes
