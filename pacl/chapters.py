@@ -133,8 +133,19 @@ def training(folder: Path, params) -> list[dict]:
             f"caption among {params.batch_size:,} in {percent(best.validation_retrieval)} % of cases (chance: "
             f"{percent(1 / params.batch_size)} %)."
         )
+        sentences += above(last, params.noun_share)
     sentences.append(f"The learned logit scale ends at {last.logit_scale:.1f}.")
     return [text(" ".join(sentences)), picture]
+
+
+def above(last, noun_share: float) -> list[str]:
+    """Why the last epoch's training loss lies above that on held-out captions, where noun prompts are drawn."""
+    if not noun_share or last.loss <= last.validation_loss:
+        return []
+    return [
+        "The training loss lies above it, as training draws noun prompts too, which say less than captions and are "
+        "harder to tell apart in a batch; validation has captions only."
+    ]
 
 
 def protocols(params) -> list[dict]:

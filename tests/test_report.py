@@ -402,6 +402,21 @@ def test_abbreviations_are_said_under_the_claims(pages):
         assert table < page.index("mIoU: intersection over union") < page.index("paper's compatibility pools")
 
 
+def test_coherence_and_losses_in_an_unexpected_order_are_said(folder, params):
+    _, text = written(folder, params)
+    assert "less coherent" not in text and "The training loss lies above it" not in text
+    (folder / "training.csv").write_text(TRAINING.replace("156,3.0", "156,3.5"))
+    measured = json.loads((folder / "patch_alignment.json").read_text())
+    measured["pacl"]["auc"] = 0.8
+    (folder / "patch_alignment.json").write_text(json.dumps(measured))
+    _, text = written(folder, params)
+    assert "less coherent by this measure than CLIP's own tokens (0.800 against 0.867)" in text
+    assert "The training loss lies above it, as training draws noun prompts too" in text
+    without = copy.copy(params)
+    without.train = params.train.model_copy(update={"noun_share": 0.0})
+    assert "The training loss lies above it" not in written(folder, without)[1]
+
+
 # --- speed and memory ---
 
 BENCHMARKS = {
