@@ -109,7 +109,7 @@ def logit_scales(folder: Path) -> list[dict]:
             "has the scale that is best here); then of every method, each protocol with its own rule. A protocol has "
             "one scale for all methods, PACL's best: a row whose largest number stands elsewhere would gain by another."
         ),
-        table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines),
+        table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines, tight=True),
     ]
 
 

@@ -143,8 +143,8 @@ def above(last, noun_share: float) -> list[str]:
     if not noun_share or last.loss <= last.validation_loss:
         return []
     return [
-        "The training loss lies above it, as training draws noun prompts too, which say less than captions and are "
-        "harder to tell apart in a batch; validation has captions only."
+        "The training loss lies above that of held-out captions, as training draws noun prompts too, which say less "
+        "than captions and are harder to tell apart in a batch."
     ]
 
 
@@ -208,6 +208,6 @@ def reproducibility(profile: str, params, folder: Path) -> list[dict]:
             f"notebooks, parameters or data: **{last_commit()}**. "
             + (computed_in(features["dtype"], params.model.dtype) if features else "")
         ),
-        table(["Package", "Version"], list(map(list, versions().items()))),
+        table(["Package", "Version"], list(map(list, versions().items())), unsorted=("Version",)),
         fold("Parameters of this run", [code(listed)]),
     ]

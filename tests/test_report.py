@@ -404,17 +404,17 @@ def test_abbreviations_are_said_under_the_claims(pages):
 
 def test_coherence_and_losses_in_an_unexpected_order_are_said(folder, params):
     _, text = written(folder, params)
-    assert "less coherent" not in text and "The training loss lies above it" not in text
+    assert "less coherent" not in text and "The training loss lies above that" not in text
     (folder / "training.csv").write_text(TRAINING.replace("156,3.0", "156,3.5"))
     measured = json.loads((folder / "patch_alignment.json").read_text())
     measured["pacl"]["auc"] = 0.8
     (folder / "patch_alignment.json").write_text(json.dumps(measured))
     _, text = written(folder, params)
     assert "less coherent by this measure than CLIP's own tokens (0.800 against 0.867)" in text
-    assert "The training loss lies above it, as training draws noun prompts too" in text
+    assert "The training loss lies above that of held-out captions, as training draws noun prompts too" in text
     without = copy.copy(params)
     without.train = params.train.model_copy(update={"noun_share": 0.0})
-    assert "The training loss lies above it" not in written(folder, without)[1]
+    assert "The training loss lies above that" not in written(folder, without)[1]
 
 
 # --- speed and memory ---
@@ -499,6 +499,12 @@ def test_benchmarks_are_shown_as_measured(nested, params):
     assert found.index("| gradients | 75.0 % |") < found.index("| reading | 25.0 % |")
     assert "| 30,000,000 | once | 2,000 | 9,062 | 31.3 |" in found
     assert "One rule. One limit." in found
+
+
+def test_targets_and_versions_which_have_no_order_of_numbers_are_not_sorted(nested, params):
+    (nested.parent / "benchmarks.json").write_text(json.dumps(BENCHMARKS))
+    html, _ = written(nested, params)
+    assert set(re.findall(r"<th[^>]* data-unsorted>([^<]*)", html)) == {"Target", "Version"}
 
 
 def test_missed_targets_are_called_so_and_start_up_times_have_no_floor(nested, params):
