@@ -5,7 +5,14 @@ from pathlib import Path
 import pandas as pd
 
 from pacl.blocks import bars, capital, figure, heading, load, missing, percent, table, text
+from pacl.findings import GROUPS, STRAW_MAN
 from pacl.plots import NAMES
+
+GAPS = (
+    "Each gap is taken on the benchmark where it is larger. Strides, templates of class names and background rules are "
+    f"readings of the main run's model, all others trainings of their own; {STRAW_MAN} as a class, in the place of a "
+    "rule, is left out."
+)
 
 
 def pooling(folder: Path, base: dict) -> list[dict]:
@@ -58,7 +65,7 @@ def ablations(folder: Path, base: dict) -> list[dict]:
             "thing; means ± standard deviation over seeds. What changes at inference only is the main run's model, "
             f"read in other ways on the first test scenes: one run a setting. {smaller(base, runs)}"
         ),
-        what_matters(runs, findings),
+        *what_matters(runs[runs.setting != STRAW_MAN], findings),
     ]
     for group, rows in runs.groupby("group", sort=False):
         metrics = metric_columns(rows)
@@ -69,10 +76,17 @@ def ablations(folder: Path, base: dict) -> list[dict]:
         found = findings.get(group, {})
         content.append(heading(found.get("title", group)))
         content += [text(f"**Finding.** {capital(found['finding'])}")] if found else []
-        drawn = "One run a setting." if rows.seed.nunique() == 1 else "Bars are means over seeds, dots single seeds."
-        content.append(figure(folder, f"ablation_{group}.png", drawn))
+        content.append(figure(folder, f"ablation_{group}.png", drawn(group, rows)))
         content.append(table(["Setting", *(f"{metric_title(m)}, %" for m in metrics), "Seeds"], lines))
     return [*content, *logit_scales(folder), *worlds(folder)]
+
+
+def drawn(group: str, rows: pd.DataFrame) -> str:
+    """What the bars of a group's figure are, and the dark one among them."""
+    kept = "the setting that all other points keep" if group in GROUPS else "the main run's setting"
+    bar = f" The dark bar is {kept}." if (rows.point == "default").any() else ""
+    runs = "One run a setting." if rows.seed.nunique() == 1 else "Bars are means over seeds, dots single seeds."
+    return runs + bar
 
 
 def logit_scales(folder: Path) -> list[dict]:
@@ -95,11 +109,11 @@ def logit_scales(folder: Path) -> list[dict]:
             "has the scale that is best here); then of every method, each protocol with its own rule. A protocol has "
             "one scale for all methods, PACL's best: a row whose largest number stands elsewhere would gain by another."
         ),
-        table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines),
+        table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines, tight=True),
     ]
 
 
-def what_matters(runs: pd.DataFrame, findings: dict) -> dict:
+def what_matters(runs: pd.DataFrame, findings: dict) -> list[dict]:
     """Each choice by the gap in mIoU between its best and its worst setting, on the benchmark where that is larger; the
     largest gap first.
     """
@@ -112,7 +126,8 @@ def what_matters(runs: pd.DataFrame, findings: dict) -> dict:
     largest = max((gap for gap, _ in gaps.values()), default=0) or 1
     rows = sorted(gaps.items(), key=lambda item: -item[1][0])
     said = [(name, gap / largest, f"{percent(gap)} points ({benchmark})") for name, (gap, benchmark) in rows]
-    return bars("How much each choice matters: mIoU of its best setting minus that of its worst", said, wide=True)
+    title = "How much each choice matters: mIoU of its best setting minus that of its worst"
+    return [bars(title, said, wide=True, stressed=False), text(GAPS)]
 
 
 def worlds(folder: Path) -> list[dict]:
@@ -130,7 +145,8 @@ def worlds(folder: Path) -> list[dict]:
         heading("Is it one lucky world?"),
         text(
             f"In {len(gain)} worlds drawn from other seeds, each with its own pairs, test scenes and embedder (the "
-            f"CLIP is the same), PACL's {metric_name(metrics[0])} is at least {percent(least)} points above CLIP's."
+            f"CLIP is the same), PACL's {metric_name(metrics[0])} is at least {percent(least)} points above CLIP's. "
+            "Numbers are lower than the main run's, as this is done with the ablations' short training and measure."
         ),
         figure(folder, "worlds.png", "CLIP and PACL in each world, joined by a line."),
         table(["World's seed", "Method", *(f"{metric_title(m)}, %" for m in metrics)], lines),

@@ -80,36 +80,44 @@ def differences(table: pd.DataFrame, title: str):
     return figure
 
 
-def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, title: str):
+def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, things: set[str], title: str):
     """Three panels: the most frequent confusions; recall by area; IoU by how many training images' captions name the
-    class. Tables as pacl.errors makes them, methods by their names.
+    class, things as triangles and stuff as circles. Tables as pacl.errors makes them, methods by their names.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), width_ratios=[1.1, 1, 1.1])
+    groups = size[["kind", "size"]].drop_duplicates()
+    figure, axes = plt.subplots(1, 3, figsize=(14.5, 4.3), width_ratios=[0.9, max(1.2, 0.23 * len(groups)), 1.1])
     confused = confused.sort_values("share", ascending=False, kind="stable")
     names = confused["class"] + " → " + confused.taken_for
     axes[0].barh(names, 100 * confused.share, color=COLOURS["PACL"])
     axes[0].invert_yaxis()
     axes[0].set(title="Class → what PACL takes it for", xlabel="share of the class's pixels, %")
-    sns.barplot(
-        size.assign(recall=100 * size.recall, size=size.kind + "\n" + size["size"]),
-        x="size",
-        y="recall",
-        hue="method",
-        palette=COLOURS,
-        saturation=1,
-        ax=axes[1],
-    )
-    axes[1].set(title="Small and large areas", xlabel="area, share of the image", ylabel="pixels found, mean, %")
-    axes[1].tick_params(axis="x", labelsize=7.5)
-    axes[1].legend(frameon=False, title=None)
-    for method, rows in mention.groupby("method", sort=False):
-        axes[2].scatter(rows.images, 100 * rows.iou, color=COLOURS[method], s=22)
-    axes[2].set(
-        title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %"
-    )
+    areas_found(axes[1], size)
+    by_mentions(axes[2], mention, things)
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     figure.tight_layout()
     return figure
+
+
+def areas_found(axis, size: pd.DataFrame) -> None:
+    """Bars of recall by kind and area, a group's kind above its range."""
+    names = size.kind + "\n" + size["size"].str.removesuffix(" %")
+    look = {"palette": COLOURS, "saturation": 1, "ax": axis}
+    sns.barplot(size.assign(recall=100 * size.recall, size=names), x="size", y="recall", hue="method", **look)
+    axis.set(title="Small and large areas", xlabel="area, % of the image", ylabel="pixels found, mean, %")
+    axis.tick_params(axis="x", labelsize=7.5)
+    axis.legend(frameon=False, title=None, fontsize=8)
+
+
+def by_mentions(axis, mention: pd.DataFrame, things: set[str]) -> None:
+    """A dot a class and method: IoU by how many images name the class."""
+    of_things = mention["class"].isin(things)
+    for kind, marker, rows in (("things", "^", mention[of_things]), ("stuff", "o", mention[~of_things])):
+        for method, of_method in rows.groupby("method", sort=False):
+            look = {"color": COLOURS[method], "marker": marker, "s": 24, "label": f"{method}, {kind}"}
+            axis.scatter(of_method.images, 100 * of_method.iou, **look)
+    axis.set(title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %")
+    if len(mention):
+        axis.legend(frameon=False, fontsize=8, handletextpad=0.2, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def worlds(table: pd.DataFrame, title: str, metrics: dict[str, str]):

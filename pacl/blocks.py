@@ -69,19 +69,22 @@ def table(
     strong: tuple = (),
     outside: bool = False,
     screen: bool = False,
+    unsorted: tuple = (),
+    tight: bool = False,
 ) -> dict:
     """Rows of texts. strong: numbers of the rows to stress; outside: whether the numbers come from other work; screen:
-    whether paper is spared the table.
+    whether paper is spared the table; unsorted: columns that have no order; tight: whether there are many narrow ones.
     """
     rows = [[str(cell) for cell in row] for row in rows]
     numeric = [all(NUMBER.match(cell) for cell in column) for column in zip(*rows, strict=True)]
     about = {"caption": caption, "strong": strong, "outside": outside, "screen": screen}
+    about |= {"unsorted": unsorted, "tight": tight}
     return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric or [False] * len(columns), **about}
 
 
-def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False) -> dict:
-    """Bars from 0 to 1: (label, value, what is written beside it), the first one stressed; wide: labels are long."""
-    return {"kind": "bars", "title": title, "rows": rows, "wide": wide}
+def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False, stressed: bool = True) -> dict:
+    """Bars from 0 to 1: (label, value, what is written beside it). wide: labels are long; stressed: the first bar."""
+    return {"kind": "bars", "title": title, "rows": rows, "wide": wide, "stressed": stressed}
 
 
 def fold(title: str, content: list[dict]) -> dict:

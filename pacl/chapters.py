@@ -6,7 +6,7 @@ import yaml
 
 from pacl.ablation_results import ablations, pooling
 from pacl.blocks import capital, code, figure, fold, load, missing, percent, table, text
-from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, load_ledger
+from pacl.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TERMS, load_ledger
 from pacl.data import read_json
 from pacl.provenance import last_commit, versions
 from pacl.results import classification, patch_alignment, segmentation, viewer
@@ -56,7 +56,7 @@ def chapters(profile: str, params, folder: Path) -> dict:
         section("ablations", "What matters?", "07_ablations", ablations(folder, params.ablations.base)),
         section("speed", "Speed and memory", None, speed(folder)),
         section("trust", "Can a long run be trusted?", None, trust(folder)),
-        section("protocols", "Evaluation protocols", None, protocols(params.protocols)),
+        section("protocols", "Evaluation protocols", None, protocols(params)),
         section("reproducibility", "Reproducibility", "08_report", reproducibility(profile, params, folder)),
     ]
     sections = [s for s in sections if s["blocks"]]
@@ -69,6 +69,7 @@ def chapters(profile: str, params, folder: Path) -> dict:
         "lead": LEAD,
         "claims": claims,
         "tally": tally(claims),
+        "terms": TERMS,
         "sections": sections,
     }
 
@@ -132,21 +133,49 @@ def training(folder: Path, params) -> list[dict]:
             f"caption among {params.batch_size:,} in {percent(best.validation_retrieval)} % of cases (chance: "
             f"{percent(1 / params.batch_size)} %)."
         )
+        sentences += above(last, params.noun_share)
     sentences.append(f"The learned logit scale ends at {last.logit_scale:.1f}.")
     return [text(" ".join(sentences)), picture]
 
 
+def above(last, noun_share: float) -> list[str]:
+    """Why the last epoch's training loss lies above that on held-out captions, where noun prompts are drawn."""
+    if not noun_share or last.loss <= last.validation_loss:
+        return []
+    return [
+        "The training loss lies above that of held-out captions, as training draws noun prompts too, which say less "
+        "than captions and are harder to tell apart in a batch."
+    ]
+
+
 def protocols(params) -> list[dict]:
-    settings = {name: protocol.model_dump() | {"per_benchmark": changed(protocol)} for name, protocol in params}
-    keys = list(next(iter(settings.values())))
+    """Which chapters use which, and the settings of each, but for those that none has."""
+    first = params.segmentation.protocols[0]
+    settings = {
+        name: protocol.model_dump() | {"per_benchmark": changed(protocol)} for name, protocol in params.protocols
+    }
+    keys = [
+        key
+        for key in next(iter(settings.values()))
+        if key in WHEN_NULL or any(s[key] is not None for s in settings.values())
+    ]
     rows = [
         [key.replace("_", " "), *(WHEN_NULL.get(key, "–") if s[key] is None else s[key] for s in settings.values())]
         for key in keys
     ]
     return [
         text(
-            "A model's numbers differ between protocols, so each number above names its own. Sizes are in pixels of "
-            "the resized image; the background rule applies where a benchmark has a background class."
+            "A model's numbers differ between protocols. Under “Segmentation by text”, tables and bars name theirs; "
+            f"heat maps, whole scenes, where it errs, and the scenes to look at are read in the {first} one. Strides, "
+            "templates of class names and background rules under “What matters?” each change one thing in the native "
+            "one. Patch accuracy, coherence, classification and the ablations' own trainings have none: they are "
+            "measured at CLIP's plain patch grid."
+        ),
+        text(
+            "Sizes are in pixels of the resized image; the background rule applies where a benchmark has a background "
+            "class. Where the token stride is less than the patch size, **joint** puts the tokens of the denser grid "
+            "through CLIP at once, all attending to all; **shifted** is the plain patch grid several times, shifted by "
+            "the stride."
         ),
         table(["Setting", *settings], rows),
     ]
@@ -179,6 +208,6 @@ def reproducibility(profile: str, params, folder: Path) -> list[dict]:
             f"notebooks, parameters or data: **{last_commit()}**. "
             + (computed_in(features["dtype"], params.model.dtype) if features else "")
         ),
-        table(["Package", "Version"], list(map(list, versions().items()))),
+        table(["Package", "Version"], list(map(list, versions().items())), unsorted=("Version",)),
         fold("Parameters of this run", [code(listed)]),
     ]

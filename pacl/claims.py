@@ -10,6 +10,10 @@ from pacl.config import project_root
 from pacl.data import read_json, write_json
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
+TERMS = (
+    "mIoU: intersection over union of predicted and true pixels, averaged over classes. AUC: area under the ROC curve; "
+    "0.5 is chance. φ (phi): PACL's similarity of an image and a text."
+)  # what stands under each claims table
 
 
 def load_ledger(path: Path | None = None) -> list[dict]:

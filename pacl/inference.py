@@ -12,6 +12,7 @@ from torch import Tensor
 from pacl.clip import FrozenCLIP, class_text_features
 from pacl.data import Images, Masks, target_of
 from pacl.evaluate import background_listed, equal_sizes, foreground, segmentation_of_sets
+from pacl.findings import STRAW_MAN
 from pacl.labels import label_maps
 from pacl.metrics import confusion_matrix, mean_iou
 from pacl.params import Protocol
@@ -25,13 +26,13 @@ RULES = {
     "entropy above 1.0 nats": ("entropy", 1.0),
     "probability below 0.5 (TCL's)": ("probability", 0.5),
     "probability below 0.1 (SCLIP's)": ("probability", 0.1),
-    "the word “background”": ("none", 0.0),  # needs no scale
+    STRAW_MAN: ("none", 0.0),  # needs no scale
 }
 SCALES = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 65.0, 100.0)  # logit scales that a rule is tried with
 TITLES = {
     "stride": "Token stride at inference, in one joint pass or in shifted passes",
     "prompts": "Templates of class names at inference",
-    "background": "Background rule, each at its best logit scale (voc21)",
+    "background": "Background rule, each at its best logit scale on voc21",
 }
 
 

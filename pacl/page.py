@@ -55,8 +55,8 @@ def environment(*, autoescape: bool) -> Environment:
 
 
 def prose(text: str) -> Markup:
-    """Markdown as HTML."""
-    return Markup(markdown.markdown(text))
+    """Markdown as HTML; no line begins with the % of a number."""
+    return Markup(markdown.markdown(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)))
 
 
 def data_uri(path: Path) -> str:

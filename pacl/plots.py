@@ -3,6 +3,7 @@
 Charts are drawn here, scenes in pacl.scene_plots; notebooks find both under this name.
 """
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -106,7 +107,8 @@ def pretraining_curve(history: pd.DataFrame):
 
 
 def matrices(tables: dict, labels: list[str]):
-    """Square tables of image by caption, side by side, with their values written in."""
+    """Square tables of image by caption, side by side, with their values written in; equal values, equal colours."""
+    both = np.stack([np.asarray(values) for values in tables.values()])
     figure, axes = plt.subplots(1, len(tables), figsize=(4.4 * len(tables), 3.4), squeeze=False, sharey=True)
     short = [wrapped(label, 14) for label in labels]
     for axis, (title, values) in zip(axes[0], tables.items(), strict=True):
@@ -115,6 +117,8 @@ def matrices(tables: dict, labels: list[str]):
             annot=True,
             fmt=".2f",
             cmap="rocket_r",
+            vmin=both.min(),
+            vmax=both.max(),
             cbar=False,
             square=True,
             xticklabels=labels,
@@ -203,7 +207,9 @@ def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
     """One panel a metric: its mean over seeds for each setting, written into its bar, with every seed as a dot; the
     default setting is drawn darker.
     """
-    size = (2.75 * len(metrics) + 1.4, 0.34 * table.setting.nunique() + 1.3)
+    width = max(5.5, 2.75 * len(metrics) + 1.4)
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(10 * width))]
+    size = (width, 0.34 * table.setting.nunique() + 0.95 + 0.2 * len(lines))
     figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     colours = {
         setting: COLOURS["PACL"] if point == "default" else "#e7a6ae"
@@ -229,7 +235,7 @@ def ablation(table: pd.DataFrame, title: str, metrics: dict[str, str]):
                 1, bars[0].get_y() + bars[0].get_height() / 2, f"{bars[0].get_width():.1f}", va="center", color=ink
             )
         axis.set(xlabel=label, ylabel="")
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle("\n".join(lines), fontweight="bold", x=0.01, ha="left")
     figure.tight_layout()
     return figure
 

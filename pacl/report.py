@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from pacl.claims import as_text
+from pacl.claims import TERMS, as_text
 from pacl.config import ConfigError, find_file, project_root, read_yaml
 from pacl.data import read_json, write_json
 
@@ -161,12 +161,12 @@ def claims_table(claims: list[dict]) -> str:
 
 
 def with_claims(readme: str, claims: list[dict]) -> str:
-    """README.md's text with the table between its markers made anew. Raises ValueError where it lacks them."""
+    """README.md's text with the table and its terms between the markers made anew. Raises ValueError without them."""
     before, begin, rest = readme.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
         raise ValueError(f"README.md lacks the lines {MARKERS[0]} and {MARKERS[1]}: put them around the claims table.")
-    return f"{before}{begin}\n\n{claims_table(claims)}\n\n{end}{after}"
+    return f"{before}{begin}\n\n{claims_table(claims)}\n\n{TERMS}\n\n{end}{after}"
 
 
 def write_readme() -> int:

@@ -116,26 +116,55 @@ def scene_pairs(images: list, labels: list, classes: list[str]):
 def label_grid(rows: list[list], classes: list[str]):
     """Images, uint8 [H, W, 3] or PIL, and label maps [H, W] in rows and columns."""
     colours = np.vstack([palette(len(classes)), IGNORED])
-    size = (2.1 * len(rows[0]), 2.05 * len(rows))
+    size = (2.6 * len(rows[0]), 2.55 * len(rows))
     figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False)
+    figure.subplots_adjust(wspace=0.04, hspace=0.05)
     for axis, content in zip(axes.flat, (np.asarray(content) for row in rows for content in row), strict=True):
         axis.axis("off")
         if content.ndim == 3:
             axis.imshow(content, interpolation="lanczos")
         else:
             show_labels(axis, content, colours, classes)
-    figure.subplots_adjust(wspace=0.04, hspace=0.05)
     return figure
 
 
 def show_labels(axis, labels: np.ndarray, colours: np.ndarray, classes: list[str]) -> None:
-    """A label map, with the names of its larger areas written in them; ignored pixels are white."""
+    """A label map, with the names of its larger areas written in them where there is room; ignored pixels are white."""
     axis.imshow(colours[np.where(labels >= len(classes), len(classes), labels)], interpolation="nearest")
-    for label in np.unique(labels[labels < len(classes)]):
-        ys, xs = np.nonzero(labels == label)
-        if len(ys) > labels.size * 0.03:
-            middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
-            box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.75), "ec": "none"}
-            axis.text(
-                xs[middle], ys[middle], classes[label], fontsize=5.5, ha="center", va="center", bbox=box, clip_on=True
-            )
+    axis.apply_aspect()
+    present, areas = np.unique(labels[labels < len(classes)], return_counts=True)
+    taken = []
+    for label in present[np.argsort(-areas, kind="stable")][: (areas > labels.size * 0.03).sum()]:
+        y, x = inmost(labels == label)
+        name_area(axis, x, y, classes[label], taken)
+
+
+def inmost(area: np.ndarray) -> tuple[int, int]:
+    """Row and column in an area, bool [H, W], far from its edge: the middle of what is left when it is peeled."""
+    while area.any():
+        last, edged = area, np.pad(area, 1)
+        area = area & edged[:-2, 1:-1] & edged[2:, 1:-1] & edged[1:-1, :-2] & edged[1:-1, 2:]
+    ys, xs = np.nonzero(last)
+    middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+    return ys[middle], xs[middle]
+
+
+def name_area(axis, x: float, y: float, name: str, taken: list) -> None:
+    """Writes a name at a place of a label map, moved inside; leaves it out where it would cover a `taken` box."""
+    box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.75), "ec": "none"}
+    text = axis.text(x, y, name, fontsize=8, ha="center", va="center", bbox=box, clip_on=True)
+    frame, own = axis.get_window_extent(), padded(text)
+    right = max(frame.x0 - own.x0, 0) - max(own.x1 - frame.x1, 0)
+    up = max(frame.y0 - own.y0, 0) - max(own.y1 - frame.y1, 0)
+    place = axis.transData.transform((x, y)) + (right, up)
+    text.set_position(axis.transData.inverted().transform(place))
+    own = padded(text)
+    if any(own.overlaps(other) for other in taken):
+        text.remove()
+    else:
+        taken.append(own)
+
+
+def padded(text):
+    """The place on the page that a text and its box take."""
+    return text.get_window_extent().padded(0.15 * text.get_fontsize() * text.figure.dpi / 72 + 1)

@@ -20,7 +20,7 @@ def speed(folder: Path) -> list[dict]:
             f"memory. Targets were set before measuring; ≤ stands before a limit in seconds or GB. "
             f"{missed(measured['items'])}No program that does the same work on the same machine can be faster than "
             f"the floor. {baseline(measured['items'])}{machines(measured['items'])}, without a GPU; "
-            f"`python -m benchmarks` measures it anew."
+            f"`python -m benchmarks` measures it anew. B images, K texts, N patches, D dimensions; bf16: bfloat16."
         ),
         figure(folder, f"{ABOVE}/benchmarks.png", "Time and memory as a share of the plain way's."),
         beside_the_plain_way(measured["items"]),
@@ -58,7 +58,7 @@ def beside_the_plain_way(items: dict) -> dict:
             lines.append([f"{name}{beside}", *of_kinds, number(to_floor)])
     columns = ["What", "Time, s", "Share", "Target", "Memory, GB", "Share", "Target", "Time / floor"]
     caption = "Measured here: our time and memory, their share of the plain way's, and the target"
-    return table(columns, lines, caption=caption)
+    return table(columns, lines, caption=caption, unsorted=("Target",))
 
 
 def of_kind(row: dict, kind: str) -> list[str]:

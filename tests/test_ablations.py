@@ -165,6 +165,17 @@ def test_every_point_has_a_place_in_the_figures(profile):
     assert drawn == set(PARAMS[profile]["ablations"]["points"])
 
 
+def test_batches_say_how_many_pairs_are_seen_in_their_equal_steps():
+    settings = PARAMS["mini"]["ablations"]
+    factors = {"half": 0.5, "twice": 2}
+    _, names = GROUPS["batch"]
+    for point in set(names) - {"default"}:
+        size, factor = names[point].split(" (")[0], factors[names[point].split("(")[1].split()[0]]
+        changed = settings["base"] | settings["points"][point]
+        assert changed["batch_size"] == int(size) and changed["epochs"] / settings["base"]["epochs"] == factor
+        assert changed["batch_size"] / settings["base"]["batch_size"] == factor, "equal steps"
+
+
 def test_default_stands_in_every_group_and_skipped_points_in_none(tmp_path):
     runs = {"default": [{"seed": 0, "voc20": 0.5}], "mlp": [{"seed": 0, "voc20": 0.4}], "linear": []}
     for point, found in runs.items():
@@ -194,7 +205,19 @@ def test_a_finding_weighs_each_measure_against_the_seeds():
 
 def test_a_finding_of_single_runs_names_the_best_the_next_and_the_last():
     rows = pd.DataFrame({"setting": ["a", "b", "c", "d"], "seed": 0, "voc21": [0.2, 0.3, 0.1, 0.25]})
-    assert finding(rows) == "One run a setting. By voc21 mIoU: b 30.0 %, d 25.0 %, c 10.0 %."
+    assert finding(rows) == "One run a setting. By voc21 mIoU: best: b 30.0 %, next: d 25.0 %, worst: c 10.0 %."
+
+
+def test_a_finding_says_all_settings_within_the_spread_of_seeds_as_level_and_the_last_where_it_is_not():
+    rows = pd.DataFrame({
+        "setting": [name for name in "abc" for _ in range(2)], "seed": [0, 1] * 3,
+        "voc20": [0.64, 0.66, 0.64, 0.65, 0.63, 0.65],
+    })  # fmt: skip
+    assert finding(rows).endswith("By voc20 mIoU: a 65.0 %, b 64.5 % and c 64.0 % (level).")
+    rows["voc20"] = [0.64, 0.66, 0.64, 0.65, 0.59, 0.60]
+    assert finding(rows).endswith("By voc20 mIoU: a 65.0 % and b 64.5 % (level), worst: c 59.5 %.")
+    rows["voc20"] = [0.70, 0.71, 0.64, 0.65, 0.59, 0.60]
+    assert finding(rows) == "a is best. By voc20 mIoU: best: a 70.5 %, next: b 64.5 %, worst: c 59.5 %."
 
 
 @pytest.mark.parametrize("module", ["ablations", "worlds"])

@@ -114,6 +114,16 @@ def test_tables_sort_by_number_by_name_and_with_the_keyboard(opened):
     assert names == sorted(names) and page.get_attribute(f"{table} th:nth-child(4)", "aria-sort") is None
 
 
+def test_versions_are_not_sorted_as_numbers(opened):
+    assert opened().locator("#reproducibility th button").all_inner_texts() == ["Package"]
+
+
+def test_the_search_for_logit_scales_fits_on_a_small_desktop_screen(opened):
+    page = opened()
+    table = page.locator("#ablations .tight .scroll")
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
 def test_the_viewer_switches_scene_and_prompt(opened):
     page = opened()
     pictures = page.locator("#explorer .views img")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pacl import analysis_plots, plots
 from pacl.plots import COLOURS, NAMES
-from pacl.scene_plots import palette, wrapped
+from pacl.scene_plots import inmost, palette, wrapped
 
 RNG = np.random.default_rng(0)
 PICTURES = [RNG.integers(0, 256, (12, 16, 3), dtype=np.uint8) for _ in range(3)]
@@ -154,6 +154,11 @@ def test_methods_can_be_seen_on_white():
     assert contrast.min() > 1.7
 
 
+def test_tables_beside_each_other_have_one_range_of_colours():
+    figure = plots.matrices({"one": [[0.1, 0.2], [0.3, 0.4]], "other": [[0.1, 0.5], [0.6, 0.9]]}, ["a", "b"])
+    assert [axis.collections[0].get_clim() for axis in figure.axes] == [(0.1, 0.9)] * 2
+
+
 def test_protocols_have_one_scale():
     rows = PROTOCOLS.assign(value=PROTOCOLS.value.where(PROTOCOLS.protocol == "native", 0.1 * PROTOCOLS.value))
     one, other = plots.protocol_bars(rows, "protocols").axes
@@ -185,6 +190,16 @@ def test_ablation_shows_means_and_every_seed():
     assert (left.get_xlabel(), right.get_xlabel()) == ("p", "v")
 
 
+def test_an_ablations_title_is_no_wider_than_its_figure():
+    title = "Background rule, each at its best logit scale on one of the benchmarks\n(mini world, not Pascal VOC)"
+    for metrics in ({"voc20": "v"}, {"patch_accuracy": "p", "voc20": "v"}):
+        figure = plots.ablation(ablation_table(), title, metrics)
+        figure.canvas.draw()
+        place = figure._suptitle.get_window_extent()
+        assert place.x1 <= figure.bbox.x1 and figure.get_suptitle().endswith("\n(mini world, not Pascal VOC)")
+        assert place.y0 > max(axis.get_window_extent().y1 for axis in figure.axes)
+
+
 def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
     labels = np.zeros((10, 10), int)
     labels[:, 4:] = 1
@@ -196,6 +211,27 @@ def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
     assert np.allclose(shown[0, 9], colours[1]) and np.allclose(shown[7, 0], colours[0])
     assert np.allclose(shown[0, 0], colours[2]) and np.allclose(shown[9, 9], 1.0)
     assert sorted(text.get_text() for text in axis.texts) == ["cat", "dog"] and axis.get_title() == "truth"
+
+
+def test_an_area_is_named_where_it_is_wide_and_not_where_another_covers_its_middle():
+    area = np.ones((20, 30), bool)
+    area[5:15, 8:18] = False  # another thing, in the middle
+    y, x = inmost(area)
+    assert area[y, x] and 22 <= x <= 25
+    assert inmost(np.eye(3, dtype=bool)) == (1, 1)
+
+
+def test_names_in_label_maps_stand_inside_and_none_covers_another():
+    labels = np.zeros((64, 64), int)
+    labels[:, :10], labels[:, 10:16], labels[30:36, 30:40] = 1, 2, 3  # two narrow areas side by side, one in the middle
+    names = ["widest", "narrow", "narrower", "middle"]
+    axis = plots.segmentation_grid([PICTURES[0]], {"truth": [labels]}, names).axes[1]
+    axis.figure.canvas.draw()
+    places = [text.get_bbox_patch().get_window_extent() for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == ["widest", "narrow"]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(places, 2))
+    frame = axis.get_window_extent()
+    assert all(frame.x0 <= place.x0 and place.x1 <= frame.x1 for place in places)
 
 
 def test_classes_have_different_colours_that_do_not_depend_on_what_else_is_drawn():
@@ -218,6 +254,25 @@ def test_results_of_random_weights_are_called_so(tmp_path):
     (tmp_path / "prepare.json").write_text('{"label": "mini world, not Pascal VOC"}')
     assert plots.label_of(tmp_path, "openai") == "mini world, not Pascal VOC"
     assert plots.label_of(tmp_path, "random") == "mini world, not Pascal VOC, random weights"
+
+
+def test_mistakes_tell_things_from_stuff_and_no_two_labels_of_areas_touch():
+    confused = pd.DataFrame({"class": ["night sky"], "taken_for": ["polka dots"], "share": [0.1]})
+    groups = [(kind, f"{n}7.8–{n}8.3 %") for kind in ("things", "stuff") for n in (1, 2, 3)]
+    rows = [(method, *group, 0.5) for group in groups for method in ("CLIP", "PACL")]
+    size = pd.DataFrame(rows, columns=["method", "kind", "size", "recall"])
+    mention = pd.DataFrame(
+        {"method": ["CLIP", "PACL"] * 2, "class": ["cat"] * 2 + ["sea"] * 2, "iou": 0.5, "images": 9}
+    )
+    figure = analysis_plots.mistakes(confused, size, mention, {"cat"}, "title")
+    figure.canvas.draw()
+    _, areas, named = figure.axes
+    places = [label.get_window_extent() for label in areas.get_xticklabels()]
+    assert [label.get_text() for label in areas.get_xticklabels()][0] == "things\n17.8–18.3"
+    assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(places))
+    assert legend_names(named) == ["CLIP, things", "PACL, things", "CLIP, stuff", "PACL, stuff"]
+    corners = [len(dots.get_paths()[0].vertices) for dots in named.collections]
+    assert corners[0] == corners[1] < 6 < corners[2] == corners[3]
 
 
 def test_labels_of_texts_in_one_place_stand_above_each_other():

@@ -14,6 +14,7 @@ from PIL import Image
 from pacl.blocks import FILES, STAGE_OF, table
 from pacl.claims import write_claims
 from pacl.config import load_params
+from pacl.findings import STRAW_MAN
 from pacl.report import compare, main, write_metrics, write_report
 
 OLD = {"patch_alignment": {"pacl": {"accuracy": 0.85, "auc": 0.9}}, "classification": {"clean": {"clip": 0.84}}}
@@ -253,8 +254,9 @@ def test_pages_have_the_numbers_of_the_files(pages):
     for number in (*numbers, "81.0 ± 1.4", "61.0 ± 1.4"):
         assert f">{number}<" in html, number
         assert f"| {number} |" in text or f"**{number}**" in text, number
-    for sentence in ("+20.0 points of patch accuracy, +10.0 points of voc20 mIoU", "from 3.90 to 3.25", "37.5 %"):
+    for sentence in ("+20.0 points of patch accuracy, +10.0 points of voc20 mIoU", "from 3.90 to 3.25"):
         assert sentence in html and sentence in text
+    assert "37.5 %" in text and "37.5\N{NO-BREAK SPACE}%" in html and "37.5 %" not in html
     assert "All pairs: 5 &lt; 6 &amp; so on." in html and "All pairs: 5 < 6 & so on." in text
 
 
@@ -361,6 +363,61 @@ def test_intervals_mistakes_and_other_worlds_are_said_in_numbers(pages):
     assert "Whose attention?" in text and "**Finding.** All pairs: 5 < 6 & so on." in text
 
 
+def test_a_straw_man_makes_no_gap_and_the_largest_gap_is_not_stressed(folder, params):
+    rows = ["probability below 0.1,0,,,0.50", "entropy above 1.0,0,,,0.45", f"{STRAW_MAN},0,,,0.10"]
+    lines = [line + "," for line in ABLATIONS.splitlines()[1:]] + [f"background,x,{row}" for row in rows]
+    (folder / "ablations.csv").write_text("\n".join([ABLATIONS.splitlines()[0] + ",voc21", *lines]) + "\n")
+    html, text = written(folder, params)
+    assert "| background | 5.0 points (voc21) |" in text and "40.0 points" not in text
+    assert "background rules are readings of the main run's model" in text
+    (gaps,) = re.findall(r'<figure class="bars wide">.*?</figure>', html, re.S)
+    assert 'class="bar first"' not in gaps and 'class="bar first"' in html
+
+
+def test_captions_say_what_the_dark_bar_is(folder, params):
+    (folder / "ablations.csv").write_text(ABLATIONS + "stride,default,4 pixels,0,,0.45\nprompts,prompts_1,one,0,,0.4\n")
+    for group in ("stride", "prompts"):
+        Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(folder / f"ablation_{group}.png")
+    for page in written(folder, params):
+        assert "dots single seeds. The dark bar is the setting that all other points keep." in page
+        assert "One run a setting. The dark bar is the main run&#39;s setting." in page.replace("'", "&#39;")
+        assert re.search(r"One run a setting\.(</figcaption>|]\(ablation_prompts)", page), "no bar is dark there"
+
+
+def test_protocols_say_who_uses_which_and_leave_out_what_none_sets(folder, params):
+    _, text = written(folder, params)
+    chapter = text[text.index("## Evaluation protocols") :]
+    assert "| token stride |" in chapter and "| phrases |" not in chapter and "| per benchmark |" not in chapter
+    assert "are read in the native one" in chapter and "**joint** puts" in chapter
+    other = copy.copy(params)
+    sclip = params.protocols.sclip.model_copy(update={"phrases": "sclip"})
+    other.protocols = params.protocols.model_copy(update={"sclip": sclip})
+    other.segmentation = params.segmentation.model_copy(update={"protocols": ["tcl", "native"]})
+    _, text = written(folder, other)
+    assert "| phrases | – | sclip | – |" in text and "are read in the tcl one" in text
+
+
+def test_abbreviations_are_said_under_the_claims(pages):
+    for page in pages:
+        table = page.index("What the paper claims")
+        assert table < page.index("mIoU: intersection over union") < page.index("paper's compatibility pools")
+
+
+def test_coherence_and_losses_in_an_unexpected_order_are_said(folder, params):
+    _, text = written(folder, params)
+    assert "less coherent" not in text and "The training loss lies above that" not in text
+    (folder / "training.csv").write_text(TRAINING.replace("156,3.0", "156,3.5"))
+    measured = json.loads((folder / "patch_alignment.json").read_text())
+    measured["pacl"]["auc"] = 0.8
+    (folder / "patch_alignment.json").write_text(json.dumps(measured))
+    _, text = written(folder, params)
+    assert "less coherent by this measure than CLIP's own tokens (0.800 against 0.867)" in text
+    assert "The training loss lies above that of held-out captions, as training draws noun prompts too" in text
+    without = copy.copy(params)
+    without.train = params.train.model_copy(update={"noun_share": 0.0})
+    assert "The training loss lies above that" not in written(folder, without)[1]
+
+
 # --- speed and memory ---
 
 BENCHMARKS = {
@@ -443,6 +500,12 @@ def test_benchmarks_are_shown_as_measured(nested, params):
     assert found.index("| gradients | 75.0 % |") < found.index("| reading | 25.0 % |")
     assert "| 30,000,000 | once | 2,000 | 9,062 | 31.3 |" in found
     assert "One rule. One limit." in found
+
+
+def test_targets_and_versions_which_have_no_order_of_numbers_are_not_sorted(nested, params):
+    (nested.parent / "benchmarks.json").write_text(json.dumps(BENCHMARKS))
+    html, _ = written(nested, params)
+    assert set(re.findall(r"<th[^>]* data-unsorted>([^<]*)", html)) == {"Target", "Version"}
 
 
 def test_missed_targets_are_called_so_and_start_up_times_have_no_floor(nested, params):

@@ -52,6 +52,7 @@ function sort(table, column, down) {
 }
 document.querySelectorAll("table.sortable").forEach((table) => {
   [...table.tHead.rows[0].cells].forEach((head, column) => {
+    if ("unsorted" in head.dataset) return; // versions are no numbers, and targets have several units
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
