@@ -5,7 +5,6 @@ from string import ascii_uppercase
 
 from pacl.blocks import bars, figure, heading, load, percent, table, text
 
-WITHOUT_FLOOR = {"startup"}  # items whose floor_seconds is another program's time, a baseline: one can be below it
 ABOVE = ".."  # what is measured once for all profiles lies in reports/, above a profile's folder
 
 
@@ -19,7 +18,7 @@ def speed(folder: Path) -> list[dict]:
             f"The costly parts beside the plain way to write them; a share of 0.3 means three tenths of its time or "
             f"memory. Targets were set before measuring; ≤ stands before a limit in seconds or GB. "
             f"{missed(measured['items'])}No program that does the same work on the same machine can be faster than "
-            f"the floor. {baseline(measured['items'])}{machines(measured['items'])}, without a GPU; "
+            f"the floor. {machines(measured['items'])}, without a GPU; "
             f"`python -m benchmarks` measures it anew. B images, K texts, N patches, D dimensions; bf16: bfloat16."
         ),
         figure(folder, f"{ABOVE}/benchmarks.png", "Time and memory as a share of the plain way's."),
@@ -49,13 +48,12 @@ def cores(item: dict) -> str:
 def beside_the_plain_way(items: dict) -> dict:
     """One row for each thing that has a plain way, a target, or a floor."""
     lines, letters = [], lettered(items)
-    for item_name, item in items.items():
+    for item in items.values():
         for name, row in zip(whole_names(item["rows"]), item["rows"], strict=True):
             beside = f" (beside {row['against']})" if row["against"] else ""
             beside += f" [{letters[cores(item)]}]" if len(letters) > 1 else ""
             of_kinds = [cell for kind in ("seconds", "gigabytes") for cell in of_kind(row, kind)]
-            to_floor = None if item_name in WITHOUT_FLOOR else row.get("to_floor")
-            lines.append([f"{name}{beside}", *of_kinds, number(to_floor)])
+            lines.append([f"{name}{beside}", *of_kinds, number(row.get("to_floor"))])
     columns = ["What", "Time, s", "Share", "Target", "Memory, GB", "Share", "Target", "Time / floor"]
     caption = "Measured here: our time and memory, their share of the plain way's, and the target"
     return table(columns, lines, caption=caption, unsorted=("Target",))
@@ -84,14 +82,6 @@ def missed(items: dict) -> str:
     rows = [row for item in items.values() for row in item["rows"]]
     found = [late for row in rows for kind in ("seconds", "gigabytes") for _, late in targets(row, kind)]
     return f"Of {len(found)} targets, {sum(found)} were missed, which the table says. " if found else ""
-
-
-def baseline(items: dict) -> str:
-    """What start-up times are beside, as they have no floor; "" where none was measured."""
-    rows = [row for name in WITHOUT_FLOOR & set(items) for row in items[name]["rows"] if row.get("floor_seconds")]
-    if not rows:
-        return ""
-    return f"Start-up times have none; for comparison, Python alone starts in {number(rows[0]['floor_seconds'])} s. "
 
 
 def whole_names(rows: list[dict]) -> list[str]:
