@@ -131,8 +131,9 @@ def errors(folder: Path) -> list[dict]:
         return []
     said = ", ".join(f"{row['method']} {percent(row['iou'])} % on {row['kind']}" for row in found["kinds"])
     ranks = ", ".join(
-        f"{row['method']} {row['mention_rank']:+.2f} {interval(row['mention_interval'], '{:+.2f}'.format)} on the "
-        f"{row['classes']} {row['kind']}".replace("-", "−")
+        "{method} {mention_rank:+.2f} ({0:+.2f} to {1:+.2f}) on the {classes} {kind}".format(
+            *row["mention_interval"], **row
+        ).replace("-", "−")
         for row in found["kinds"]
         if row["mention_rank"] is not None
     )

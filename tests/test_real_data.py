@@ -43,7 +43,11 @@ def raw_histogram(path):
 
 
 def expected_label(name, value, published):
-    """A mask's value as a benchmark's class, by the benchmarks' own definitions; 255 is ignored."""
+    """A mask's value as a benchmark's class, by the benchmarks' own definitions; 255 is ignored, but for COCO-Object,
+    whose unlabelled pixels are background.
+    """
+    if value == 255 and name == "coco_object":
+        return 0
     if value == 255 or (value == 0 and name in ("voc20", "ade20k")):
         return 255
     if name in ("voc20", "ade20k"):

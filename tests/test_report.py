@@ -358,7 +358,7 @@ def test_intervals_mistakes_and_other_worlds_are_said_in_numbers(pages):
     assert "| 40.1 | 39.0 – 41.1 | 0.867 | 0.860 – 0.870 |" in text and "| 85.2 | – | 0.951 | – |" in text
     assert "**PACL**: −10.0 points on average [−15.1, −5.2]" in text
     assert "of 1 sets, the interval lies above zero on 0 and below on 1" in text
-    assert "PACL 43.2 % on things" in text and "PACL −0.25" in text
+    assert "PACL 43.2 % on things" in text and "PACL −0.25 (−0.61 to +0.13) on the 20 things" in text
     assert "In 2 worlds drawn from other seeds" in text and "at least 15.0 points above" in text
     assert "Whose attention?" in text and "**Finding.** All pairs: 5 < 6 & so on." in text
 
