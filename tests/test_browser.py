@@ -210,7 +210,8 @@ def jupyterlab(tmp_path, tiny_folder):
         if path.name not in ("prepared", "features", "raw"):
             (project / "data" / path.name).symlink_to(path)
     clip = load_clip("miniclip", ROOT / "data/miniclip")
-    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(clip.width, clip.dim), {})
+    about = {"history": [{"logit_scale": 20.0}]}
+    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(clip.width, clip.dim), about)
     for name in LAB_NOTEBOOKS:
         shutil.copy(ROOT / "notebooks" / name, project / "notebooks" / name)
     photos = project / "photos"
