@@ -6,6 +6,8 @@ import os
 import random
 import resource
 import shutil
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -305,6 +307,30 @@ def test_a_second_training_of_a_folder_is_refused_while_the_first_one_lasts(tmp_
     assert started == []
     train_profile("mini")
     assert started == ["checkpoints/mini"]
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from pacl.resume import sole_run
+with sole_run(Path(sys.argv[1])):
+    if os.fork() == 0:
+        time.sleep(10)
+        os._exit(0)
+    print("it trains", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_run_goes_on_while_data_loaders_of_a_killed_one_still_end(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "mini"], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout.readline() == "it trains\n"
+    with pytest.raises(ValueError, match="another process trains"), sole_run(tmp_path / "mini"):
+        pass
+    killed.kill()
+    killed.wait()
+    with sole_run(tmp_path / "mini"):
+        pass
 
 
 # --- numbers ---
