@@ -15,6 +15,7 @@ from pacl.alignment import (
     coherence,
     patch_accuracy,
     patch_accuracy_by_class,
+    patch_colours,
     patch_map,
     patch_predictions,
     scene_patches,
@@ -123,3 +124,17 @@ def test_the_map_puts_patches_of_a_class_beside_its_text():
     assert sorted(centres.index) == [0, 1, 2, 3]
     for row in table[~table.is_text].itertuples():
         assert ((centres - [row.x, row.y]) ** 2).sum(axis=1).idxmin() == row.label
+
+
+def test_patch_colours_are_each_patchs_own_mean_and_deviation(tiny_clip):
+    """Against a loop over patches in double precision; images of the size that CLIP takes, so nothing is resized."""
+    size, P = tiny_clip.image_size, tiny_clip.patch_size
+    pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    found = patch_colours(tiny_clip, Images(pictures), batch_size=2)
+    assert found.shape == (3, (size // P) ** 2, 6)
+    for picture, rows in zip(pictures, found, strict=True):
+        pixels = tiny_clip.preprocess(Image.fromarray(picture)).double().numpy()  # [3, H, W]
+        corners = itertools.product(range(0, size, P), repeat=2)
+        for (top, left), row in zip(corners, rows, strict=True):
+            patch = pixels[:, top : top + P, left : left + P].reshape(3, -1)
+            np.testing.assert_allclose(row, [*patch.mean(1), *patch.std(1, ddof=1)], atol=1e-5)

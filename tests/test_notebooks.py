@@ -69,3 +69,11 @@ def test_a_kernel_shows_the_sentence(project):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_jupyterlab_need_not_ask_for_a_kernel(path):
     assert json.loads(path.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_slider_is_left_out_of_runs_without_jupyterlab(path):
+    """A run would wait now and then for ever for the widget's answer."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        slider = cell["cell_type"] == "code" and re.search(r"^interact\(", "".join(cell["source"]), re.MULTILINE)
+        assert ("skip-execution" in cell["metadata"].get("tags", [])) == bool(slider)
