@@ -146,7 +146,8 @@ def worlds(folder: Path) -> list[dict]:
         text(
             f"In {len(gain)} worlds drawn from other seeds, each with its own pairs, test scenes and embedder (the "
             f"CLIP is the same), PACL's {metric_name(metrics[0])} is at least {percent(least)} points above CLIP's. "
-            "Training and measure are the ablations' short ones: compare these numbers with theirs, not with the main run's."
+            "Training and measure are the ablations' short ones: compare these numbers with theirs, not with the main "
+            "run's."
         ),
         figure(folder, "worlds.png", "CLIP and PACL in each world, joined by a line."),
         table(["World's seed", "Method", *(f"{metric_title(m)}, %" for m in metrics)], lines),
