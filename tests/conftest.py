@@ -18,9 +18,9 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real subsets in official layouts: flickr8k/, VOCdevkit/."""
+    """The folder of real subsets in official layouts: flickr8k/, VOCdevkit/ and others (CONTRIBUTING.md)."""
     if not os.environ.get("PACL_REAL_DATA"):
-        pytest.skip("PACL_REAL_DATA doesn't name a folder that holds flickr8k/ and VOCdevkit/")
+        pytest.skip("PACL_REAL_DATA doesn't name a folder of real data (CONTRIBUTING.md)")
     return Path(os.environ["PACL_REAL_DATA"]).absolute()
 
 
