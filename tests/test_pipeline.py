@@ -94,7 +94,7 @@ def test_an_ablation_point_reads_what_names_its_part_of_the_shared_inputs():
 
 
 def test_notebooks_are_as_nbstripout_leaves_them():
-    """Else a notebook that was opened, saved and stripped would count as changed, and its stage would run again."""
+    """Sources carry no outputs; to strip one that nobody opened changes nothing, and its stage need not run again."""
     found = subprocess.run([sys.executable, "-m", "nbstripout", "--verify", *NOTEBOOKS], capture_output=True, text=True)
     assert found.returncode == 0, f"run: nbstripout notebooks/*.ipynb\n{found.stdout}"
 
