@@ -1,5 +1,5 @@
-"""What each ablation point is computed from, in one file that its stage names in place of forty files and a section of
-params.yaml, which DVC reads anew for each stage: python -m pacl.ablation_inputs PROFILE.
+"""What each ablation point is computed from, in one file that its stage names in place of dozens of files and sections
+of params.yaml, which DVC reads anew for each stage: python -m pacl.ablation_inputs PROFILE.
 """
 
 import json

@@ -7,7 +7,7 @@ time, d numbers each; out its output projection.
 
 All but `clip` need a block of open_clip's with torch's MultiheadAttention. Memory is linear in N; in `naclip`, whose
 attention takes a mask, by blocks of queries.
-To add one: write its function and name it in LAST_BLOCKS.
+To add one: write its function, name it in LAST_BLOCKS, and in MethodName of pacl.params.
 """
 
 import torch

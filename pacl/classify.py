@@ -27,7 +27,7 @@ def class_scores(
 ) -> tuple[Tensor, Tensor]:
     """CLIP's cosine and PACL's phi of every image with every class: two tensors [M, K].
 
-    attention: how phi's inner softmax was trained, {"scoring", "scale"}.
+    attention: how phi's inner softmax was trained, {"scoring", "scale", "activation"}.
     """
     text, phrase_index = class_text_features(clip, classes, template_list)
 

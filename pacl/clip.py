@@ -1,4 +1,4 @@
-"""CLIP, frozen, as PACL needs it: patch tokens at any size and stride, and text embeddings (paper, section 3)."""
+"""CLIP, frozen, as PACL needs it: patch tokens, denser ones too, and text embeddings (paper, section 3)."""
 
 import os
 from collections.abc import Iterable

@@ -59,8 +59,7 @@ def benchmark_map(benchmark: str) -> np.ndarray:
     class.
 
     voc20 ignores all stuff, voc21 calls it background, context59 has the texture groups, coco_stuff every texture,
-    and ade20k also tells the
-    kinds of a thing apart (a thing in an odd colour is ignored there).
+    and ade20k also tells the kinds of a thing apart (a thing in an odd colour is ignored there).
     """
     index = {name: i for i, name in enumerate(benchmark_classes(benchmark))}
     group = {name: g for g, names in textures.GROUPS.items() for name in names}

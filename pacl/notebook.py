@@ -1,4 +1,4 @@
-"""Runs a notebook as a pipeline stage so that equal runs give equal bytes; every reported number comes from such a run.
+"""Runs a notebook as a pipeline stage so that equal runs give equal bytes; most stages are such runs.
 
 python -m pacl.notebook SOURCE TARGET name=value ...    (names are those of the `parameters` cell; a value is text where
 that cell has text, YAML elsewhere)

@@ -117,7 +117,8 @@ class OnBenchmark(Section):
 
 
 class Protocol(Section):
-    """How an image is segmented; the defaults are the paper's, but for token_stride.
+    """How an image is segmented; by default the whole image as it is, at CLIP's own patches and logit scale, and no
+    background rule.
 
     short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
     sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch

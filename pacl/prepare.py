@@ -1,5 +1,6 @@
 """Brings each source into the one form that pacl.data reads (paper, section 4: training pairs, four segmentation
-benchmarks, twelve classification sets). Photos stay where they are; only their paths are written.
+benchmarks, twelve classification sets). Photos stay where they are, and their paths are written; only of pairs in
+shards some are unpacked.
 """
 
 import itertools

@@ -1,5 +1,5 @@
 """Training batches from WebDataset shards, CLIP's tokens and text embeddings made on the fly (paper, section 4: some
-30M pairs, whose tokens no disk would hold).
+30M pairs, whose tokens would take nine terabytes).
 
 python -m pacl.stream --profile PROFILE    (alone, or by torchrun in several processes)
 """
