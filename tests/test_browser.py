@@ -254,6 +254,7 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
     address, project = jupyterlab
     wait_for(address)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    sources = {name: (project / "notebooks" / name).read_text(encoding="utf-8") for name in LAB_NOTEBOOKS}
     for name in LAB_NOTEBOOKS:
         page = context.new_page()
         page.goto(f"{address}/lab/workspaces/{name[:2]}/tree/notebooks/{name}?token=here")
@@ -276,5 +277,8 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
         assert "Warning" not in told
         assert any("image/png" in output.get("data", {}) for output in outputs)
         page.close()
+        strip = [sys.executable, "-m", "nbstripout", "--extra-keys", "metadata.language_info"]
+        subprocess.run([*strip, project / "notebooks" / name], check=True)
+        assert (project / "notebooks" / name).read_text(encoding="utf-8") == sources[name]
     assert (project / "photos_segmented/areas.csv").is_file()
     context.close()

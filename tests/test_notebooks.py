@@ -67,8 +67,9 @@ def test_a_kernel_shows_the_sentence(project):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_jupyterlab_need_not_ask_for_a_kernel(path):
-    assert json.loads(path.read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"] == "python3"
+def test_jupyterlab_need_not_ask_for_a_kernel_nor_rename_it(path):
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    assert json.loads(path.read_text(encoding="utf-8"))["metadata"] == {"kernelspec": kernel}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
