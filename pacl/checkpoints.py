@@ -29,7 +29,7 @@ def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
     """An embedder that save_embedder wrote, in evaluation mode, and what its json says. Raises FileNotFoundError, or
     ValueError for a torn file and for one that was trained on the tokens of another CLIP.
 
-    clip: the FrozenCLIP whose tokens it will see; one made before checkpoints named theirs isn't checked.
+    clip: the FrozenCLIP whose tokens it will see; a checkpoint made before they named theirs is known by widths alone.
     """
     for file in (Path(f"{path}.json"), Path(f"{path}.safetensors")):
         if not file.exists():
@@ -50,6 +50,11 @@ def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
     if clip and trained and any(trained[key] != clip.identity[key] for key in ("tokens", "weights")):
         raise ValueError(
             f"{path} was trained on {said(trained)}, but this is {said(clip.identity)}: load that CLIP, or train again."
+        )
+    if clip and (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
+        raise ValueError(
+            f"{path} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of "
+            f"{clip.name} are {clip.width} and {clip.dim} wide: load the CLIP it was trained on, or train again."
         )
     return embedder.eval(), about
 

@@ -73,11 +73,6 @@ def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Pa
     if checkpoint is None:
         return Method(clip.project, clip.last_block), f"CLIP's own projection, no PACL embedder; {name}, {weights}"
     embedder, _ = load_embedder(Path(checkpoint), clip)
-    if (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
-        raise ValueError(
-            f"{checkpoint} was trained on tokens {embedder.in_dim} and texts {embedder.out_dim} wide, but those of "
-            f"{name} are {clip.width} and {clip.dim} wide: give the backbone it was trained on."
-        )
     method = Method(embedder.to(clip.device), clip.last_block, embedder.text_embedder)
     return method, f"PACL embedder {checkpoint}; {name}, {weights}"
 

@@ -378,8 +378,17 @@ def test_an_embedder_is_refused_by_another_clip_than_the_one_it_was_trained_on(t
         with pytest.raises(ValueError, match=re.escape(expected)) as refused:
             load_embedder(best, clip)
         assert f"but this is tokens {clip.tokens} of tiny" in str(refused.value)
-    save_embedder(best, VisionEmbedder(D_v, D), {})  # of an older version, which named none
-    load_embedder(best, other)
+
+
+def test_an_embedder_that_names_no_clip_is_refused_by_one_of_other_widths(tiny_clip, tmp_path):
+    """Checkpoints of older versions name none."""
+    save_embedder(tmp_path / "fits", VisionEmbedder(tiny_clip.width, tiny_clip.dim), {})
+    load_embedder(tmp_path / "fits", tiny_clip)
+    for widths in ((tiny_clip.width + 1, tiny_clip.dim), (tiny_clip.width, tiny_clip.dim + 1)):
+        save_embedder(tmp_path / "other", VisionEmbedder(*widths), {})
+        said = f"tokens {widths[0]} and texts {widths[1]} wide, but those of {tiny_clip.name} are 32 and 16 wide"
+        with pytest.raises(ValueError, match=re.escape(said)):
+            load_embedder(tmp_path / "other", tiny_clip)
 
 
 def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
