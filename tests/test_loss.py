@@ -19,6 +19,12 @@ def test_loss_is_the_mean_of_two_cross_entropies():
     )
 
 
+def test_loss_of_half_precision_is_computed_in_float32():
+    phi = torch.rand(6, 6).bfloat16()
+    loss = contrastive_loss(phi, 20.0)
+    assert loss.dtype == torch.float32 and torch.equal(loss, contrastive_loss(phi.float(), 20.0))
+
+
 def test_loss_by_hand():
     phi = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert contrastive_loss(phi, 1.0).item() == pytest.approx(math.log(1 + math.exp(-1)))
@@ -52,6 +58,7 @@ def test_a_batch_of_one_caption_is_finite():
     "phi, same, message",
     [
         (torch.rand(3, 4), None, "must be \\[B, B\\]"),
+        (torch.rand(3, 3, 2), None, "must be \\[B, B\\]"),
         (torch.rand(3, 3), torch.ones(4, 4, dtype=torch.bool), "same_text must be bool"),
         (torch.rand(3, 3), torch.ones(3, 3), "same_text must be bool"),
     ],
@@ -78,5 +85,7 @@ def test_logit_scale_learns_and_stays_within_bounds():
 
 
 def test_logit_scale_refuses_a_start_outside_its_bounds():
-    with pytest.raises(ValueError, match="between 1 and 100"):
-        LogitScale(start=0.5)
+    for start in (0.5, 100.5):
+        with pytest.raises(ValueError, match="between 1 and 100"):
+            LogitScale(start=start)
+    assert [LogitScale(start=start)().item() for start in (1.0, 100.0)] == [1.0, pytest.approx(100.0)]

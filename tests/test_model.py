@@ -75,12 +75,39 @@ def test_double_input_stays_double_and_passes_gradcheck():
     assert torch.autograd.gradcheck(compatibility, (patches, text))
 
 
-def test_half_precision_input_is_summed_in_float32():
-    patches, text = (t.detach().bfloat16() for t in pair(16))
+@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
+def test_half_precision_input_is_summed_in_float32(pooling):
+    patches, text = (t.detach().bfloat16() for t in pair(16, B))
     with torch.autocast("cpu", torch.bfloat16):
-        phi = compatibility(patches, text)
+        phi = compatibility(patches, text, pooling=pooling)
     assert phi.dtype == torch.float32
-    torch.testing.assert_close(phi, compatibility(patches.float(), text.float()))
+    torch.testing.assert_close(phi, compatibility(patches.float(), text.float(), pooling=pooling))
+
+
+@pytest.mark.parametrize("function", [attention, similarity_map])
+def test_weights_and_maps_of_half_precision_input_are_float32(function):
+    patches, text = (t.detach().bfloat16() for t in pair(16))
+    assert function(patches, text).dtype == torch.float32
+    torch.testing.assert_close(function(patches, text), function(patches.float(), text.float()))
+
+
+@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
+@pytest.mark.parametrize("wide", [0, 1], ids=["patches", "text"])
+def test_one_double_input_makes_the_other_double(wide, pooling):
+    inputs = [t.detach().float() for t in pair(16, B)]
+    inputs[wide] = inputs[wide].double()
+    phi, expected = (
+        compatibility(*inputs, pooling=pooling),
+        phi_by_loop(*map(torch.Tensor.double, inputs), pooling=pooling),
+    )
+    torch.testing.assert_close(phi, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_products_are_float32_if_nothing_else_is_asked_for():
+    patches, text = (t.detach() for t in pair(16, dtype=torch.float32))
+    exact, rounded = (compatibility(patches, text, products=products) for products in ("float32", "bfloat16"))
+    assert torch.equal(compatibility(patches, text), exact) and not torch.equal(rounded, exact)
 
 
 def test_phi_is_a_cosine_and_one_when_all_patches_are_the_text():
@@ -155,6 +182,7 @@ def test_similarity_map_is_the_cosine_of_each_patch():
         (torch.ones(7, 8), torch.ones(5, 8), {}, "patch embeddings must be"),
         (torch.ones(2, 0, 8), torch.ones(5, 8), {}, "patch embeddings must be"),
         (torch.ones(2, 7, 8), torch.ones(8), {}, "text embeddings must be"),
+        (torch.ones(2, 7, 8), torch.ones(0, 8), {}, "text embeddings must be"),
         (torch.ones(2, 7, 8), torch.ones(5, 9), {}, "one width"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="matched_only"), "a text an image"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(scoring="cos"), "scoring must be one of cosine, dot"),
@@ -166,6 +194,12 @@ def test_similarity_map_is_the_cosine_of_each_patch():
 def test_bad_input_is_named(patches, text, options, message):
     with pytest.raises(ValueError, match=message):
         compatibility(patches, text, **options)
+    if not options.keys() - {"scoring", "activation"}:
+        with pytest.raises(ValueError, match=message):
+            attention(patches, text, **options)
+    if not options:
+        with pytest.raises(ValueError, match=message):
+            similarity_map(patches, text)
 
 
 @pytest.mark.parametrize("sizes, parameters", [((768, 512), 1_050_112), ((1024, 768), 2_164_992)])
@@ -186,6 +220,7 @@ def test_embedder_kinds(kind, names):
     embed = VisionEmbedder(6, 4, kind=kind)
     assert {name.split(".")[0] for name in embed.state_dict()} == names
     assert embed(torch.randn(1, 1, 6)).shape == (1, 1, 4)
+    assert embed.shape == {"in_dim": 6, "out_dim": 4, "kind": kind, "text_embedder": "frozen"}
 
 
 def test_a_text_embedder_starts_as_the_identity_and_a_frozen_one_has_no_weights():

@@ -30,6 +30,11 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert [learning_rate_factor(step, 2, 0) for step in (0, 1)] == [1.0, pytest.approx(0.5)]
 
 
+def test_a_training_may_be_all_warm_up():
+    """After its last step the schedule asks for one more rate."""
+    assert [learning_rate_factor(step, 4, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
 def test_weight_decay_is_for_matrices_only():
     embedder = VisionEmbedder(D_v, D)
     decayed, others = parameter_groups(embedder, LogitScale(), 0.2)

@@ -135,8 +135,21 @@ def test_what_is_kept_for_the_way_back(monkeypatch):
     text = text.detach()
     least = B * N * D + K * D + 2 * B * K  # the inputs, phi and 1 / |v|
     assert kept_elements(patches, text) == least + 2 * B * N * K
-    monkeypatch.setattr(pairs, "KEPT_ELEMENTS", 0)
+    monkeypatch.setattr(pairs, "KEPT_ELEMENTS", B * N * K)
+    assert kept_elements(patches, text) == least + 2 * B * N * K
+    monkeypatch.setattr(pairs, "KEPT_ELEMENTS", B * N * K - 1)
     assert kept_elements(patches, text) == least
+
+
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_the_texts_gradient_is_added_up_in_float32_over_all_blocks(monkeypatch):
+    """In bfloat16 a sum would stay where an image's part is less than half a step of it."""
+    monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 1)  # one image a block
+    patches, text = (t.detach().float() for t in random_pair(1, 3, 5, 8))
+    one, many = text.clone().requires_grad_(), text.clone().requires_grad_()
+    compatibility(patches, one, products="bfloat16").sum().backward()
+    compatibility(patches.expand(600, -1, -1), many, products="bfloat16").sum().backward()
+    torch.testing.assert_close(many.grad, 600 * one.grad, atol=0.02, rtol=1e-3)
 
 
 def test_going_back_twice_gives_the_same_gradient():
@@ -169,9 +182,11 @@ def test_strided_inputs_are_as_good_as_contiguous_ones():
         torch.testing.assert_close(got, expected)
 
 
-def test_a_second_derivative_is_refused():
-    patches, text = random_pair(*FEW_PATCHES)
-    (gradient,) = torch.autograd.grad(compatibility(patches, text).square().sum(), patches, create_graph=True)
+@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
+def test_a_second_derivative_is_refused(pooling):
+    patches, text = random_pair(3, 4, 3, 5)
+    phi = compatibility(patches, text, pooling=pooling)
+    (gradient,) = torch.autograd.grad(phi.square().sum(), patches, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -197,4 +212,17 @@ def test_averages_shorter_than_tiny_are_divided_by_a_constant(sizes):
     phi = compatibility(patches, text, **options)
     torch.testing.assert_close(phi, expected)
     for got, right in zip(*(torch.autograd.grad(t, (patches, text), g) for t in (phi, expected)), strict=True):
+        torch.testing.assert_close(got, right)
+
+
+def test_a_matched_average_shorter_than_tiny_has_the_whole_gradient_of_its_softmax():
+    """Its length then counts, so that weights which grow alike do change phi."""
+    patches, text = random_pair(3, 4, 3, 5)
+    patches = (1e-9 * F.normalize(patches.detach(), dim=-1)).requires_grad_()
+    options = dict(scoring="dot", scale=2e9)
+    a = (2e9 * torch.einsum("bnd,bd->bn", patches, text)).softmax(dim=1)
+    expected = torch.einsum("bn,bnd->bd", a, patches) / 1e-8 @ F.normalize(text, dim=-1).T
+    phi = compatibility(patches, text, pooling="matched_only", **options)
+    torch.testing.assert_close(phi, expected)
+    for got, right in zip(*(torch.autograd.grad(t.sum(), (patches, text)) for t in (phi, expected)), strict=True):
         torch.testing.assert_close(got, right)

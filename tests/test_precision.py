@@ -32,14 +32,16 @@ def on_a_processor(monkeypatch, mkldnn: bool, **capabilities):
         (True, {"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False),  # emulated
         (False, {"avx2": True}, False),
         (True, {"neon": True, "bf16": True}, True),
+        (True, {"neon": True, "sve_bf16": True}, True),
         (False, {"neon": True, "bf16": True}, False),  # an ARM that has it, and a torch that doesn't use it
     ],
-    ids=["avx512_bf16", "amx", "avx512", "avx2", "arm", "mac"],
+    ids=["avx512_bf16", "amx", "avx512", "avx2", "arm", "sve", "mac"],
 )
 def test_a_processor_has_bfloat16_by_its_instructions(monkeypatch, mkldnn, capabilities, expected):
     on_a_processor(monkeypatch, mkldnn, **capabilities)
     assert precision.has_bfloat16("cpu") is expected
     assert precision.autocast("cpu", "bfloat16")._enabled is expected
+    assert precision.autocast("cpu", "bfloat16").fast_dtype == torch.bfloat16
     assert not precision.autocast("cpu", "float32")._enabled
 
 
