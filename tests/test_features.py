@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from small_training import D, params, texts_of
 
-from pacl.cached import Texts, held_out
+from pacl.cached import Texts, held_out, read_features
 from pacl.clip import load_clip
 from pacl.data import Images, read_json
 from pacl.features import batches, finish, patch_tokens, text_features, text_table, unfinished
@@ -154,6 +154,20 @@ def test_keys_are_equal_exactly_where_texts_are_the_same(folder):
 def test_equal_generators_draw_equal_texts(folder):
     first, again, other = (drawn(folder, [0, 2, 3] * 20, 0.5, seed) for seed in (1, 1, 2))
     assert first[1] == again[1] != other[1] and np.array_equal(first[0], again[0])
+
+
+def test_features_are_mapped_and_never_written_to(folder):
+    array = read_features(folder / "caption_features.npy", 2)
+    assert isinstance(array, np.memmap) and not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 3), np.float32), np.zeros((2, 3, 4), np.float16)], ids=["type", "shape"]
+)
+def test_an_array_that_is_no_features_is_named(array, tmp_path):
+    np.save(tmp_path / "tokens.npy", array)
+    with pytest.raises(ValueError, match=r"tokens.npy is no whole array of features .*: remove it and run `dvc repro"):
+        read_features(tmp_path / "tokens.npy", 2)
 
 
 def test_captions_without_any_noun_still_make_a_table(clip, tmp_path):

@@ -497,6 +497,14 @@ def test_texts_of_another_run_are_refused(tmp_path):
         path.write_text(json.dumps(whole | {"train": whole["train"] | {"captions": rows}}))
         with pytest.raises(ValueError, match=r"texts\.json doesn't go with the features beside it: remove"):
             Texts(tmp_path, "train")
+    for nouns in ([[2], []], [[-1], []], [["0"], []], [[1]], [1, []], None):
+        path.write_text(json.dumps(whole | {"train": whole["train"] | {"nouns": nouns}}))
+        with pytest.raises(ValueError, match=r"texts\.json doesn't go with the features beside it: remove"):
+            Texts(tmp_path, "train")
+    for missing in ("captions", "nouns"):
+        path.write_text(json.dumps({"train": {k: v for k, v in whole["train"].items() if k != missing}}))
+        with pytest.raises(ValueError, match=r"texts\.json doesn't go with the features beside it: remove"):
+            Texts(tmp_path, "train")
     with pytest.raises(ValueError, match="texts.json is no whole JSON"):
         Texts(tmp_path, "validation")
 

@@ -132,6 +132,13 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(folder, tmp_pat
     assert sizes == [(1200, 800), (20, 12), (5, 3)]
 
 
+def test_photos_are_shrunk_to_448_pixels_if_nothing_else_is_said(folder, tmp_path):
+    two_colours(size=(456, 464)).save(folder / "a.png")
+    clip = ColourCLIP()
+    run(folder, clip=clip, output=tmp_path / "out")
+    assert min(clip.seen[0]) == 448
+
+
 def test_improbable_pixels_are_background_where_asked_for(folder, tmp_path):
     image = two_colours()
     image.paste((255, 255, 255), (32, 0, 64, 32))  # as near to red as to green and blue
@@ -294,6 +301,9 @@ def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):
 def test_prompts():
     assert split_prompts("cat, sofa ,, a red wall,cat") == ["cat", "sofa", "a red wall"]
     assert split_prompts(["cat", 7]) == ["cat", "7"]
+    assert split_prompts(("cat, dog", " sofa ")) == ["cat, dog", "sofa"]
+    assert split_prompts(" [cat, sofa] ") == ["cat", "sofa"]  # as the command line gives a list
+    assert split_prompts("[cat") == ["[cat"]
     for nothing in (None, "", " , ", []):
         with pytest.raises(ValueError, match="There is no prompt"):
             split_prompts(nothing)

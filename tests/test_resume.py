@@ -1,7 +1,6 @@
 """Nothing is lost: training and pre-training killed at random moments, torn and foreign states, disks that are full."""
 
 import errno
-import json
 import os
 import random
 import resource
@@ -15,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_training import SHORT, params, processes, random_pairs, run_pretraining, run_training
 
 from pacl import resume
 from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.model import VisionEmbedder
-from pacl.resume import Progress, pack, read_state, sole_run, unpack, write_durably
+from pacl.resume import Progress, read_state, sole_run, write_durably
 from pacl.train import train, train_profile
 
 
@@ -207,6 +207,36 @@ def test_a_foreign_state_is_refused(tmp_path):
     assert sorted(path.stem for path in mine.folder.iterdir()) == ["step-000000002", "step-000000004"]
 
 
+def test_a_state_of_another_run_is_named_and_a_torn_one_is_passed_over(tmp_path):
+    torn, other, mine = (Progress(tmp_path, {"settings": name}) for name in ("torn", "other", "mine"))
+    for progress in (torn, other):
+        progress.save(1, {})
+    torn.good[0].write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=f"{other.folder.name}.* is of a run with other settings") as warned:
+        assert mine.load() is None
+    assert len(warned) == 1
+
+
+def test_a_changed_number_in_a_states_header_is_found(tmp_path):
+    progress = Progress(tmp_path, {})
+    progress.save(1, {"rate": 0.25, "weight": torch.ones(2)})
+    (path,) = progress.good
+    path.write_bytes(path.read_bytes().replace(b"0.25", b"0.75"))
+    with pytest.raises(ValueError, match="is torn: its checksum is another"):
+        read_state(path)
+
+
+def test_a_state_is_due_when_the_last_one_is_old_enough(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now)
+    progress, due = Progress(tmp_path, {}), []
+    for now in (299.0, 300.0, 599.0, 600.0):
+        due.append(progress.due())
+        if now == 300.0:
+            progress.save(1, {})
+    assert due == [False, True, False, True]
+
+
 def test_no_state_is_ever_unpickled(tmp_path):
     """A pickle under a state's name is refused as any torn file is; nothing in it runs."""
     progress = Progress(tmp_path, {})
@@ -214,8 +244,10 @@ def test_no_state_is_ever_unpickled(tmp_path):
     bomb = f"cposix\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
     (progress.folder / "step-000000001.safetensors").write_bytes(bomb)
     torch.save({"step": 1}, progress.folder / "step-000000002.safetensors")
-    with pytest.warns(UserWarning, match="is torn or no saved state"):
+    save_file({"step": torch.ones(1)}, progress.folder / "step-000000003.safetensors")  # whole, but another program's
+    with pytest.warns(UserWarning, match="is torn or no saved state") as warned:
         assert progress.load() is None
+    assert len(warned) == 3
     assert not (tmp_path / "ran").exists()
 
 
@@ -231,10 +263,12 @@ def test_a_state_comes_back_as_it_was(tmp_path):
     assert torch.equal(found["weights"]["a"], state["weights"]["a"]) and found["weights"]["b"].shape == ()
     assert found["weights"]["c"].dtype == torch.int64 and found["weights"]["d"].shape == (0,)
     assert found["moments"].keys() == {0, 1} and found["rate"] == state["rate"] and found["history"] == state["history"]
-    shared = torch.ones(4)
-    tensors = {}
-    packed = json.loads(json.dumps(pack([shared, shared.view(2, 2)], tensors)))
-    assert [tuple(t.shape) for t in unpack(packed, tensors)] == [(4,), (2, 2)]
+    shared = torch.arange(6.0)
+    Progress(tmp_path, {}).save(2, [shared, shared.view(2, 3), shared.view(2, 3).T])  # of one memory, one in strides
+    found = Progress(tmp_path, {}).load()
+    assert all(map(torch.equal, found, (shared, shared.view(2, 3), shared.view(2, 3).T)))
+    Progress(tmp_path, {}).save(3, ("a", "tuple"))
+    assert Progress(tmp_path, {}).load() == ["a", "tuple"]
 
 
 # --- disks ---
@@ -292,6 +326,16 @@ def test_what_is_written_has_the_usual_rights_and_no_second_name(tmp_path):
     (tmp_path / "plain").write_bytes(b"{}")
     assert (tmp_path / "a b 'ü'.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a b 'ü'.json", "plain"]
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_is_afterwards(tmp_path, monkeypatch):
+    """What a power cut leaves is the old file or the new one, whole."""
+    calls = []
+    for name in ("fsync", "replace", "close"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, name=name, call=call: calls.append(name) or call(*given))
+    write_durably(tmp_path / "best.json", b"{}")
+    assert calls == ["fsync", "replace", "fsync", "close"]
 
 
 def test_a_second_training_of_a_folder_is_refused_while_the_first_one_lasts(tmp_path, monkeypatch):

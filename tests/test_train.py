@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load, save
 from small_training import B, D, D_v, N, params, random_pairs, texts_of
 from torch.nn import functional as F
 
@@ -283,10 +284,41 @@ def test_later_epochs_do_not_depend_on_what_was_read_before(tmp_path):
     in_order, at_once = (CachedPairs(patches, texts, settings) for _ in range(2))
     for _ in range(3):
         next(in_order.epoch(0))  # left after one batch
+        list(in_order.epoch(0))
     expected = [list(in_order.epoch(number)) for number in range(4)][3]
     for found, wanted in zip(at_once.epoch(3), expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
     assert len({key for batch in expected for key in batch[2].tolist() if key < 0}) == 1  # noun prompts were drawn
+
+
+def test_a_seed_gives_an_order_of_its_own(tmp_path):
+    pairs = random_pairs(tmp_path, 20)
+    orders = [
+        [batch[2].tolist() for batch in CachedPairs(*pairs, params(pairs=20, batch_size=5, seed=seed)).epoch(0)]
+        for seed in (0, 1)
+    ]
+    assert orders[0] != orders[1]
+
+
+def test_an_epoch_from_a_later_batch_on_is_the_rest_of_it(tmp_path):
+    source = CachedPairs(*random_pairs(tmp_path, 20), params(pairs=20, batch_size=5))
+    rests = [[batch[2].tolist() for batch in source.epoch(1, start=start)] for start in range(5)]
+    assert rests == [rests[0][start:] for start in range(5)] and len(rests[0]) == 4
+
+
+def test_other_data_have_another_identity(tmp_path):
+    def source(count=20, image=19, token=0.0, caption=0.0, noun=0.0, **numbers):
+        patches = np.zeros((20, N, D_v), np.float16)
+        patches[image, -1, -1] = token
+        texts = texts_of(np.full((20, D), caption), range(20), tmp_path, np.full((1, 2, D), noun, np.float16))
+        for name, rows in numbers.items():
+            setattr(texts, name, rows)
+        return CachedPairs(patches[:count], texts, params(pairs=10, batch_size=5))
+
+    others = [dict(count=19), dict(token=1.0), dict(image=0, token=1.0), dict(caption=1.0), dict(noun=1.0)]
+    others += [dict(captions=[[0]] * 20), dict(nouns=[[]] * 20)]
+    identities = [source(**other).identity for other in ({}, *others)]
+    assert len(set(identities)) == len(identities) and source().identity == identities[0]
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -431,13 +463,18 @@ def test_missing_and_torn_checkpoints_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="best.safetensors is missing: train first"):
         load_embedder(tmp_path / "best")
     whole, about = (tmp_path / "elsewhere").read_bytes(), (tmp_path / "best.json").read_text()
+    shape = json.dumps({"embedder": json.loads(about)["embedder"]})  # of an older version, without a checksum
+    lacking = save({name: tensor for name, tensor in load(whole).items() if name != "skip.bias"})
     other = json.dumps({"embedder": {"in_dim": D_v + 1, "out_dim": D, "kind": "residual"}})
     for weights, description in (
         (whole[:-50], about),
         (b"", about),
         (whole, about[:20]),
         (whole, "{}"),
+        (whole, "[]"),
+        (whole, "[" * 100_000),
         (whole, other),
+        (lacking, shape),
     ):
         (tmp_path / "best.safetensors").write_bytes(weights)
         (tmp_path / "best.json").write_text(description)
@@ -446,8 +483,16 @@ def test_missing_and_torn_checkpoints_are_named(tmp_path):
         ):
             load_embedder(tmp_path / "best")
     (tmp_path / "best.safetensors").write_bytes(whole)
-    (tmp_path / "best.json").write_text(about)
-    load_embedder(tmp_path / "best")
+    for description in (about, shape):
+        (tmp_path / "best.json").write_text(description)
+        load_embedder(tmp_path / "best")
+
+
+def test_given_weights_are_written_in_place_of_the_embedders_own(tmp_path):
+    embedder, other = VisionEmbedder(D_v, D), VisionEmbedder(D_v, D)
+    strided = {name: tensor.T.contiguous().T for name, tensor in other.state_dict().items() if tensor.ndim == 2}
+    save_embedder(tmp_path / "best", embedder, {}, other.state_dict() | strided)
+    assert torch.equal(load_embedder(tmp_path / "best")[0].skip.weight, other.skip.weight)
 
 
 # --- the command line ---
