@@ -1,11 +1,13 @@
 """Any folder of photos: every kind of file is read, masks have the photos' size and labels, mistakes are named."""
 
 import csv
+import errno
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +176,18 @@ def test_torn_photos_are_skipped_and_named(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"my photos", "out"}
 
 
+@pytest.mark.parametrize("background, covered", [(None, 0.0), (0, 0.0), (0.2, 0.0), (0.4, 0.5), (1, 0.5)])
+def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, tmp_path, background, covered):
+    """Half the photo is as near to each of three prompts; of the other half, red has nearly all."""
+    image = two_colours()
+    image.paste((255, 255, 255), (32, 0, 64, 32))
+    image.save(folder / "a.png")
+    run(folder, output=tmp_path / "out", background=background)
+    mask = np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))
+    assert (mask == 0).mean() == pytest.approx(covered, abs=0.1) and (mask[:, :24] == 1).all()
+    assert (("a.png", "background") in read_areas(tmp_path / "out")) == (background is not None)
+
+
 def test_an_earlier_output_is_replaced_and_nothing_else_is(folder, tmp_path):
     two_colours().save(folder / "a.png")
     run(folder, output=tmp_path / "out")
@@ -207,6 +221,14 @@ def a_table_of_ones_own(out):
     (out / "areas.csv").write_text("image,area\na.png,7\n")
 
 
+def a_table_without_images(out):
+    (out / "areas.csv").write_text("photo,area\na.png,7\n")
+
+
+def a_table_of_one_long_word(out):
+    (out / "areas.csv").write_text("image\n" + 200_000 * "a")
+
+
 def a_table_that_is_no_text(out):
     (out / "areas.csv").write_bytes(b"\xff\x00")
 
@@ -225,6 +247,8 @@ def a_file_for_a_folder(out):
         a_mask_missing,
         an_overlay_renamed,
         a_table_of_ones_own,
+        a_table_without_images,
+        a_table_of_one_long_word,
         a_table_that_is_no_text,
         a_file_for_a_folder,
     ],
@@ -237,6 +261,25 @@ def test_a_folder_that_only_looks_like_an_earlier_output_is_kept(change, folder,
     with pytest.raises(ValueError, match="out holds other files: give output=... a new or empty folder"):
         run(folder, output=tmp_path / "out")
     assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+
+def test_a_link_to_nowhere_is_kept(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="out holds other files: give output=... a new or empty folder"):
+        run(folder, output=tmp_path / "out")
+    assert (tmp_path / "out").is_symlink() and not (tmp_path / "nowhere").exists()
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_name_that_is_too_long(folder, tmp_path, monkeypatch):
+    two_colours().save(folder / "a.png")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(photos_module, "os", SimpleNamespace(lstat=fail, path=os.path, getpid=os.getpid))
+    with pytest.raises(OSError, match="Input/output error"):
+        run(folder, output=tmp_path / "out")
 
 
 def test_an_empty_folder_is_filled(folder, tmp_path):
@@ -328,6 +371,23 @@ def test_folders(folder):
     assert output_beside(folder).name == "my photos_segmented" and output_beside(folder / "a.png").name == "a_segmented"
 
 
+def test_photos_come_by_name_and_the_folder_may_be_the_current_one(folder, monkeypatch):
+    names = [f"{number:02d}.png" for number in range(30)]
+    for name in reversed(names):
+        (folder / name).touch()
+    monkeypatch.chdir(folder)
+    assert [path.name for path in find_photos(".")] == names
+    assert output_beside(".") == folder.with_name("my photos_segmented")
+    folder.with_name("summer 3.5").mkdir()
+    assert output_beside("../summer 3.5").name == "summer 3.5_segmented"
+
+
+@pytest.mark.parametrize("images", [None, ["a.png", "b.png"], 7, True])
+def test_what_is_no_path_is_named(images):
+    with pytest.raises(ValueError, match="^images is .*: give one folder, or one photo, as a text.$"):
+        find_photos(images)
+
+
 def test_a_stride_that_does_not_suit_is_refused_before_anything_is_written(folder, tmp_path):
     two_colours().save(folder / "a.png")
     with pytest.raises(ValueError, match="stride 3"):
@@ -347,6 +407,14 @@ def test_which_model_is_said_plainly(tiny_clip, tmp_path):
     embed, sentence = embedding(tiny_clip, "tiny", "random", tmp_path / "best")
     assert embed.embed(torch.zeros(1, 2, tiny_clip.width)).shape == (1, 2, tiny_clip.dim)
     assert sentence == f"PACL embedder {tmp_path}/best; tiny, random weights, nothing learned"
+    head = VisionEmbedder(tiny_clip.width, tiny_clip.dim, text_embedder="linear")
+    torch.nn.init.zeros_(head.text_embedder.weight)
+    save_embedder(tmp_path / "head", head, {"clip": tiny_clip.identity})
+    embed, _ = embedding(tiny_clip, "tiny", "random", tmp_path / "head")
+    assert embed.embed_text(torch.ones(3, tiny_clip.dim)).abs().max() == 0
+    save_embedder(tmp_path / "head", head, {"clip": tiny_clip.identity | {"tokens": "value"}})
+    with pytest.raises(ValueError, match="head was trained on tokens value of tiny"):
+        embedding(tiny_clip, "tiny", "random", tmp_path / "head")
     with pytest.raises(FileNotFoundError, match="train first"):
         embedding(tiny_clip, "tiny", "random", tmp_path / "nothing")
 
