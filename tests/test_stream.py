@@ -1,10 +1,14 @@
 """Pairs streamed from shards: every pair once, over ranks and workers; CLIP's own features; bad samples counted."""
 
 import io
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from small_training import params as settings
 from test_shards import jpeg, write_shard
@@ -13,9 +17,10 @@ from torch.utils.data import DataLoader
 from pacl.checkpoints import load_embedder
 from pacl.clip import load_clip
 from pacl.prompts import templates
-from pacl.stream import StreamedPairs, batches_of, key_of
+from pacl.stream import StreamedPairs, batches_of, key_of, open_stream
 from pacl.train import train
 
+ROOT = Path(__file__).parents[1]
 PAIRS = 4  # in each shard
 
 
@@ -94,6 +99,25 @@ def test_shards_are_read_in_an_order_of_each_epochs_own(tiny_clip, shards):
     for number in range(4):  # the ranks deal out the order of one process
         assert sorted(sum((source.reader(number, rank, 3).shards for rank in range(3)), [])) == sorted(shards)
         assert tuple(source.reader(number, 1, 3).shards) == orders[number][1::3]
+    assert [len(source.reader(0, rank, 7).shards) for rank in range(7)] == [1] * 7  # as many processes as shards
+    other = streamed(tiny_clip, shards)
+    other.params.train.seed = 6
+    assert orders[0] != tuple(other.reader(0, 0, 1).shards)
+
+
+def test_a_shard_is_shuffled_anew_by_each_seed_epoch_reading_and_worker(tiny_clip, tmp_path, monkeypatch):
+    """Two shards of the same pairs, one for each of two workers."""
+    copies = {str(write_shard(tmp_path / f"{name}.tar", 0, 8)): 8 for name in "ab"}
+    source = streamed(tiny_clip, copies, 16, 8)
+
+    def order(seed=5, number=0, again=0, worker=0):
+        source.params.train.seed = seed
+        monkeypatch.setattr("pacl.stream.get_worker_info", lambda: SimpleNamespace(id=worker, num_workers=2))
+        (chunk,) = source.reader(number, 0, 1, again)
+        return tuple(chunk[1])
+
+    orders = {order(), order(seed=6), order(number=1), order(again=1), order(worker=1)}
+    assert len(orders) == 5 and order() in orders and all(len(set(texts)) == 8 for texts in orders)
 
 
 def test_ranks_shuffle_pairs_each_in_a_way_of_its_own(tiny_clip, tmp_path):
@@ -154,6 +178,31 @@ def test_bad_samples_are_made_up_for_by_a_second_reading(tiny_clip, tmp_path):
     assert [len(keys) for _, _, keys in batches] == [3, 3]
 
 
+def test_bad_samples_are_counted_once_and_their_greatest_share_is_allowed(tiny_clip, tmp_path, monkeypatch):
+    """Eight samples, two of them bad, in chunks of two."""
+    monkeypatch.setattr("pacl.stream.CHUNK", 2)
+    changes = {f"00000000{number}.jpg": b"no image" for number in (0, 5)}
+    shard = write_shard(tmp_path / "0.tar", 0, 8, **changes)
+    source = streamed(tiny_clip, {str(shard): 8}, 6, 3, max_bad_share=0.25)
+    assert len(list(source.epoch(0))) == 2 and source.skipped["torn image"] <= 2
+    source = streamed(tiny_clip, {str(shard): 8}, 8, 8, max_bad_share=0.25)
+    (batch,) = source.epoch(0)
+    assert len(batch[2]) == 8 and 2 <= source.skipped["torn image"] <= 4
+
+
+@pytest.mark.parametrize("judged", [6, 100])
+def test_bad_shards_are_given_up_as_soon_as_enough_samples_are_judged(tiny_clip, tmp_path, monkeypatch, judged):
+    """Every second of sixteen samples is bad; each good one is handed over alone."""
+    monkeypatch.setattr("pacl.stream.JUDGED", judged)
+    monkeypatch.setattr("pacl.stream.CHUNK", 1)
+    torn = {f"{number:09d}.jpg": b"no image" for number in range(0, 16, 2)}
+    source = streamed(tiny_clip, {str(write_shard(tmp_path / "0.tar", 0, 16, **torn)): 16}, 16, 16)
+    with pytest.raises(ValueError, match="samples of the shards are bad") as refused:
+        list(source.epoch(0))
+    bad, seen = map(int, re.findall(r"\d+", str(refused.value))[:2])
+    assert (judged <= seen < 10 and bad < 8) if judged < 16 else (bad, seen) == (8, 16)
+
+
 def test_shards_without_a_sample_and_too_few_pairs_are_named(tiny_clip, tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 0)
     with pytest.raises(ValueError, match="0.tar and the other shards hold no sample"):
@@ -166,6 +215,8 @@ def test_the_data_are_told_from_other_data(tiny_clip, shards):
     fewer = dict(list(shards.items())[:6])
     assert streamed(tiny_clip, shards).identity == streamed(tiny_clip, shards).identity
     assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, fewer, 24).identity
+    larger = shards | {min(shards): PAIRS + 1}
+    assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, larger).identity
 
 
 def test_the_data_are_told_from_those_that_another_clip_sees(tiny_clip, tiny_folder, shards):
@@ -209,6 +260,27 @@ def test_tokens_that_are_no_numbers_stop_training_and_leave_the_last_good_state(
     assert [path.stem for path in states] == ["step-000000000", "step-000000004"]
     monkeypatch.setattr(tiny_clip, "patch_features", encode)
     assert len(train(source, settings(pairs=28, batch_size=7, epochs=2), folder=tmp_path / "paper")[1]) == 2
+
+
+def test_keys_are_of_64_bits():
+    """Of 32 bits, some of so many would be equal."""
+    assert len({key_of(f"caption {number}") for number in range(200_000)}) == 200_000
+
+
+def test_a_profiles_stream_is_opened_with_its_shards_and_its_clip(tiny_folder, shards, tmp_path, monkeypatch):
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    mini = settings["mini"]
+    mini["model"] |= {"backbone": "tiny", "pretrained": str(tiny_folder), "tokens": "value", "dtype": "float32"}
+    mini["train"] |= {"pairs": 28, "batch_size": 7, "warmup_steps": 1}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    counts = dict(zip(shards, range(4, 4 + len(shards)), strict=True))
+    (tmp_path / "data/prepared/mini").mkdir(parents=True)
+    written = {"shards": list(counts), "pairs": list(counts.values())}
+    (tmp_path / "data/prepared/mini/train_shards.json").write_text(json.dumps(written))
+    monkeypatch.chdir(tmp_path)
+    source = open_stream("mini")
+    assert source.shards == counts and (source.steps, source.width) == (4, 32)
+    assert source.clip_identity == load_clip("tiny", tiny_folder, tokens="value").identity
 
 
 def test_chunks_become_batches():
