@@ -30,8 +30,8 @@ def test_no_warm_up_starts_at_the_full_rate():
     assert [learning_rate_factor(step, 2, 0) for step in (0, 1)] == [1.0, pytest.approx(0.5)]
 
 
-def test_a_training_may_be_all_warm_up():
-    """After its last step the schedule asks for one more rate."""
+def test_a_warm_up_of_all_steps_ends_at_the_full_rate():
+    """After the last step torch's schedule asks for one more rate."""
     assert [learning_rate_factor(step, 4, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
