@@ -160,6 +160,9 @@ def test_a_clip_of_one_size_gets_windows(folder, tmp_path):
     clip = OneSize()
     run(folder, clip=clip, output=tmp_path / "out")
     assert set(clip.seen) == {(32, 32)}
+    protocol = photos_module.photo_protocol(clip, 4, None)
+    assert (protocol.window, protocol.window_stride) == (32, 16)  # each half of a window is seen twice
+    assert protocol.token_stride == 4
     assert Image.open(tmp_path / "out/masks/a.png.png").size == (100, 40)
 
 
@@ -431,6 +434,16 @@ def test_an_overlay_has_its_legends_colours_and_a_red_warning():
     assert overlay_module.RED not in {tuple(pixel) for pixel in np.asarray(calm)[200:].reshape(-1, 3)}
     blended = np.asarray(drawn)[:200, :300].astype(float)
     np.testing.assert_allclose(blended[0, 0], 0.45 * 255 + 0.55 * np.array(colours[3]), atol=1)
+
+
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_a_photos_overlay_warns_of_random_weights(random_weights, folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    clip = ColourCLIP()
+    clip.random_weights = random_weights
+    run(folder, ["green"], clip=clip, output=tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out/overlays/a.png.png"))
+    assert (overlay_module.RED in {tuple(pixel) for pixel in drawn.reshape(-1, 3)}) == random_weights
 
 
 def test_what_the_font_lacks_is_numbered():

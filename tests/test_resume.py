@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.model import VisionEmbedder
 from pacl.resume import Progress, read_state, sole_run, write_durably
-from pacl.train import train, train_profile
+from pacl.train import Run, identify, train, train_profile
 
 
 def files(folder):
@@ -194,6 +195,39 @@ def test_other_settings_or_data_start_anew_and_lose_nothing(tmp_path, monkeypatc
     assert not (tmp_path / ".resume/mini").exists()
 
 
+def test_validation_data_of_another_source_are_other_data(tmp_path):
+    settings, pairs = params(), random_pairs(tmp_path)
+    source = CachedPairs(*pairs, settings)
+    validations = None, pairs, SimpleNamespace(identity="a"), SimpleNamespace(identity="b")
+    told = [identify(source, settings, validation)["validation data"] for validation in validations]
+    assert len(set(told)) == 4 and told[0] == "" and told[1] == source.identity
+
+
+def test_states_within_an_epoch_are_saved_only_when_they_are_due(tmp_path, monkeypatch):
+    settings, pairs, saved = params(**SHORT), random_pairs(tmp_path / "data", 30), []
+    monkeypatch.setattr(Progress, "save", lambda self, step, state: saved.append(step))
+    monkeypatch.setattr(Progress, "remove", lambda self: None)
+    monkeypatch.setattr(Progress, "due", lambda self: saved[-1] == 6)  # soon after the second epoch's start
+    train(CachedPairs(*pairs, settings), settings, folder=tmp_path / "mini")
+    assert saved == [0, 6, 7, 12, 18, 24, 30, 36]
+
+
+def test_a_state_holds_torchs_random_numbers(tmp_path):
+    """A source may draw from them."""
+    settings = params()
+    run = Run(CachedPairs(*random_pairs(tmp_path), settings), settings)
+    state, expected = run.state(), torch.rand(3)
+    run.restore(state)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_processes_that_would_go_on_from_different_steps_are_refused(tmp_path, monkeypatch):
+    settings = params()
+    monkeypatch.setattr("pacl.ranks.same_everywhere", lambda number, device: False)
+    with pytest.raises(ValueError, match="processes would go on from different steps: .*mini must be one folder for"):
+        train(CachedPairs(*random_pairs(tmp_path), settings), settings, folder=tmp_path / "mini")
+
+
 def test_a_foreign_state_is_refused(tmp_path):
     mine, theirs = (Progress(tmp_path / name, {"settings": name}) for name in ("mine", "theirs"))
     theirs.save(3, {"weight": torch.ones(2)})
@@ -341,16 +375,25 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name_and_its_name_is_afterward
 def test_a_second_training_of_a_folder_is_refused_while_the_first_one_lasts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).parents[1] / "params.yaml", tmp_path)
-    started = []
-    for name in ("Texts", "read_features", "CachedPairs"):
-        monkeypatch.setattr(f"pacl.train.{name}", lambda *_: None)
-    monkeypatch.setattr("pacl.train.train", lambda *_, folder, **others: started.append(str(folder)))
+    started, given = [], []
+    monkeypatch.setattr("pacl.train.Texts", lambda folder, split: split)
+    monkeypatch.setattr("pacl.train.read_features", lambda path, dimensions: path.name)
+    monkeypatch.setattr("pacl.train.CachedPairs", lambda patches, texts, params: (patches, texts))
+
+    def note(source, params, *, folder, **others):
+        started.append(str(folder))
+        given.append((source, others))
+
+    monkeypatch.setattr("pacl.train.train", note)
     refused = pytest.raises(ValueError, match="another process trains checkpoints/mini at this moment: wait")
     with sole_run(Path("checkpoints/mini")), sole_run(Path("checkpoints/flickr8k")), refused:
         train_profile("mini")
     assert started == []
     train_profile("mini")
     assert started == ["checkpoints/mini"]
+    train_profile("mini", lambda profile: f"{profile}'s shards")
+    others = {"validation": ("validation_patches.npy", "validation"), "live": Path("reports/mini/live")}
+    assert given == [(("train_patches.npy", "train"), others), ("mini's shards", others)]
 
 
 KILLED = """

@@ -22,7 +22,7 @@ from pacl.clip import load_clip
 from pacl.features import text_features, text_table
 from pacl.model import VisionEmbedder, compatibility
 from pacl.optimizer import learning_rate_factor
-from pacl.train import Run, batch_loss, train, validate
+from pacl.train import Run, batch_loss, blame, phi_of, train, validate
 
 
 def train_on(patches, texts, settings, **options):
@@ -155,6 +155,24 @@ def test_bfloat16_is_close_and_the_losses_are_float32(tmp_path, bfloat16_everywh
     rough_loss, rough_phi, gradients = first_gradients(CachedPairs(*pairs, rough), rough)
     assert rough_loss.dtype == rough_phi.dtype == gradients["skip.weight"].dtype == torch.float32
     assert 0 < (rough_phi - phi).abs().max() < 0.02 and rough_loss.item() == pytest.approx(loss.item(), rel=0.02)
+
+
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_the_products_are_the_models(tmp_path):
+    pairs = random_pairs(tmp_path)
+    exact, rough = (first_gradients(CachedPairs(*pairs, s), s)[1] for s in (params(), params(products="bfloat16")))
+    assert 0 < (exact - rough).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
+@pytest.mark.parametrize("parts", [2, 5])
+def test_images_in_parts_find_their_texts_whichever_is_the_first(pooling, parts, tmp_path):
+    """Three images of a batch of eight, as a process has them, in more parts than there are images, too."""
+    torch.manual_seed(0)
+    embedder, tokens, texts = VisionEmbedder(D_v, D), torch.randn(8, N, D_v), torch.randn(8, D)
+    whole = phi_of(embedder, tokens, texts, params(pooling=pooling))
+    found = phi_of(embedder, tokens[4:7], texts, params(pooling=pooling, accumulate=parts), first_text=4)
+    torch.testing.assert_close(found, whole[4:7])
 
 
 def test_the_activation_is_the_models(tmp_path):
@@ -369,6 +387,34 @@ def test_bad_features_stop_training_and_name_the_step(image, tmp_path):
     )
     with pytest.raises(FloatingPointError, match=message):
         train_on(patches, texts, params(pairs=8, batch_size=2))
+
+
+def test_at_most_ten_bad_pairs_are_named():
+    tokens = torch.zeros(15, N, D_v)
+    tokens[3:, 0, 0] = np.inf
+    assert "pairs 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 (counted from 0) are no numbers" in blame(
+        [tokens, torch.zeros(15, D)]
+    )
+
+
+def test_an_infinite_loss_stops_training_and_validation_at_its_first_batch(tmp_path, monkeypatch):
+    pairs, settings, losses = random_pairs(tmp_path, 12), params(pairs=12, batch_size=3), [0.5, math.inf, math.inf, 0.5]
+    left = iter(losses)
+    monkeypatch.setattr("pacl.train.loss_of", lambda *_: torch.tensor(next(left), requires_grad=True))
+    with pytest.raises(FloatingPointError, match="the validation loss is inf in batch 2: look for bad features"):
+        validate(VisionEmbedder(D_v, D), torch.tensor(10.0), pairs, settings)
+    left = iter([math.inf])
+    with pytest.raises(FloatingPointError, match=r"the loss is inf at step 0 .*: lower train.learning_rate"):
+        train_on(*pairs, settings)
+
+
+def test_a_logit_scale_that_is_no_number_is_never_kept(tmp_path):
+    settings = params()
+    run = Run(CachedPairs(*random_pairs(tmp_path), settings), settings)
+    run.state()
+    run.logit_scale.log_scale.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="a weight is no number after step 0"):
+        run.state()
 
 
 def test_too_few_pairs_are_an_error(tmp_path):
