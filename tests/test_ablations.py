@@ -125,6 +125,19 @@ def test_a_points_inputs_change_with_files_shared_settings_and_its_own_changes_o
     params["mini"]["train"]["eps"] = 1.0000001e-6
     third = write()
     assert all(third[point] != second[point] for point in points)
+    mini, before = params["mini"], third
+    for section, key, value in (
+        (mini["model"], "tokens", "value"),
+        (mini["features"], "templates", "one"),
+        (mini["protocols"]["native"], "templates", "one"),
+        (mini["ablations"]["base"], "epochs", 7),
+        (mini["ablations"], "seeds", [5]),
+    ):
+        section[key] = value
+        after = write()
+        assert all(after[point] != before[point] for point in points), key
+        before = after
+    third = before
     Path("data/templates.yaml").write_text(Path("data/templates.yaml").read_text().replace("a photo", "one photo"))
     assert all(text != third[point] for point, text in write().items())
     Path("data/templates.yaml").unlink()
@@ -145,7 +158,8 @@ def test_worlds_differ_by_seed_and_photographs_have_none(inside):
     assert table[["seed", "method"]].values.tolist() == [[1, "clip"], [1, "pacl"], [2, "clip"], [2, "pacl"]]
     assert table.patch_accuracy.nunique() > 2
     assert "not drawn from a seed" in run_world("photos", 1).read_text()
-    assert world_table(inside / "reports/photos/worlds").empty
+    none = world_table(inside / "reports/photos/worlds")
+    assert none.empty and list(none) == ["seed", "method"]
 
 
 def test_a_world_has_clips_own_reading_of_its_scenes_beside_the_trained_one(inside, worlds, tmp_path):
@@ -232,3 +246,23 @@ def test_a_loss_that_is_no_number_and_a_full_disk_end_in_a_sentence(monkeypatch,
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(f"pacl.{module}", run_name="__main__")
     assert ended.value.code == str(error)  # Python prints it, and the status is 1
+
+
+@pytest.mark.parametrize(("module", "wrong"), [
+    ("ablations", ["mini"]), ("ablations", ["mini", "default", "value"]), ("worlds", ["mini"]),
+    ("worlds", ["mini", "one"]), ("ablation_inputs", []), ("ablation_inputs", ["mini", "default"]),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_a_command_without_its_arguments_says_how_it_is_used(monkeypatch, module, wrong):
+    monkeypatch.setattr("pacl.config.load_params", lambda *_: pytest.fail("it started"))
+    monkeypatch.setattr("sys.argv", [f"pacl.{module}", *wrong])
+    with pytest.raises(SystemExit, match=rf"^Usage: python -m pacl\.{module} PROFILE"):
+        runpy.run_module(f"pacl.{module}", run_name="__main__")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_inputs_of_a_folder_without_parameters_are_an_error_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pacl.ablation_inputs", "mini"])
+    with pytest.raises(SystemExit, match="params.yaml is neither in"):
+        runpy.run_module("pacl.ablation_inputs", run_name="__main__")

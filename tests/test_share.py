@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -58,6 +59,45 @@ def test_the_card_has_the_runs_figures(project, tmp_path):
     assert "| scale | 10.0 |" in card.text and "| embedder | mlp |" in card.text
     assert card.data.license == "mit" and "## Limits" in card.text
     assert card.text.count("\n| ") >= len(leaves(metrics)) == len(rows_of(metrics))
+
+
+def test_the_card_names_the_clip_by_its_checksum_where_the_checkpoint_does(project, tmp_path):
+    share("mini", tmp_path / "older")
+    identity = {"name": "miniclip", "tokens": "after_norm", "weights": "0123abcd"}
+    about = {"train": {}, "history": [{}], "clip": identity}
+    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(128, 128), about)
+    share("mini", tmp_path / "new")
+    older, new = ((tmp_path / name / "README.md").read_text() for name in ("older", "new"))
+    assert "patch tokens after_norm. These are" in older
+    assert "patch tokens after_norm (checksum of the weights 0123abcd). These are" in new
+
+
+def test_a_profiles_own_embedder_and_results_are_shared_in_a_folder_however_deep(project, tmp_path):
+    for folder in ("reports", "checkpoints"):
+        (project / folder / "mini").rename(project / folder / "flickr8k")
+    share("flickr8k", tmp_path / "in/a/new/folder")
+    assert (tmp_path / "in/a/new/folder/README.md").is_file()
+    with pytest.raises(FileNotFoundError, match="checkpoints/mini/best.json is missing"):
+        share("mini", tmp_path / "other")
+
+
+def test_numbers_of_nested_sections_have_the_keys_that_lead_to_them():
+    tree = {"a": {"b": {"c": 1, "note": "text"}, "d": 0.25}, "e": 2}
+    assert leaves(tree) == [(["a", "b", "c"], 1), (["a", "d"], 0.25), (["e"], 2)]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_command_line_shares_or_says_why_not_in_one_sentence(project, tmp_path, monkeypatch, capsys):
+    def command(*arguments):
+        monkeypatch.setattr("sys.argv", ["share", *arguments])
+        runpy.run_module("pacl.share", run_name="__main__")
+
+    with pytest.raises(SystemExit, match="^Usage: python -m pacl.share PROFILE FOLDER$"):
+        command("mini")
+    command("mini", str(tmp_path / "shared"))
+    assert capsys.readouterr().out == f"{tmp_path}/shared holds mini's embedder and its model card.\n"
+    with pytest.raises(SystemExit, match="^.*shared is not empty: name a new folder.$"):
+        command("mini", str(tmp_path / "shared"))
 
 
 def test_the_cards_example_runs(project, tmp_path, tiny_folder, monkeypatch):
