@@ -121,6 +121,17 @@ def test_held_out_pairs_have_captions_alone(tmp_path):
     assert keys.tolist() == [0, 1] * 20 and np.array_equal(features, captions[keys])
 
 
+def test_held_out_captions_are_the_same_ones_each_time_whatever_the_seed(tmp_path):
+    texts = texts_of(np.eye(2, D, dtype=np.float16), [0] * 40, tmp_path)
+    texts.captions = [[0, 1]] * 40
+    patches = np.zeros((40, 1, 1), np.float16)
+    keys = [
+        [key for *_, batch in held_out(patches, texts, params(batch_size=8, pairs=40, seed=seed)) for key in batch]
+        for seed in (0, 0, 1)
+    ]
+    assert keys[0] == keys[1] == keys[2] and set(map(int, keys[0])) == {0, 1}
+
+
 def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):
     features, keys = drawn(folder, [0, 1, 2, 3] * 100, 1.0)
     assert set(keys[1::4]) == {2}  # "untitled" has no noun

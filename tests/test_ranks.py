@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from pacl import ranks
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.clip import load_clip
 from pacl.config import load_params
-from pacl.data import all_scenes, rounded
+from pacl.data import Images, Masks, all_scenes, rounded
 from pacl.evaluate import methods_of, segmentation_of_sets
 from pacl.metrics import mean_iou, pixel_accuracy
 from pacl.model import VisionEmbedder
+from pacl.params import Protocol
 from pacl.prepare import prepare
+from pacl.spread import segmentation_over_ranks
 from pacl.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +130,29 @@ def test_images_are_shared_out_whole_batch_by_whole_batch(monkeypatch):
             monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
             parts.append(ranks.own_part(count, 2))
         assert [len(part) for part in parts] == expected and [i for part in parts for i in part] == list(range(count))
+
+
+def test_each_process_measures_whole_batches_and_adds_up_what_all_of_them_counted(monkeypatch):
+    """The second of two: the last two of six scenes, in batches of four."""
+    scenes = np.arange(6, dtype=np.uint8)
+    images = Images(np.broadcast_to(scenes[:, None, None, None], (6, 4, 4, 3)))
+    masks = Masks(np.broadcast_to(scenes[:, None, None], (6, 4, 4)))
+    measured = []
+
+    def measure(clip, methods, images, masks, wanted, protocol, *, batch_size):
+        measured.append(([images[i].getpixel((0, 0))[0] for i in range(len(images))], len(masks), batch_size))
+        assert [int(masks[i][0, 0]) for i in range(len(masks))] == measured[-1][0]
+        return {name: {"pacl": torch.tensor([1])} for name in wanted}
+
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    monkeypatch.setattr(ranks, "summed", lambda tensor, device: tensor + 10)
+    monkeypatch.setattr("pacl.spread.segmentation", measure)
+    sets = {"": (images, masks, {"voc20": {}, "voc21": {}})}
+    clip = SimpleNamespace(device=torch.device("cpu"))
+    found = segmentation_over_ranks(clip, {}, sets, ["voc21", "voc20"], Protocol(), batch_size=4)
+    assert measured == [([4, 5], 2, 4)] and list(found) == ["voc21", "voc20"]
+    assert found["voc20"]["pacl"].item() == 11
 
 
 def test_segmentation_by_several_processes_is_that_of_one(project):
