@@ -38,6 +38,15 @@ def test_with_a_gpu_which_a_fork_cannot_use_there_is_no_other_process(monkeypatc
     assert in_parts(lambda part: (part, os.getpid()), 23, 4) == [(range(23), os.getpid())]
 
 
+def test_forks_compute_on_a_thread_each():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert in_parts(lambda part: torch.get_num_threads(), 9, 3) == [1, 1, 1]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_of_forks_only_the_first_shows_its_progress(capfd):
     assert in_parts(lambda part: len(list(progress_bar(part, desc=f"from {part.start}"))), 9, 3) == [3, 3, 3]
     assert list(progress_bar(range(2), desc="own")) == [0, 1]
@@ -51,6 +60,8 @@ def test_an_error_of_a_part_is_raised_and_a_death_is_named():
 
     with pytest.raises(ValueError, match="scene 0 is bad"):
         in_parts(fails, 9, 3)
+    with pytest.raises(KeyError, match="no such scene"):
+        in_parts(lambda part: {}["no such scene"], 9, 3)
     with pytest.raises(ChildProcessError, match="died"):
         in_parts(lambda part: os._exit(1), 9, 3)
 

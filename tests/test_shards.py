@@ -49,6 +49,25 @@ def test_all_samples_in_the_order_of_the_shards(tmp_path):
     assert all(image == jpeg(int(key)) for key, image, _ in found)
 
 
+def test_shards_come_by_name(tmp_path):
+    for number in reversed(range(30)):
+        (tmp_path / f"{number:05d}.tar").touch()
+    assert [path.name for path in find_shards(tmp_path)] == [f"{number:05d}.tar" for number in range(30)]
+
+
+def test_suffixes_in_capitals_are_read_and_counted(tmp_path):
+    names = {f"000000000.{suffix}": None for suffix in ("jpg", "txt", "json")}
+    shard = write_shard(tmp_path / "0.tar", 0, 1, **names, **{"a.JPG": jpeg(), "a.TXT": b"a caption"})
+    assert survey([shard], 0.0) == ([1], "") and list(samples([shard])) == [("a", jpeg(), "a caption")]
+
+
+def test_a_member_without_a_suffix_belongs_to_no_sample(tmp_path):
+    shard = write_shard(tmp_path / "0.tar", 0, 2, README=b"two photos")
+    assert survey([shard], 0.0) == ([2], "")
+    bad = Counter()
+    assert len(list(samples([shard], bad=bad))) == 2 and not bad
+
+
 def test_a_seed_shuffles_and_repeats(tmp_path):
     shards = [write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(3)]
     orders = [[key for key, *_ in samples(shards, seed=seed)] for seed in (1, 1, 2)]
@@ -72,6 +91,7 @@ def test_samples_that_miss_a_part_are_skipped_and_counted(tmp_path):
     counts, note = survey([shard], 0.5)
     assert counts == [3]  # names only: a caption of spaces is seen when it is read
     assert note == f"2 of 5 samples in the shards are torn or miss a part, the first in {shard}; they are skipped."
+    assert survey([shard], 0.4) == (counts, note)  # as many as are allowed
     with pytest.raises(ValueError, match=r"2 of 5 samples .* more than prepare.max_bad_share \(0.3\)"):
         survey([shard], 0.3)
 
@@ -92,6 +112,19 @@ def test_a_shard_cut_in_the_middle_gives_what_is_whole(tmp_path, left):
     captions = [caption for *_, caption in samples([torn, whole], bad=bad)]
     assert captions == [f"caption {i}" for i in (*range(10, 10 + counts[0]), *range(10))]
     assert bad["torn shard"] >= 1
+
+
+def test_a_sample_cut_in_its_photo_costs_no_other(tmp_path):
+    shard = write_shard(tmp_path / "0.tar", 0, 5)
+    with tarfile.open(shard) as tar:
+        end = tar.getmember("000000004.jpg").offset_data + 10
+    shard.write_bytes(shard.read_bytes()[:end])
+    assert survey([shard], 0.5)[0] == [4] == [len(list(samples([shard])))]
+
+
+def test_shards_that_hold_nothing_are_named(tmp_path):
+    with pytest.raises(ValueError, match="^0 of 0 samples .* the first in .*/0.tar: more than"):
+        survey([write_shard(tmp_path / "0.tar", 0, 0)], 1.0)
 
 
 def test_what_is_no_shard_is_named(tmp_path):
