@@ -553,10 +553,10 @@ def test_a_sparse_member_of_a_gigabyte_takes_no_memory(suffix, tmp_path):
 
 
 def test_a_member_over_the_limit_spoils_its_sample_unless_nobody_reads_it(tmp_path, monkeypatch):
-    changes = {"000000002.npy": bytes(5000), "000000001.json": bytes(5000)}
+    changes = {"000000002.npy": bytes(5000), "000000001.json": bytes(2**20)}
     shard = write_shard(tmp_path / "0.tar", 0, 3, **changes)
     assert whole_and_bad(shard) == (3, 0) and len(list(samples([shard]))) == 3
-    monkeypatch.setattr("pacl.shards.LARGEST", 4999)
+    monkeypatch.setattr("pacl.shards.LARGEST", 2**20 - 1)
     bad = Counter()
     assert whole_and_bad(shard) == (2, 1)
     assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 2"]

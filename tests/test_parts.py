@@ -80,12 +80,15 @@ def test_an_error_waits_for_the_other_parts_however_much_they_say():
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lists its processes in /proc")
-def test_forks_end_when_their_parent_is_killed(tmp_path):
-    """They want to say a megabyte, and nobody reads it."""
+@pytest.mark.parametrize("seconds", [0.5, 60])
+def test_forks_end_when_their_parent_is_killed(tmp_path, monkeypatch, seconds):
+    """They want to say a megabyte, and nobody reads it; or they have much to compute yet, and the system ends them."""
+    if seconds < 1:
+        monkeypatch.setattr(parts, "end_with_parent", lambda: None)
 
     def answer(part):
         (tmp_path / str(os.getpid())).touch()
-        time.sleep(0.5)
+        time.sleep(seconds)
         return bytes(2**20)
 
     parent = multiprocessing.get_context("fork").Process(target=in_parts, args=(answer, 9, 3))

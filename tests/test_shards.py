@@ -75,6 +75,26 @@ def test_a_seed_shuffles_and_repeats(tmp_path):
     assert sorted(orders[0]) == sorted(orders[2]) == [f"{i:09d}" for i in range(30)]
 
 
+def test_shards_are_shuffled_as_wholes_too(tmp_path, monkeypatch):
+    """Far more pairs than are mixed at a time must not come in the order of their shards."""
+    monkeypatch.setattr("pacl.shards.BUFFER", 1)
+    shards = [write_shard(tmp_path / f"{number}.tar", 10 * number, 2) for number in range(4)]
+    orders = {tuple(int(key) for key, *_ in samples(shards, seed=seed)) for seed in range(4)}
+    assert len(orders) > 1 and {tuple(sorted(order)) for order in orders} == {(0, 1, 10, 11, 20, 21, 30, 31)}
+
+
+def test_a_photo_that_a_shard_has_twice_is_counted_as_a_fault_of_the_shard(tmp_path):
+    shard = write_shard(tmp_path / "0.tar", 0, 3)
+    with tarfile.open(shard, "a") as tar:
+        for name in ("000000003.jpg", "000000003.jpg", "000000003.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg())
+            tar.addfile(member, io.BytesIO(jpeg()))
+    bad = Counter()
+    found = [key for key, *_ in samples([shard], bad=bad)]
+    assert found[:2] == ["000000000", "000000001"] and bad["torn shard"] == 1
+
+
 def test_samples_that_miss_a_part_are_skipped_and_counted(tmp_path):
     """The caption may also stand in the json alone; one of spaces is none."""
     changes = {
@@ -99,6 +119,7 @@ def test_samples_that_miss_a_part_are_skipped_and_counted(tmp_path):
 def test_half_a_character_makes_no_caption():
     assert caption_of({"json": b'{"caption": "a \\ud83d dog"}'}) == ""
     assert caption_of({"json": b'{"caption": " a  dog"}'}) == "a dog"
+    assert caption_of({"json": 100_000 * b"["}) == ""
 
 
 @pytest.mark.parametrize("left", [0.4, 0.75])
