@@ -172,9 +172,13 @@ def test_photos_of_any_kind_are_read_and_torn_ones_counted(tiny_clip, tmp_path):
     assert strict.skipped == {"torn image": 2}
 
 
-def test_bad_samples_are_made_up_for_by_a_second_reading(tiny_clip, tmp_path):
+def test_bad_samples_are_made_up_for_by_a_second_reading(tiny_clip, tmp_path, monkeypatch):
     shard = write_shard(tmp_path / "0.tar", 0, 6, **{"000000005.jpg": b"no image"})
-    batches = list(streamed(tiny_clip, {str(shard): 6}, 6, 3, max_bad_share=0.5).epoch(0))
+    source, readings = streamed(tiny_clip, {str(shard): 6}, 6, 3, max_bad_share=0.5), []
+    reader = source.reader
+    monkeypatch.setattr(source, "reader", lambda *which: readings.append(which) or reader(*which))
+    batches = list(source.epoch(0))
+    assert readings == [(0, 0, 1, 0), (0, 0, 1, 1)]  # the second one in an order of its own
     assert [len(keys) for _, _, keys in batches] == [3, 3]
 
 
