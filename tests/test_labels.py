@@ -126,6 +126,14 @@ def test_a_tile_holds_whole_small_images_or_a_part_of_a_large_one(monkeypatch, M
     assert (height, width) == (H, W) or 8 * M * height * width > labels_module.CPU_TILE_BYTES
 
 
+def test_thousands_of_phrases_are_labelled_a_row_at_a_time(monkeypatch):
+    """Of so many phrases the shortest row that is taken at once fills more than a tile."""
+    monkeypatch.undo()
+    logits = torch.randn(3000, 2, 300, generator=torch.Generator().manual_seed(0))
+    assert labels_module._tile(logits, 2, 300) == (1, 1, 256)
+    assert torch.equal(label_maps(logits, torch.eye(2), torch.eye(300), Protocol()), logits.argmax(0))
+
+
 def test_several_images_in_a_tile_are_labelled_as_each_alone(monkeypatch):
     monkeypatch.setattr(labels_module, "_tile", lambda *_: (2, 20, 40))
     logits = random_logits(5, M)
@@ -160,6 +168,19 @@ def test_probability_rule_and_a_background_among_the_classes():
     assert predict(logits, 10.0, "probability", 0.7, background_listed=True).item() == 0
 
 
+def test_a_threshold_that_is_just_met_makes_no_background():
+    """More nats than it, or a smaller probability, do: one class is certain, two alike have a half each."""
+    assert predict(torch.zeros(1, 1, 1), 10.0, "entropy", 0.0).item() == 1
+    assert predict(torch.zeros(2, 1, 1), 10.0, "probability", 0.5).item() == 1
+
+
+def test_cosines_of_half_precision_are_scaled_in_float32():
+    logits = (0.3 * torch.rand(5, 20, 20, generator=torch.Generator().manual_seed(0))).bfloat16()
+    for rule, threshold in (("entropy", 0.5), ("probability", 0.7)):
+        expected = predict(logits.float(), 40.0, rule, threshold)
+        assert torch.equal(predict(logits, 40.0, rule, threshold), expected) and 0 < (expected == 0).sum() < 400
+
+
 def test_a_class_is_as_likely_as_its_best_phrase():
     """The softmax is over phrases: a second phrase as good takes half of the probability away."""
     logits = torch.tensor([0.1, 0.3, 0.3, 0.0])[:, None, None]
@@ -189,3 +210,5 @@ def test_unknown_rules_and_wrong_phrases_are_named():
         predict(torch.rand(2, 1, 1), 1.0, "entropic")
     with pytest.raises(ValueError, match="2 phrases, but there are scores of 3"):
         predict(torch.rand(3, 1, 1), 1.0, phrase_index=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="4 phrases, but there are scores of 3"):
+        best_phrase(torch.rand(3, 1, 1), torch.tensor([0, 1, 1, 0]), -3)
