@@ -91,13 +91,15 @@ def test_whole_image_logits_are_cosines_at_the_images_own_size():
     torch.testing.assert_close(logits[:, 0, 0], cosines[:, 0, 0])
 
 
-def test_short_side_is_resized_and_logits_come_back_at_the_original_size():
-    image = picture(20, 32)
+@pytest.mark.parametrize("size, enlarged_to", [((20, 32), (40, 64)), ((32, 20), (64, 40)), ((40, 20), (80, 40))])
+def test_short_side_is_resized_and_logits_come_back_at_the_original_size(size, enlarged_to):
+    image = picture(*size)
     logits = dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol(short_side=40))
-    enlarged = F.interpolate(image[None] / 255, size=(40, 64), mode="bilinear", antialias=True)
+    enlarged = F.interpolate(image[None] / 255, size=enlarged_to, mode="bilinear", antialias=True)
     tokens = embed(ColourCLIP().patch_features(enlarged - 0.5))
-    cosines = F.cosine_similarity(tokens[0, :, None], TEXT, dim=-1).T.reshape(1, 3, 10, 16)
-    torch.testing.assert_close(logits, F.interpolate(cosines, size=(20, 32), mode="bilinear")[0])
+    h, w = (side // P for side in enlarged_to)
+    cosines = F.cosine_similarity(tokens[0, :, None], TEXT, dim=-1).T.reshape(1, 3, h, w)
+    torch.testing.assert_close(logits, F.interpolate(cosines, size=size, mode="bilinear")[0])
 
 
 def test_stripes_finer_than_the_resized_images_pixels_become_an_even_grey():
@@ -168,8 +170,19 @@ def test_one_window_as_large_as_the_image_is_the_whole_image():
 
 @pytest.mark.parametrize("protocol", [Protocol(window=16, window_stride=8, token_stride=2), Protocol()])
 def test_an_image_smaller_than_a_window_or_a_patch_is_padded(protocol):
-    logits = dense_logits(ColourCLIP(), METHOD, picture(3, 9), TEXT, protocol)
-    assert logits.shape == (3, 3, 9) and torch.isfinite(logits).all()
+    """To the right and below, with CLIP's mean colour, here a grey that a picture can hold."""
+
+    class GreyMean(ColourCLIP):
+        def normalize(self, images):
+            return images - 128 / 255
+
+    for size in ((3, 9), (9, 3)):
+        image, filled = picture(*size), torch.full((3, 16, 16), 128, dtype=torch.uint8)
+        filled[:, : size[0], : size[1]] = image
+        filled = filled if protocol.window else filled[:, : max(size[0], P), : max(size[1], P)]
+        logits = dense_logits(GreyMean(), METHOD, image, TEXT, protocol)
+        expected = dense_logits(GreyMean(), METHOD, filled, TEXT, protocol)[:, : size[0], : size[1]]
+        torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("protocol", [Protocol(), Protocol(short_side=24, window=16, window_stride=8, token_stride=2)])
@@ -204,6 +217,27 @@ def test_segment_follows_the_protocols_background():
     logits = dense_logits(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol)
     assert torch.equal(labels, predict(logits, 5.0, "entropy", 1.0))
     assert {0, 1} < set(labels.unique().tolist())
+    listed = segment(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol, background_listed=True)
+    assert torch.equal(listed, predict(logits, 5.0, "entropy", 1.0, background_listed=True))
+    assert not torch.equal(listed, labels)
+
+
+def test_cosines_are_with_texts_as_the_methods_text_map_leaves_them():
+    """A map that hands each phrase the next one's text moves the cosines by one."""
+    moved = Method(embed, "clip", lambda text: text.roll(-1, 0))
+    found, plain = (dense_logits(ColourCLIP(), m, picture(20, 28), TEXT, Protocol()) for m in (moved, METHOD))
+    torch.testing.assert_close(found, plain[[1, 2, 0]])
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize("passes", ["joint", "shifted"])
+def test_dense_tokens_come_from_the_protocols_kind_of_passes(tiny_clip, passes):
+    image, text = picture(40, 32), torch.randn(3, tiny_clip.dim, generator=torch.Generator().manual_seed(1))
+    protocol = Protocol(token_stride=4, passes=passes)
+    found = coarse_logits(tiny_clip, {"": Method(tiny_clip.project, "clip")}, image, text, protocol)[0][""]
+    tokens = tiny_clip.patch_features(tiny_clip.normalize(image[None] / 255), 4, passes=passes)
+    expected = F.cosine_similarity(tiny_clip.project(tokens)[0, :, None], text, dim=-1).T.reshape(3, 9, 7)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_patch_class_logits_take_the_best_phrase():
@@ -236,9 +270,12 @@ def test_protocols_name_what_is_wrong(options, message):
         Protocol(**options)
 
 
-def test_images_of_another_type_are_named():
-    with pytest.raises(ValueError, match="uint8"):
-        dense_logits(ColourCLIP(), METHOD, torch.rand(3, 8, 8), TEXT, Protocol())
+@pytest.mark.parametrize(
+    "images", [torch.rand(3, 8, 8), *(torch.zeros(s, dtype=torch.uint8) for s in ((8, 8), (4, 8, 8), (1, 1, 3, 8, 8)))]
+)
+def test_images_of_another_type_or_shape_are_named(images):
+    with pytest.raises(ValueError, match=r"must be a PIL image or uint8 \[3, H, W\] or .*, not torch.*8, 8\]\.$"):
+        dense_logits(ColourCLIP(), METHOD, images, TEXT, Protocol())
 
 
 def test_a_real_clip_segments(monkeypatch):
