@@ -16,14 +16,17 @@ from pacl.data import IGNORE, Images, Masks
 from pacl.evaluate import (
     equal_sizes,
     examples,
+    foreground,
     label_examples,
     methods_of,
+    on_benchmark,
     prompt_maps,
     scores,
     scores_by_class,
     segmentation,
     segmentation_of_sets,
     texts_of,
+    with_images,
     without_background,
 )
 from pacl.model import VisionEmbedder
@@ -159,6 +162,12 @@ def test_batches_hold_images_of_one_size_in_order(split):
         assert np.array_equal(image.permute(1, 2, 0), picture) and np.array_equal(mask, label)
 
 
+@pytest.mark.parametrize("sizes", [[(14, 20), (18, 20)], [(14, 20), (14, 24)]])
+def test_images_alike_on_one_side_only_are_no_batch(sizes):
+    batches = equal_sizes(*(kind(arrays) for kind, arrays in zip((Images, Masks), pictures(sizes), strict=True)), 2)
+    assert [tuple(batch.shape) for batch, _ in batches] == [(1, 3, *size) for size in sizes]
+
+
 def test_a_mask_of_another_size_is_an_error():
     images, masks = Images(np.zeros((1, 8, 10, 3), np.uint8)), Masks(np.zeros((1, 8, 9), np.uint8))
     with pytest.raises(ValueError, match="a mask is 9 x 8 pixels, its image 10 x 8"):
@@ -195,11 +204,9 @@ def test_prompt_maps_are_cosines_with_the_largest_classs_name(split):
     images = split[0]
     masks = [np.full((14, 20), 3, np.uint8), np.full((14, 20), 255, np.uint8)]
     masks[0][:6] = 0
-    masks[1][:2], masks[1][2:3] = 1, 2  # most of it is ignored
-    protocol = Protocol()
-    names, maps = prompt_maps(
-        ColourCLIP(), METHODS, images, Masks(np.stack(masks)), BENCHMARKS["plain"], [0, 1], protocol
-    )
+    masks[1][:2], masks[1][2:3] = 2, 1  # most of it is ignored
+    protocol, benchmark = Protocol(), BENCHMARKS["plain"] | {"table": [0, 2, 1, *TABLE[3:]]}
+    names, maps = prompt_maps(ColourCLIP(), METHODS, images, Masks(np.stack(masks)), benchmark, [0, 1], protocol)
     assert names == ["sea", "dog"]
     prompts = [form.format("dog") for form in templates("seven")]
     text = ColourCLIP().text_features(prompts).mean(0)
@@ -274,6 +281,28 @@ def test_without_background_the_other_classes_move_up_and_it_is_ignored():
     assert without_background(plain) == (plain["classes"], plain["table"])
 
 
+def test_a_background_that_is_not_the_first_class_is_a_class_as_others_are():
+    benchmark = {"classes": ["cat", "background", "dog"], "table": [0, 1, 2]}
+    protocol = Protocol(background_rule="probability", background_threshold=0.5)
+    assert foreground(benchmark, protocol) == benchmark["classes"]
+    assert without_background(benchmark) == (benchmark["classes"], benchmark["table"])
+    assert on_benchmark(protocol, benchmark).background_rule == "none"
+
+
+def test_of_several_image_sets_only_the_named_benchmarks_are_measured_in_their_order():
+    images, masks = pictures([(14, 20)] * 2)
+    scenes = Images(np.stack(images)), Masks(np.stack(masks))
+    sets = {
+        "one": (*scenes, BENCHMARKS | {"small": BENCHMARKS["plain"]}),
+        "two": (*scenes, {"own": BENCHMARKS["plain"]}),
+    }
+    protocol = Protocol(per_benchmark={"small": {"short_side": 8}})
+    names = ["own", "small", "plain"]
+    together = [list(wanted) for _, _, wanted in with_images(sets, names, protocol)]
+    assert sorted(together) == [["own"], ["plain"], ["small"]]
+    assert list(segmentation_of_sets(ColourCLIP(), PACL, sets, names, protocol)) == names
+
+
 def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same():
     clip, asked = ColourCLIP(), {"one": ["cat, kitten", "dog"], "two": ["sea", "dog", "cat, kitten"]}
     seen = []
@@ -300,16 +329,18 @@ def test_a_protocols_own_phrases_name_the_background_too():
     scenes = Images(np.stack(images)), Masks(np.stack(masks))
     found = segmentation(ColourCLIP(), PACL, *scenes, {"one": benchmark}, protocol)["one"]["pacl"]
     text, index = class_text_features(ColourCLIP(), benchmark["phrases"]["sclip"], templates("seven"))
-    expected = np.zeros((3, 3), int)
+    expected, maps = np.zeros((3, 3), int), []
     for image, mask in zip(images, masks, strict=True):
         cosines = dense_logits(ColourCLIP(), METHODS["pacl"], Image.fromarray(image), text, protocol)
         shares = (2.0 * cosines).softmax(0)
         best, phrase = shares.max(0)
         labels = index[phrase].masked_fill(best < 0.4, 0).numpy()
+        maps.append(labels)
         target = np.array(benchmark["table"])[mask]
         np.add.at(expected, (target[target != 255], labels[target != 255]), 1)
     assert np.array_equal(found, expected) and (expected.sum(0) > 0).sum() > 1
-    others = label_examples(ColourCLIP(), PACL, scenes[0], benchmark, [0], protocol)["pacl"][0]
-    assert set(others.unique().tolist()) <= {0, 1, 2}
+    shown = label_examples(ColourCLIP(), PACL, scenes[0], benchmark, [1, 0], protocol.on("one"))["pacl"]
+    assert all(map(np.array_equal, shown, reversed(maps)))
     plain = segmentation(ColourCLIP(), PACL, *scenes, {"one": BENCHMARKS["with_background"]}, protocol)["one"]["pacl"]
     assert not torch.equal(plain, found)  # without such a list the classes' names are used
+    assert foreground(benchmark, Protocol()) == benchmark["classes"]  # and by a protocol that asks for none
