@@ -22,6 +22,7 @@ from pacl.alignment import (
     view_of,
 )
 from pacl.data import IGNORE, Images, Masks
+from pacl.metrics import coherence_interval, coherence_roc
 
 
 def squares(tokens):
@@ -110,14 +111,33 @@ def test_interval_of_the_patch_accuracy_resamples_images():
     low, high = accuracy_interval(preds, labels, seed=0)  # of 400 images, not 1,200 patches
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.01)
     assert accuracy_interval(labels, labels, seed=0) == (1.0, 1.0)
+    labels[200:, 1:] = 255  # each patch counts alike: 600 right ones and 200 wrong
+    low, high = accuracy_interval(preds, labels, seed=0)
+    assert 0.7 < low < 0.75 < high < 0.8
+
+
+def test_the_seed_is_that_of_the_pairs_and_of_the_interval():
+    generator = torch.Generator().manual_seed(0)
+    labels, features = torch.randint(0, 3, (20, 9), generator=generator), torch.randn(20, 9, 16, generator=generator)
+    images = torch.arange(20).repeat_interleave(9)
+    areas = set()
+    for seed in (0, 1):
+        found = coherence(features, labels, pairs=500, seed=seed)
+        *drawn, area = coherence_roc(features.flatten(0, 1), labels.flatten(), images, pairs=500, seed=seed)
+        assert (found["auc"], found["interval"]) == (area, coherence_interval(*drawn, seed))
+        areas.add(area)
+        points = np.stack([found["false_positives"], found["true_positives"]])
+        assert len(np.unique(points, axis=1).T) == len(points.T) < 400  # so few are neither thinned nor repeated
+    assert len(areas) == 2
 
 
 def test_the_map_puts_patches_of_a_class_beside_its_text():
     generator = torch.Generator().manual_seed(0)
     text = F.normalize(torch.randn(5, 16, generator=generator), dim=-1)
     labels = torch.randint(0, 4, (30, 9), generator=generator)  # class 4 has no patch
-    labels[0] = 255
+    labels[:8] = 255  # more patches than of any class
     embeddings = text[labels.clamp(max=4)] + 0.05 * torch.randn(30, 9, 16, generator=generator)
+    embeddings *= 1 + 9 * torch.rand(30, 9, 1, generator=generator)  # lengths don't count
     table = patch_map(embeddings, labels, text, classes=4, patches=120, seed=0)
     assert table[~table.is_text].groupby("label").size().tolist() == [30] * 4
     centres = table[table.is_text].set_index("label")[["x", "y"]]
