@@ -119,6 +119,14 @@ def test_an_empty_scene_is_called_by_its_texture():
     assert not any(re.search("(on|standing on|the) grass", text) for text in texts)
 
 
+def test_only_the_first_words_of_a_caption_stand_without_a_preposition():
+    always = {"mention_thing": 1, "mention_stuff": 1, "mention_kind": 0, "coarse": 0, "noise": 0}
+    texts = captions_of([], ["grass", "sea"], 200, **always)
+    assert all(re.search(r"grass (by|in|on) the sea", text) for text in texts)
+    texts = captions_of([APPLE], ["grass"], 200, **always)
+    assert all(re.search(r"apple (on|standing on|on the) grass", text) for text in texts)
+
+
 def test_several_of_a_kind_are_counted_once():
     for count, phrase in ((2, "two ducks"), (3, "three ducks"), (4, "many ducks"), (5, "many ducks")):
         rng = np.random.default_rng(0)

@@ -134,9 +134,17 @@ def test_intervals_of_differences_are_those_of_paired_images():
     labels = rng.integers(0, 2, 2000)
     right = np.eye(2, dtype=np.float32)[labels]
     worse = np.where(rng.random((2000, 1)) < 0.1, 1 - right, right)  # wrong on a tenth
-    row = accuracy_table({"a": (torch.tensor(right), torch.tensor(worse), labels)}, 0.0, (1.0, 1.0)).iloc[0]
-    error = 1.96 * np.sqrt(0.1 * 0.9 / 2000)
-    assert (row.low, row.high) == pytest.approx((row.difference - error, row.difference + error), abs=0.004)
+    one = (torch.tensor(right), torch.tensor(worse), labels)
+    tables = [accuracy_table({"a": one, "b": one}, 0.0, (1.0, 1.0), **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    for row, images in ((tables[0].loc[0], 2000), (tables[0].loc[2], 4000)):  # a's, and the mean's over two sets
+        error = 1.96 * np.sqrt(0.1 * 0.9 / images)
+        assert (row.low, row.high) == pytest.approx((row.difference - error, row.difference + error), abs=0.0015)
+    assert tables[0].equals(tables[1]) and not tables[0].equals(tables[2])
+    assert tables[0].difference.equals(tables[2].difference)  # another seed moves intervals alone
+
+
+def test_without_sets_the_table_has_no_rows():
+    assert accuracy_table({}, 0.5, (1.0, 1.0)).shape == (0, 6)
 
 
 def test_the_interval_of_the_mean_over_sets_is_one_of_its_own():
