@@ -105,8 +105,8 @@ def test_rates_of_zero_and_one_are_always_and_never():
 
 
 def test_sizes_are_said_of_large_and_small_things_only():
-    for side, word in ((0.6, "large"), (0.3, "small"), (0.45, None)):
-        texts = captions_of([("duck", ODD, side)], [], mention_thing=1, noise=0)
+    for side, word in ((0.56, "large"), (0.37, "small"), (0.54, None), (0.39, None)):
+        texts = captions_of([("duck", ODD, side)], [], 3000 if word else 100, mention_thing=1, noise=0)
         found = {size: share(texts, f"{size} duck") for size in ("large", "small")}
         for size, often in found.items():
             assert often == (pytest.approx(0.2, abs=0.03) if size == word else 0)
