@@ -66,8 +66,8 @@ def test_scenes_come_back(as_files, files, tmp_path):
 
 
 def test_labelled_images_come_back(tmp_path):
-    write_labelled(tmp_path, "test", "clean", PICTURES, [2, 0, 1], ["a", "b", "c"])
-    images, labels, classes = read_labelled(tmp_path, "test", "clean")
+    write_labelled(tmp_path / "new", "test", "clean", PICTURES, [2, 0, 1], ["a", "b", "c"])
+    images, labels, classes = read_labelled(tmp_path / "new", "test", "clean")
     assert labels.tolist() == [2, 0, 1] and classes == ["a", "b", "c"]
     assert np.array_equal(np.stack([np.asarray(images[i]) for i in range(3)]), PICTURES)
 
@@ -95,6 +95,8 @@ def test_a_part_of_the_images_is_counted_from_its_own_start():
     last = Masks(rows).some(range(4, 99))
     assert [mask[0, 0] for mask in (last[0], last[5])] == [4, 9] and len(last) == 6
     assert [last.some(range(2, 4))[i][0, 0] for i in range(2)] == [6, 7]
+    pictures = Images(rows.reshape(10, 1, 1, 3)).some(range(4, 99))
+    assert [pictures[i].getpixel((0, 0))[0] for i in (0, 5)] == [4, 9] and len(pictures) == 6
 
 
 def test_photos_are_turned_upright(tmp_path):
@@ -139,9 +141,10 @@ def test_pictures_in_numbers_without_a_range_are_named(kind, tmp_path):
         Images([image])[0]
 
 
-def test_a_mask_in_colours_is_named(tmp_path):
-    Image.fromarray(PICTURES[0]).save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match=r"mask.png holds colours \(RGB\), not one label a pixel: save it") as error:
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_a_mask_in_colours_is_named(mode, tmp_path):
+    Image.fromarray(PICTURES[0]).convert(mode).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=rf"mask.png holds colours \({mode}\), not one label a pixel: save") as error:
         Masks([tmp_path / "mask.png"])[0]
     one_sentence(error)
 
@@ -232,6 +235,22 @@ def test_numbers_are_rounded_and_equal_contents_are_equal_bytes(tmp_path):
     assert "é" in (tmp_path / "two.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("content", ['{"images": []}', '{"captions": []}', "[]", "7", '["images", "captions"]', "{"])
+def test_a_file_of_other_contents_is_named(content, tmp_path):
+    (tmp_path / "train.json").write_text(content)
+    with pytest.raises(ValueError, match="train.json is no whole JSON file: remove it and run the stage") as error:
+        read_pairs(tmp_path, "train")
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize("array", [PICTURES.astype(np.float32), PICTURES[0, 0], PICTURES[..., :2], PICTURES[None]])
+def test_an_array_that_holds_no_pictures_is_named(array, tmp_path):
+    write_pairs(tmp_path, "train", array, CAPTIONS)
+    with pytest.raises(ValueError, match="train_images.npy is no whole array of pictures .*: remove it") as error:
+        read_pairs(tmp_path, "train")
+    assert one_sentence(error)
+
+
 # --- several image sets ---
 
 
@@ -256,4 +275,6 @@ def test_benchmarks_of_different_images_lie_beside_each_other(tmp_path):
 def test_the_only_image_set_needs_no_name(tmp_path):
     write_scenes(tmp_path, "test", PICTURES, LABELS, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["test_masks.npy", "test_scenes.json", "test_scenes.npy"]
-    assert list(all_scenes(tmp_path, "test")) == [""]
+    write_scenes(tmp_path, "tests", PICTURES[:1], LABELS[:1], {})  # a split whose name begins alike
+    assert list(all_scenes(tmp_path, "test")) == [""] and len(all_scenes(tmp_path, "test")[""][0]) == 3
+    assert all_scenes(tmp_path, "other", needed=False) == {}
