@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,18 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from torchvision import datasets
 
 from pacl.data import read_labelled
-from pacl.labelled import all_sets, check_sets, class_file, described, set_templates, words, write_set
+from pacl.labelled import (
+    all_sets,
+    check_sets,
+    class_count,
+    class_file,
+    class_names,
+    described,
+    labels_of,
+    set_templates,
+    words,
+    write_set,
+)
 from pacl.layouts import check_present, lines_of
 
 PARAMS = SimpleNamespace(seed=0, classification_images=None, validation_scenes=1000)
@@ -126,6 +138,34 @@ def test_the_images_that_are_counted_are_the_tests(tmp_path):
     assert note.startswith("ImageNet-1k test: 3 of 50,000 images,")
 
 
+def test_ones_own_images_are_in_the_first_of_their_folders(tmp_path):
+    for split, later in (("test", ("images", "val", "test")), ("validation", ("train", "validation"))):
+        for place in later:  # each goes before those that are there
+            write_image(tmp_path / f"zoo/{place}/gull/{place}.jpg")
+            write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+            images = read_labelled(tmp_path / "out", split, "zoo")[0]
+            assert [Path(path).stem for path in images.source] == [place]
+
+
+def test_so_many_images_are_drawn_by_the_seed_and_stay_in_their_order(tmp_path):
+    for place, count in (("dtd/images", 9), ("dtd/train", 8)):
+        for name in ("banded", "zigzagged"):
+            for i in range(count):
+                write_image(tmp_path / f"{place}/{name}/{i}.jpg")
+        (tmp_path / place / "README.txt").write_text("no class")
+    drawn = {}
+    for seed in (0, 0, 1):
+        params = SimpleNamespace(seed=seed, classification_images=7, validation_scenes=5)
+        note = write_set(tmp_path / "out", tmp_path, "dtd", params)
+        for split, count in (("test", 7), ("validation", 5)):
+            images, labels, classes = read_labelled(tmp_path / "out", split, "dtd")
+            assert len(labels) == count and images.source == sorted(images.source)
+            assert [classes[k] for k in labels] == [Path(path).parent.name for path in images.source]
+            assert drawn.setdefault((split, seed), images.source) == images.source
+    assert note.startswith("Describable Textures test: 7 of 1,880 images,")
+    assert all(drawn[split, 0] != drawn[split, 1] for split in ("test", "validation"))
+
+
 def test_a_set_of_torchvision_is_read_in_place(tmp_path):
     """EuroSAT has no splits: a fixed part is held out, the rest is the test."""
     for name in ("AnnualCrop", "SeaLake"):
@@ -139,8 +179,9 @@ def test_a_set_of_torchvision_is_read_in_place(tmp_path):
         entry["held_out"] = original
     images, labels, classes = read_labelled(tmp_path / "out", "test", "eurosat")
     assert classes == ["annual crop land", "lake or sea"] and len(images) == len(labels) == 5
-    validation = read_labelled(tmp_path / "out", "validation", "eurosat")[0].source.rows
-    assert sorted([*validation, *images.source.rows]) == list(range(8))
+    held_out, labels_of_these, _ = read_labelled(tmp_path / "out", "validation", "eurosat")
+    assert sorted([*held_out.source.rows, *images.source.rows]) == list(range(8))
+    assert set(labels_of_these) == {0, 1}  # not the first rows, which are of one class
     reference = datasets.EuroSAT(tmp_path)
     for image, label, row in zip(images, labels, images.source.rows, strict=True):
         assert np.array_equal(image, reference[row][0]) and label == reference[row][1] and image.mode == "RGB"
@@ -161,13 +202,16 @@ def test_any_other_set_of_torchvision_by_its_name(tmp_path):
     assert described("MNIST")["torchvision"]["validation"] == {"train": True}
     assert "torchvision" not in described("my_birds")
     folder = tmp_path / "rendered-sst2"
-    for split in ("test", "train"):
+    for split, value in (("test", 10), ("train", 200)):
         for name in ("negative", "positive"):
-            write_image(folder / split / name / "1.png")
+            write_image(folder / split / name / "1.png", value)
     write_set(tmp_path / "out", tmp_path, "RenderedSST2", PARAMS)
     _, labels, classes = read_labelled(tmp_path / "out", "test", "RenderedSST2")
     assert classes == ["negative", "positive"] and labels.tolist() == [0, 1]
-    assert len(read_labelled(tmp_path / "out", "validation", "RenderedSST2")[1]) == 2
+    for split, value in (("test", 10), ("validation", 200)):
+        images, labels, _ = read_labelled(tmp_path / "out", split, "RenderedSST2")
+        assert len(labels) == 2 and images[1].getpixel((0, 0)) == (value,) * 3
+    assert check_sets(tmp_path, ["RenderedSST2"]) == []  # torchvision's own folder is enough
 
 
 def test_a_set_of_torchvision_without_such_a_split_says_what_else_works(tmp_path):
@@ -185,6 +229,41 @@ def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
     assert f"put images into {tmp_path}/my_birds/test/CLASS" in birds[1]
 
 
+def test_a_folder_without_classes_is_named(tmp_path):
+    (tmp_path / "zoo/test").mkdir(parents=True)
+    with pytest.raises(ValueError, match="zoo/test has no folder with images of a class of zoo: remove it"):
+        write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+
+
+@pytest.mark.parametrize("attribute", ["targets", "_labels", "labels", None])
+def test_labels_are_read_from_a_list_wherever_torchvision_keeps_one(attribute):
+    """Without a list from the items, which means reading every image."""
+
+    class Pictures:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            assert attribute is None
+            return None, np.int64(index % 2)
+
+    pictures = Pictures()
+    if attribute:
+        setattr(pictures, attribute, np.array([0, 1, 0]))
+    labels = labels_of(pictures)
+    assert labels == [0, 1, 0] and {type(label) for label in labels} == {int}
+
+
+def test_a_set_of_torchvision_without_class_names_says_where_to_list_them():
+    with pytest.raises(ValueError, match="no class names for SVHN: add an entry to data/classification/sets.yaml"):
+        class_names(SimpleNamespace(), described("SVHN"))
+
+
+def test_how_many_classes_a_set_has_is_known_of_listed_sets_only():
+    assert [class_count(name) for name in ("imagenet_a", "cifar10", "my_birds")] == [200, 10, 0]
+
+
 def test_words_of_classes():
     assert words("apple_pie", {}) == "apple pie"
     assert words("SeaLake", all_sets()["eurosat"]) == "lake or sea"
+    assert words("Moon", all_sets()["eurosat"]) == "Moon"  # one that the list lacks
