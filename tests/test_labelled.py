@@ -20,6 +20,7 @@ from pacl.labelled import (
     class_names,
     described,
     labels_of,
+    open_torchvision,
     set_templates,
     words,
     write_set,
@@ -212,6 +213,12 @@ def test_any_other_set_of_torchvision_by_its_name(tmp_path):
         images, labels, _ = read_labelled(tmp_path / "out", split, "RenderedSST2")
         assert len(labels) == 2 and images[1].getpixel((0, 0)) == (value,) * 3
     assert check_sets(tmp_path, ["RenderedSST2"]) == []  # torchvision's own folder is enough
+
+
+def test_a_set_whose_folder_torchvision_finds_empty_is_none_of_its(tmp_path):
+    assert open_torchvision(tmp_path, described("eurosat"), "test") is None
+    (tmp_path / "eurosat/2750").mkdir(parents=True)
+    assert open_torchvision(tmp_path, described("eurosat"), "test") is None
 
 
 def test_a_set_of_torchvision_without_such_a_split_says_what_else_works(tmp_path):

@@ -22,7 +22,7 @@ from pacl.benchmarks import (
 )
 from pacl.data import IGNORE, all_scenes, target_of
 from pacl.evaluate import segmentation_of_sets
-from pacl.layouts import check_present, class_list
+from pacl.layouts import check_present, class_list, files, lines_of, partial, parts_of
 from pacl.params import Prepare, Protocol
 from pacl.prepare import prepare, whole_benchmarks
 from pacl.segment import Method
@@ -49,6 +49,40 @@ def test_voc_in_the_lists_order_and_how_much_of_it_there_is(tmp_path):
 def test_a_whole_split_needs_no_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(VOC, "sizes", {"train": 2})
     assert scenes(write_voc(tmp_path, train=["x", "y"]), VOC, "train")[2] == ""
+
+
+def test_any_other_number_than_an_official_one_has_a_sentence():
+    """Of Pascal Context two editions are official."""
+    sentence = {found: partial(CONTEXT, found, "val") for found in (5103, 5104, 5105, 5106)}
+    assert [found for found in sentence if not sentence[found]] == [5104, 5105]
+    assert sentence[5106].startswith("Pascal Context val: 5,106 of 5,105 images, so no result on them is comparable")
+
+
+def test_of_several_files_that_fit_the_first_by_name_is_read(tmp_path):
+    dataset = {"name": "odd", "parts": {"list": ("list.txt", "*/list.txt")}, "get": "", "terms": ""}
+    for name in "hgfedcba":
+        write_image(tmp_path / name / "list.txt", format="png")
+    assert parts_of(tmp_path, dataset) == {"list": tmp_path / "a/list.txt"}
+    write_image(tmp_path / "list.txt", format="png")
+    assert parts_of(tmp_path, dataset) == {"list": tmp_path / "list.txt"}
+
+
+def test_files_are_found_by_suffix_and_ending_at_any_depth(tmp_path):
+    for name in ("a_left.PNG", "bonn/b_left.png", "bonn/b_right.png", "c_left.txt", "_left.png"):
+        write_image(tmp_path / name, format="png")
+    found = files(tmp_path, {".png"}, "_left")
+    assert found == {"a": tmp_path / "a_left.PNG", "b": tmp_path / "bonn/b_left.png", "": tmp_path / "_left.png"}
+
+
+def test_blank_lines_of_a_list_are_left_out(tmp_path):
+    (tmp_path / "val.txt").write_text("\n 2007_000033 \n\n2007_000042\n\n")
+    assert lines_of(tmp_path / "val.txt") == ["2007_000033", "2007_000042"]
+
+
+def test_what_is_missing_is_named_once(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        check_present([(tmp_path, VOC, "val"), (tmp_path, VOC, "train"), (tmp_path, VOC, "val")])
+    assert str(error.value).count("PASCAL VOC 2012\n") == 2  # once a split
 
 
 def test_voc_without_files_and_without_such_a_split(tmp_path):
