@@ -38,6 +38,19 @@ def test_the_original_token_file(tmp_path):
     assert captions[0][0] == "caption 0 , of b.jpg\x85 a line\u2028that goes on"
 
 
+def test_blank_lines_and_spaces_at_the_ends_are_no_part_of_captions(tmp_path):
+    file = write_flickr8k(tmp_path, "ab") / "captions.txt"
+    expected = captioned(tmp_path, FLICKR8K)
+    file.write_text(file.read_text().replace("\n", " \n\n").replace("image,caption", "image, caption"))
+    assert captioned(tmp_path, FLICKR8K) == expected
+
+
+def test_marks_of_the_token_file_may_occur_in_names_and_captions(tmp_path):
+    write_image(tmp_path / "Images/c#4.jpg")
+    (tmp_path / "Flickr8k.token.txt").write_text("\n".join(f"c#4.jpg#{i}\t{i}\tdogs # {i}" for i in range(5)))
+    assert captioned(tmp_path, FLICKR8K) == ([tmp_path / "Images/c#4.jpg"], [[f"{i}\tdogs # {i}" for i in range(5)]])
+
+
 def test_half_a_character_in_a_caption_names_the_file(tmp_path):
     """JSON can hold a half of a pair of surrogates, and no text file can."""
     rows = {"images": [{"id": 1, "file_name": "1.jpg"}]}
@@ -53,7 +66,11 @@ def test_half_a_character_in_a_caption_names_the_file(tmp_path):
         ("image,caption\n", "", "must begin with the line image,caption"),
         ("d.jpg,caption 5 of d .\n", "", "hasn't five captions of d.jpg"),
         ("caption 5 of d .\n", " \n", "hasn't five captions of d.jpg"),
+        ("d.jpg,caption 5 of d .\n", "d.jpg\n", "hasn't five captions of d.jpg"),
+        ("caption 5 of d .\n", "caption 5 of d .\nd.jpg,one more\n", "hasn't five captions of d.jpg"),
+        ("caption 3 of a", '"' + "a quote that never ends " * 10_000, "captions.txt is torn .*: download it again"),
     ],
+    ids=["header", "a row", "a caption", "half a row", "a row too many", "quote"],
 )
 def test_a_torn_caption_file(tmp_path, old, new, message):
     file = write_flickr8k(tmp_path) / "captions.txt"
@@ -82,9 +99,11 @@ def test_flickr30k_in_its_three_forms(tmp_path):
         numbered += [f'{image.name},{i},"{caption}"' for i, caption in enumerate(quoted)]
     file.write_text("\n".join(numbered))
     assert captioned(tmp_path, FLICKR30K) == expected
-    broken = f"{expected[0][0].name},4   A dog runs across the grass .,"  # as one row of Kaggle's file is
-    file.write_text("\n".join([*numbered[:5], broken, *numbered[6:]]))
-    assert captioned(tmp_path, FLICKR30K)[1] == [[*expected[1][0][:4], "A dog runs across the grass ."], expected[1][1]]
+    for end in (",", ", ,"):
+        broken = f"{expected[0][0].name},4   A dog runs across the grass .{end}"  # as one row of Kaggle's file is
+        file.write_text("\n".join([*numbered[:5], broken, *numbered[6:]]))
+        moved = [*expected[1][0][:4], "A dog runs across the grass ."]
+        assert captioned(tmp_path, FLICKR30K)[1] == [moved, expected[1][1]]
     file.unlink()
     lines = [
         f"{image.name}#{i}\t{c}" for image, captions in zip(*expected, strict=True) for i, c in enumerate(captions)
@@ -112,6 +131,25 @@ def test_all_captions_of_coco_five_or_more_in_the_order_of_their_ids(tmp_path):
     images, texts = captioned(write_coco(tmp_path, captions), COCO)
     assert [path.name for path in images] == ["000000000004.jpg", "000000000009.jpg"]
     assert texts == [captions[4][::-1], captions[9][::-1]]  # later written ones have lower ids
+
+
+def test_a_caption_of_coco_is_one_line(tmp_path):
+    captions = captioned(write_coco(tmp_path, {1: ["a dog\nruns  fast", *"bcde"]}), COCO)[1]
+    assert captions == [["e", "d", "c", "b", "a dog runs fast"]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {"images": []}, {"images": [{"id": 1}], "annotations": []}]
+    + [
+        {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"id": 1, "image_id": 1} | row]}
+        for row in ({}, {"caption": None}, {"caption": "a", "image_id": 2}, {"caption": "a", "image_id": None})
+    ],
+)
+def test_json_of_another_form_names_the_file(content, tmp_path):
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="captions.json is no complete JSON of COCO captions: unpack it again"):
+        json_rows(tmp_path / "captions.json")
 
 
 def test_torn_coco_captions(tmp_path):
