@@ -11,6 +11,7 @@ from pacl.benchmarks import (
     CITYSCAPES,
     COCO_STUFF,
     CONTEXT,
+    CONTEXT_COMMON,
     TABLES,
     VOC,
     benchmark,
@@ -44,6 +45,8 @@ def test_voc_in_the_lists_order_and_how_much_of_it_there_is(tmp_path):
     images, masks, note = scenes(tmp_path, VOC, "val")
     assert [path.stem for path in images] == [path.stem for path in masks] == [names[0], names[2]]
     assert " 2 of 1,449 " in note
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("".join(f"{name}  1\n" for name in names))
+    assert scenes(tmp_path, VOC, "val") == (images, masks, note)  # as lists with a second column are
 
 
 def test_a_whole_split_needs_no_sentence(tmp_path, monkeypatch):
@@ -156,13 +159,45 @@ def test_context_in_the_other_order_is_named_and_read_with_its_list(tmp_path):
     one = benchmark("context59", tmp_path, masks)
     assert names_at(one, *in_order(voc_first, *seen)[0]) == list(seen)
     assert names_at(benchmark("context60", tmp_path, masks), 0, 2, 15) == ["background", "bicycle", "person"]
+    (tmp_path / "list").mkdir()
+    (tmp_path / "59_labels.txt").rename(tmp_path / "list/59_labels.txt")  # as it is unpacked in a folder of its own
+    assert benchmark("context59", tmp_path, masks) == one
+    (tmp_path / "list/59_labels.txt").rename(tmp_path / "59_labels.txt")
     for path in masks:
         write_mask(path, in_order(class_list("context59"), *seen))
     with pytest.raises(ValueError, match="order aeroplane, bag, bed .* must not have it"):
         benchmark("context59", tmp_path, masks)
-    (tmp_path / "59_labels.txt").write_text("1: aeroplane\n2: bicycle\n")
-    with pytest.raises(ValueError, match="doesn't list Pascal Context's 59 classes"):
-        benchmark("context59", tmp_path, masks)
+    for others in (["1: aeroplane", "2: bicycle"], [*lines[:-1], "59: unicorn"]):
+        (tmp_path / "59_labels.txt").write_text("\n".join(others))
+        with pytest.raises(ValueError, match="doesn't list Pascal Context's 59 classes"):
+            benchmark("context59", tmp_path, masks)
+
+
+def test_the_order_of_contexts_labels_is_judged_by_all_masks_and_by_far(tmp_path):
+    """Pixels that are common classes in the expected order, and ones that would be in the other."""
+    orders = class_list("context59"), class_list("context59_voc_first")
+    common = [{v for v, name in enumerate(order, 1) if name in CONTEXT_COMMON} for order in orders]
+    own, other = min(common[0] - common[1]), min(common[1] - common[0])
+    masks = [tmp_path / f"{name}.png" for name in "ab"]
+    write_mask(masks[0], 0)
+    for of_other, refused in ((13, False), (16, True)):
+        row = np.array([own] * (24 - of_other) + [other] * of_other)
+        write_mask(masks[1], row.reshape(4, 6))
+        if refused:
+            with pytest.raises(ValueError, match="order aeroplane, bicycle, bird"):
+                benchmark("context59", tmp_path, masks)
+        else:
+            assert len(benchmark("context59", tmp_path, masks)["classes"]) == 59
+
+
+def test_photos_of_every_common_kind_are_found(tmp_path):
+    endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG"]
+    for i, ending in enumerate(endings):
+        write_image(tmp_path / f"images/{i}{ending}")
+        write_mask(tmp_path / f"masks/{i}.png", 0)
+    (tmp_path / "classes.txt").write_text("sea\n")
+    images, masks, note = scenes(tmp_path, own_set("beach"), "all")
+    assert [path.suffix for path in images] == endings and len(masks) == len(endings) and note == ""
 
 
 @pytest.mark.parametrize("ending", ["", "_labelTrainIds"])
@@ -223,6 +258,7 @@ def test_a_folder_of_ones_own_needs_no_code(tmp_path):
     write_image(tmp_path / "beach/images/unlabelled.jpg")
     with pytest.raises(ValueError, match="benchmark voc: PASCAL VOC 2012 is called so, too"):
         image_sets(["voc20", "voc"])
+    assert own_set("my/beach/")["key"] == "my_beach"  # part of a file's name
     ((dataset, names),) = image_sets(["beach"])
     images, masks, note = scenes(tmp_path / dataset["folder"], dataset, "all")
     assert [path.name for path in images] == ["x.jpg", "y.jpg"] and [path.name for path in masks] == ["x.png", "y.png"]
