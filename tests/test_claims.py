@@ -108,11 +108,28 @@ def test_in_the_mini_world_directions_are_decided_and_numbers_are_not():
 def test_a_worse_pacl_reproduces_no_direction():
     found = verdicts(metrics_with(pacl=0.3, auc=0.6, gain=-0.01))
     assert {found[name] for name in kinds("direction")} == {"not reproduced"}
-    assert verdicts(metrics_with(pacl=0.4))["miou-voc20"] == "not reproduced", "equal is not above"
+    level = verdicts(metrics_with(pacl=0.4))
+    compared = {"patch-accuracy", *(f"miou-{name.replace('_', '-')}" for name in BENCHMARKS)}
+    assert {level[name] for name in compared} == {"not reproduced"}, "equal is not above"
     for control in ("random", "colours"):
         no_better = metrics_with(auc=0.9)
         no_better["patch_alignment"][control]["auc"] = 0.9
         assert verdicts(no_better)["clip-coherence"] == "not reproduced"
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_benchmark_where_pacls_miou_is_no_better_fails_its_own_claim_only(benchmark):
+    metrics = metrics_with()
+    level = {"clip": {"miou": 0.5, "pixel_accuracy": 0.6}, "pacl": {"miou": 0.5, "pixel_accuracy": 0.7}}
+    metrics["segmentation"][benchmark] = {"native": level, "tcl": metrics["segmentation"][benchmark]["native"]}
+    found = verdicts(metrics)
+    failed = {name for name in kinds("direction") if found[name] != "reproduced"}
+    assert failed == {f"miou-{benchmark.replace('_', '-')}"}
+
+
+def test_tokens_are_coherent_from_an_auc_of_seven_tenths_on():
+    found = [verdicts(metrics_with(auc=auc))["clip-coherence"] for auc in (0.7, 0.6999)]
+    assert found == ["reproduced", "not reproduced"]
 
 
 def test_random_weights_test_nothing():
@@ -135,6 +152,41 @@ def test_numbers_are_decided_in_the_papers_setting_only():
     assert voc["reason"] == "needs the paper's setting (source webdataset)"
 
 
+@pytest.mark.parametrize(("backbone", "clip", "pacl"), [("ViT-B-16", 0.5249, 0.9651), ("ViT-L-14", 0.2791, 0.9533)])
+def test_the_papers_patch_accuracies_are_met_within_a_point(backbone, clip, pacl):
+    def verdict(clip, pacl):
+        found = verdicts(metrics_with(round(pacl, 4), round(clip, 4)), PAPER | {"backbone": backbone})
+        return found[f"patch-accuracy-{backbone.lower()}"]
+
+    met = [(clip - 0.01, pacl - 0.01), (clip + 0.01, 1.0)]
+    missed = [(clip - 0.0101, pacl), (clip + 0.0101, pacl), (clip, pacl - 0.0101)]
+    assert [verdict(*one) for one in met + missed] == ["reproduced"] * 2 + ["not reproduced"] * 3
+
+
+@pytest.mark.parametrize(
+    ("claim", "benchmark", "paper"),
+    [
+        ("miou-voc-number", "voc21", 0.723),
+        ("miou-context59-number", "context59", 0.501),
+        ("miou-coco-stuff-number", "coco_stuff", 0.388),
+        ("miou-ade20k-number", "ade20k", 0.314),
+    ],
+)
+def test_a_miou_of_the_papers_is_met_within_a_point_by_pacl_on_all_of_that_benchmark(claim, benchmark, paper):
+    for below, verdict in ((0.01, "reproduced"), (0.0101, "not reproduced")):
+        miou = round(paper - below, 4)
+        metrics = metrics_with(pacl=0.0 if verdict == "reproduced" else 1.0, clip=0.0)  # elsewhere
+        metrics["segmentation"][benchmark]["native"] = {"clip": {"miou": 0.1}, "pacl": {"miou": miou}}
+        (row,) = (
+            one
+            for one in judge(load_ledger(), metrics, PAPER | {"all test scenes of": [benchmark]})
+            if one["id"] == claim
+        )
+        assert (row["verdict"], row["measured"]) == (verdict, f"{miou:.1%} (Pascal VOC)")
+    others = [name for name in BENCHMARKS if name != benchmark]
+    assert verdicts(metrics, PAPER | {"all test scenes of": others})[claim] == "not tested"
+
+
 def test_a_part_of_a_benchmark_reproduces_no_number_of_it():
     rows = {row["id"]: row for row in judge(load_ledger(), metrics_with(pacl=0.8), PAPER)}
     assert rows["miou-voc-number"]["verdict"] == rows["miou-ade20k-number"]["verdict"] == "reproduced"
@@ -142,6 +194,7 @@ def test_a_part_of_a_benchmark_reproduces_no_number_of_it():
     assert stuff["verdict"] == "not tested" and "(all test scenes of coco_stuff)" in stuff["reason"]
 
 
+@pytest.mark.parametrize(("claim", "score"), [("classification", "pacl"), ("classification-with-clip", "ensemble")])
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
@@ -153,12 +206,41 @@ def test_a_part_of_a_benchmark_reproduces_no_number_of_it():
         ([0.02] * 11, "not tested"),
     ],
 )
-def test_classification_needs_the_mean_seven_better_and_nine_not_worse_of_twelve(gains, verdict):
+def test_classification_needs_the_mean_seven_better_and_nine_not_worse_of_twelve(gains, verdict, claim, score):
     metrics = metrics_with()
+    other = 0.4 if verdict == "reproduced" else 0.6  # the score that this claim isn't about
     metrics["classification"] = {
-        f"set{i}": {"clip": 0.5, "pacl": round(0.5 + gain, 6), "ensemble": 0.5} for i, gain in enumerate(gains)
+        f"set{i}": {"clip": 0.5, "pacl": other, "ensemble": other} | {score: round(0.5 + gain, 6)}
+        for i, gain in enumerate(gains)
     }
-    assert verdicts(metrics)["classification"] == verdict
+    assert verdicts(metrics)[claim] == verdict
+
+
+def test_each_direction_shows_its_own_numbers():
+    metrics = metrics_with(sets=0)
+    metrics["patch_alignment"] = {
+        "clip": {"accuracy": 0.41, "auc": 0.81},
+        "pacl": {"accuracy": 0.72, "auc": 0.92},
+        "random": {"accuracy": 0.13, "auc": 0.53},
+        "colours": {"auc": 0.64},
+    }
+    for i, name in enumerate(BENCHMARKS):
+        native = {"clip": {"miou": 0.1 + i / 100}, "pacl": {"miou": 0.3 + i / 100}}
+        metrics["segmentation"][name] = {"native": native, "tcl": {"clip": {"miou": 0.9}, "pacl": {"miou": 0.9}}}
+    gains = [0.04] * 8 + [0.0] * 2 + [-0.31] * 2
+    metrics["classification"] = {
+        f"set{i}": {"clip": 0.5, "pacl": 0.5 + gain, "ensemble": 0.5 + abs(gain)} for i, gain in enumerate(gains)
+    }
+    shown = {row["id"]: row["measured"] for row in judge(load_ledger(), metrics, MINI)}
+    expected = {
+        "clip-coherence": "AUC 0.81; of colours alone 0.64, of an untrained encoder 0.53",
+        "patch-accuracy": "41.0% → 72.0%",
+        "classification": "−2.5 points on average, 8 of 12 sets better, 10 not worse",
+        "classification-with-clip": "+7.8 points on average, 10 of 12 sets better, 12 not worse",
+    }
+    for i, name in enumerate(BENCHMARKS):
+        expected[f"miou-{name.replace('_', '-')}"] = f"{10 + i}.0% → {30 + i}.0%"
+    assert {name: shown[name].removesuffix(" (mini world, not Pascal VOC)") for name in kinds("direction")} == expected
 
 
 def test_missing_numbers_are_not_tested_and_named():
@@ -171,6 +253,19 @@ def test_missing_numbers_are_not_tested_and_named():
     assert {row["verdict"] for row in judge(load_ledger(), {}, MINI)} == {"not tested"}
 
 
+def test_the_reason_is_the_weights_then_the_setting_then_the_first_number_that_is_missing():
+    rows = judge(load_ledger(), {}, PAPER | {"pretrained": "random"})
+    assert {row["reason"] for row in rows} == {"the weights are random"}
+    rows = {row["id"]: row for row in judge(load_ledger(), {}, PAPER | {"label": "Flickr8k", "source": "flickr8k"})}
+    assert {row["measured"] for row in rows.values()} == {"not measured"}
+    assert rows["miou-voc-number"]["reason"] == "needs the paper's setting (source webdataset)"
+    assert rows["classification"]["reason"] == "metrics.json lacks pacl and clip of 12 sets in classification"
+    metrics = metrics_with()
+    del metrics["patch_alignment"]["colours"]
+    (row,) = judge(load_ledger()[:1], metrics, MINI)
+    assert row["reason"] == "metrics.json lacks patch_alignment.clip.auc and patch_alignment.colours.auc"
+
+
 def test_conditions_by_hand():
     metrics = {"a": {"b": 0.3}, "c": 0.1, "t": {"x": {"p": 0.6, "q": 0.5}, "y": {"p": 0.2, "q": 0.5}}}
     assert quantity(metrics, {"value": "a.b"}) == 0.3
@@ -178,9 +273,14 @@ def test_conditions_by_hand():
     assert quantity(metrics, {"value": "a.z"}) is None
     over = {"over": "t", "sets": 2, "value": "p", "minus": "q"}
     assert quantity(metrics, over | {"take": "mean"}) == pytest.approx(-0.1)
+    assert quantity(metrics, over | {"take": "mean", "sets": 1}) == pytest.approx(-0.1), "of all sets that are there"
     assert quantity(metrics, over | {"take": "not_worse"}) == 1
     metrics["t"]["y"]["p"] = 0.5
     assert [quantity(metrics, over | {"take": take}) for take in ("not_worse", "better")] == [2, 1]
+    metrics["t"]["y"]["p"] = 0.49999
+    assert [quantity(metrics, over | {"take": take}) for take in ("not_worse", "better")] == [1, 1], "no tie"
+    metrics["t"]["z"] = {"p": 0.7}
+    assert quantity(metrics, over | {"take": "better"}) is None
     assert [satisfied(v, {"above": 0.5}) for v in (0.5, 0.51)] == [False, True]
     assert [satisfied(v, {"at_least": 0.5, "at_most": 0.6}) for v in (0.4, 0.5, 0.6, 0.7)] == [False, True, True, False]
     assert not satisfied(None, {"above": 0})
@@ -218,6 +318,24 @@ def test_written_claims_have_the_agreed_keys(tmp_path):
         i + 2 for i in (lines[1].index("  "), lines[1].index("  ", 18))
     }
     assert sum(line.startswith("reproduced") for line in lines) == len(kinds("direction") | kinds("construction"))
+    (row,) = (line for line in lines if line.startswith("reproduced") and "52.49" in line)
+    assert row[lines[0].index("Measured here") :].startswith("40.0% → 80.0%")
+
+
+def test_written_claims_are_judged_by_what_the_run_was_made_with(tmp_path):
+    """The source, CLIP and benchmark of the parameters; of prepare.json, which benchmarks are whole."""
+    write_json(tmp_path / "metrics.json", metrics_with(pacl=0.96, clip=0.525))
+    params = load_params("paper", "prepare", "model", "patch_alignment")
+
+    def tested(whole: list[str], patches: str) -> set[str]:
+        prepared = {"label": "Pascal VOC", "source": "another"} | ({"whole benchmarks": whole} if whole else {})
+        write_json(tmp_path / "prepare.json", prepared)
+        params.patch_alignment = params.patch_alignment.model_copy(update={"benchmark": patches})
+        return kinds("number") & {row["id"] for row in write_claims(tmp_path, params) if row["verdict"] == "reproduced"}
+
+    assert tested(["voc20", "voc21"], "voc20") == {"patch-accuracy-vit-b-16", "miou-voc-number"}
+    assert tested(["voc20", "ade20k"], "coco_stuff") == {"miou-ade20k-number"}
+    assert tested([], "voc20") == set()
 
 
 def stand_in_clip():
