@@ -190,6 +190,33 @@ def test_batches_say_how_many_pairs_are_seen_in_their_equal_steps():
         assert changed["batch_size"] / settings["base"]["batch_size"] == factor, "equal steps"
 
 
+@pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
+def test_settings_are_called_by_what_their_points_train_with(profile):
+    settings, features = PARAMS[profile]["ablations"], PARAMS[profile]["features"]
+    base = PARAMS[profile]["train"] | PARAMS[profile]["model"] | features | settings["base"]
+    of = {point: base | changes for point, changes in settings["points"].items()}
+    said = {
+        "pooling": lambda one: one["pooling"].replace("_", " "),
+        "scale": lambda one: f"{one['scoring']} × {one['scale']:g}",
+        "activation": lambda one: one["activation"],
+        "embedder": lambda one: {"residual": "residual", "mlp": "MLP", "linear": "one linear layer"}[one["embedder"]],
+        "text_embedder": lambda one: {"frozen": "CLIP's, frozen", "linear": "a linear layer"}[one["text_embedder"]],
+        "pairs": lambda one: f"{one['pairs']:,}",
+        "nouns": lambda one: {0.5: "half noun prompts", 0.0: "captions only"}[one["noun_share"]],
+        "templates": lambda one: {"imagenet80": "80"}.get(one["templates"], one["templates"]),
+        "batch": lambda one: f"{one['batch_size']}",
+        "same_text": lambda one: "no, masked" if one["mask_same_text"] else "yes",
+    }
+    for group, name in said.items():
+        for point, setting in GROUPS[group][1].items():
+            assert setting.startswith(name(of[point])), setting
+    tokens = {"after_norm": "after LayerNorm", "before_norm": "before LayerNorm", "value": "MaskCLIP's values"}
+    assert all(setting.endswith(tokens[of[point]["tokens"]]) for point, setting in GROUPS["tokens"][1].items())
+    steps = {point: one["epochs"] * (one["pairs"] // one["batch_size"]) for point, one in of.items()}
+    assert f"({steps['pairs_20000'] / steps['default']:.1f} × the steps)" in GROUPS["pairs"][1]["pairs_20000"]
+    assert steps["pairs_1000"] == pytest.approx(steps["default"], rel=0.05)
+
+
 def test_default_stands_in_every_group_and_skipped_points_in_none(tmp_path):
     runs = {"default": [{"seed": 0, "voc20": 0.5}], "mlp": [{"seed": 0, "voc20": 0.4}], "linear": []}
     for point, found in runs.items():
@@ -215,6 +242,23 @@ def test_a_finding_weighs_each_measure_against_the_seeds():
     assert finding(rows).startswith("a is best. ")
     same = rows[["setting", "seed"]].assign(voc21=0.4)
     assert finding(same).startswith("The best are level") and "a 40.0 % and b 40.0 % (level)" in finding(same)
+
+
+def test_settings_are_ranked_by_their_means_and_level_up_to_the_distance_of_their_own_runs():
+    rows = pd.DataFrame({"setting": ["a", "a", "b", "b"], "seed": [0, 1] * 2, "voc21": [0.125, 0.625, 0.5, 0.5]})
+    assert finding(rows).endswith("By voc21 mIoU: b 50.0 % and a 37.5 % (level).")
+    rows["voc21"] = [0.375, 0.375, 0.5, 0.75]  # means as far apart as the best one's runs
+    assert finding(rows).endswith("By voc21 mIoU: b 62.5 % and a 37.5 % (level).")
+    rows["voc21"] = [0.25, 0.25, 0.5, 0.75]
+    assert finding(rows) == "b is best. By voc21 mIoU: b 62.5 %, a 25.0 %."
+
+
+def test_what_lies_below_a_setting_that_is_not_level_is_not_called_level():
+    rows = pd.DataFrame({
+        "setting": [name for name in "abc" for _ in range(2)], "seed": [0, 1] * 3,
+        "voc20": [0.5, 0.5, 0.4, 0.4, 0.1, 0.5],
+    })  # fmt: skip
+    assert finding(rows) == "a is best. By voc20 mIoU: best: a 50.0 %, next: b 40.0 %, worst: c 30.0 %."
 
 
 def test_a_finding_of_single_runs_names_the_best_the_next_and_the_last():

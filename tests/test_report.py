@@ -8,9 +8,11 @@ import re
 from html import unescape
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from pacl import ablation_results, results
 from pacl.blocks import FILES, STAGE_OF, table
 from pacl.claims import write_claims
 from pacl.config import load_params
@@ -315,6 +317,205 @@ def test_columns_of_numbers_are_told_from_columns_of_words():
     assert table(list("abcdefg"), rows)["numeric"] == [False] + [True] * 6
     assert table(["a"], [["0.2, missed"], ["≤ 3, missed"], ["–"]])["numeric"] == [True]
     assert table(["a"], [])["numeric"] == [False]
+
+
+# --- tables and sentences of what was measured ---
+
+
+def of_kind(blocks: list[dict], kind: str) -> list[dict]:
+    """The blocks of a kind, those in folds too."""
+    inside = [block for fold in blocks if fold["kind"] == "fold" for block in of_kind(fold["blocks"], kind)]
+    return [block for block in blocks if block["kind"] == kind] + inside
+
+
+def test_each_method_has_its_own_column_and_pacl_stands_beside_clip_with_its_lead():
+    rows = [("a", "CLIP", 0.1), ("a", "SCLIP", 0.2), ("a", "PACL", 0.5), ("b", "PACL", 0.4), ("b", "SCLIP", 0.3)]
+    rows += [("c", "PACL", 0.1), ("c", "CLIP", 0.3), ("c", "SCLIP", 0.2)]
+    made = results.by_method(pd.DataFrame(rows, columns=["class", "method", "iou"]), ["class"], "iou")
+    assert made["columns"] == ["Class", "CLIP, %", "PACL, %", "SCLIP, %", "PACL − CLIP"]
+    assert made["rows"] == [
+        ["a", "10.0", "50.0", "20.0", "+40.0"],
+        ["b", "–", "40.0", "30.0", "–"],
+        ["c", "30.0", "10.0", "20.0", "−20.0"],
+    ]
+
+
+def test_miou_and_pixel_accuracy_of_each_benchmark_and_protocol_stand_in_tables_of_their_own():
+    def numbers(i):
+        of_clip, of_pacl = ({"miou": (i + j) / 10, "pixel_accuracy": (i + j + 5) / 10} for j in (0, 2))
+        return {"clip": of_clip, "pacl": of_pacl}
+
+    measured = {"voc20": {"native": numbers(1), "tcl": numbers(2)}, "ade20k": {"native": numbers(3)}}
+    miou, accuracy = of_kind(results.measured_segmentation(measured), "table")
+    assert miou["caption"] == "Measured here: mIoU in %" and "pixel accuracy" in accuracy["caption"]
+    assert miou["rows"] == [
+        ["voc20", "native", "10.0", "30.0", "+20.0"],
+        ["voc20", "tcl", "20.0", "40.0", "+20.0"],
+        ["ade20k", "native", "30.0", "50.0", "+20.0"],
+    ]
+    assert [row[2:4] for row in accuracy["rows"]] == [["60.0", "80.0"], ["70.0", "90.0"], ["80.0", "100.0"]]
+
+
+def test_a_class_table_of_each_protocol_is_folded_and_only_the_first_is_printed():
+    rows = [
+        ("voc20", p, m, c, 0.5) for p in ("native", "sclip", "tcl") for m in ("clip", "pacl") for c in ("cat", "dog")
+    ]
+    frame = pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "class", "iou"])
+    (fold,) = results.class_tables(frame)
+    assert fold["title"] == "voc20: IoU of 2 classes"
+    assert [one["caption"] for one in fold["blocks"]] == [f"voc20, {p} protocol" for p in ("native", "sclip", "tcl")]
+    assert [one["screen"] for one in fold["blocks"]] == [False, True, True]
+
+
+def test_kinds_of_classes_without_a_rank_have_none(folder):
+    kinds = [
+        {"method": "CLIP", "kind": "things", "classes": 20, "iou": 0.2, "mention_rank": None, "mention_interval": None},
+        {
+            "method": "PACL",
+            "kind": "stuff",
+            "classes": 8,
+            "iou": 0.4,
+            "mention_rank": 0.5,
+            "mention_interval": [-0.1, 0.9],
+        },
+    ]
+    (folder / "errors.json").write_text(json.dumps({"kinds": kinds, "scenes": 60}))
+    _, said, picture = results.errors(folder)
+    assert "CLIP 20.0 % on things, PACL 40.0 % on stuff." in said["text"]
+    assert said["text"].endswith("neither): PACL +0.50 (−0.10 to +0.90) on the 8 stuff.")
+    assert "in the first 60 test scenes" in picture["caption"]
+
+
+def test_the_mean_over_sets_is_the_last_row_and_stressed(folder):
+    measured = {f"set_{i}": {"clip": clip, "pacl": 0.3 * i} for i, clip in enumerate((0.1, 0.2, 0.6))}
+    (folder / "classification.json").write_text(json.dumps(measured))
+    (found,) = of_kind(results.classification(folder), "table")
+    assert found["rows"][1:] == [["set 1", "20.0", "30.0"], ["set 2", "60.0", "60.0"], ["mean of 3", "30.0", "30.0"]]
+    assert found["strong"] == (3,)
+
+
+def test_a_source_without_classification_sets_is_called_so(folder):
+    (folder / "classification.json").write_text("{}")
+    assert results.classification(folder)[-1]["text"] == "This source has no classification sets."
+
+
+def test_only_intervals_wholly_on_one_side_of_zero_are_counted(folder):
+    """Of six sets one touches zero and one holds it; the mean is no set."""
+    rows = [("a", 0.05, 0.01, 0.09), ("b", 0.06, 0.02, 0.1), ("c", 0.07, 0.03, 0.11), ("d", 0.02, 0.0, 0.04)]
+    rows += [("e", 0.01, -0.01, 0.03), ("f", -0.03, -0.05, -0.01), ("mean", 0.03, 0.02, 0.04)]
+    table = pd.DataFrame(rows, columns=["set", "difference", "low", "high"]).assign(method="pacl")
+    table.to_csv(folder / "classification.csv")
+    _, said, _ = results.gains(folder)
+    assert "**PACL**: +3.0 points on average [+2.0, +4.0]" in said["text"]
+    assert "of 6 sets, the interval lies above zero on 3 and below on 1." in said["text"]
+
+
+def test_what_is_not_measured_of_patches_has_a_dash_and_equal_coherence_is_not_less(folder):
+    (found, _) = of_kind(results.patch_alignment(folder), "table")[:2]
+    assert found["rows"][-1] == ["colours alone", "–", "–", "0.803", "0.790 – 0.820"]
+    for pacl, said in ((0.8, 0), (0.7999, 1), (math.nan, 0)):
+        assert len(results.less_coherent({"clip": {"auc": 0.8}, "pacl": {"auc": pacl}})) == said
+    assert not results.less_coherent({"clip": {"auc": 0.8}, "pacl": {}})
+
+
+def ablation_runs(folder, rows: list[tuple]) -> pd.DataFrame:
+    """Writes ablations.csv: group, point, setting, seed, patch_accuracy, voc20, context59."""
+    columns = ["group", "point", "setting", "seed", "patch_accuracy", "voc20", "context59"]
+    runs = pd.DataFrame(rows, columns=columns)
+    runs.to_csv(folder / "ablations.csv", index=False)
+    return runs
+
+
+def test_the_pooling_chapter_compares_its_own_group_by_what_both_points_measured(folder):
+    rows = [("pooling", "default", "all", seed, 0.8, 0.3 + seed / 10, 0.5) for seed in (0, 1)]
+    rows += [("pooling", "matched_only", "one", seed, 0.9, 0.2, None) for seed in (0, 1)]
+    rows += [("scale", "default", "all", 0, 0.0, 0.0, 0.0), ("scale", "scale_1", "1", 0, 0.1, 0.1, 0.1)]
+    ablation_runs(folder, rows)
+    said, *drawn = ablation_results.pooling(folder, {"pairs": 4000, "epochs": 2, "batch_size": 64})
+    assert "**−10.0 points of patch accuracy, +15.0 points of voc20 mIoU** (means over 2 seeds)" in said["text"]
+    assert "(4,000 pairs, 2 epochs)" in said["text"] and "over the classes of voc20:" in said["text"]
+    assert [(one["title"], one["rows"]) for one in drawn] == [
+        ("Patch accuracy", [("all pairs", 0.8, "80.0 ± 0.0 %"), ("matched only", 0.9, "90.0 ± 0.0 %")]),
+        ("voc20 mIoU", [("all pairs", pytest.approx(0.35), "35.0 ± 7.1 %"), ("matched only", 0.2, "20.0 ± 0.0 %")]),
+    ]
+    ablation_runs(folder, rows[:2] + rows[4:])
+    assert ablation_results.pooling(folder, {}) == [], "one of the two points was not run"
+
+
+def test_a_group_has_a_row_a_setting_with_its_own_measures_and_number_of_seeds(folder):
+    rows = [("scale", "default", "10", seed, 0.5 + seed / 10, 0.2, None) for seed in (0, 1)]
+    rows += [("scale", "scale_1", "1", 0, 0.4, 0.1, None), ("stride", "default", "4", 0, None, 0.3, 0.6)]
+    ablation_runs(folder, rows)
+    scale, stride = of_kind(ablation_results.ablations(folder, {}), "table")[:2]
+    assert scale["columns"] == ["Setting", "Patch accuracy, %", "voc20 mIoU, %", "Seeds"]
+    assert scale["rows"] == [["10", "55.0 ± 7.1", "20.0 ± 0.0", "2"], ["1", "40.0", "10.0", "1"]]
+    assert stride["columns"] == ["Setting", "voc20 mIoU, %", "context59 mIoU, %", "Seeds"]
+    assert stride["rows"] == [["4", "30.0", "60.0", "1"]]
+
+
+def test_a_choice_matters_by_the_means_of_its_settings_on_the_benchmark_where_they_lie_further_apart():
+    columns = ["group", "point", "setting", "seed", "patch_accuracy", "voc20", "context59"]
+    rows = [("a", "x", "one", 0, 0.9, 0.1, 0.2), ("a", "x", "one", 1, 0.0, 0.5, 0.4)]
+    rows += [("a", "y", "other", 0, 0.1, 0.2, 0.45), ("a", "y", "other", 1, 0.1, 0.3, 0.55)]
+    rows += [("b", "x", "one", 0, 0.9, 0.4, None), ("b", "y", "other", 0, 0.1, 0.0, None)]
+    rows += [("c", "x", "one", 0, 0.9, None, None), ("c", "y", "other", 0, 0.1, None, None)]
+    drawn, _ = ablation_results.what_matters(pd.DataFrame(rows, columns=columns), {"a": {"title": "A?"}})
+    largest, less = drawn["rows"]  # the third was measured on no benchmark
+    assert largest == ("b", 1.0, "40.0 points (voc20)") and not drawn["stressed"]
+    assert less == ("A?", pytest.approx(0.5), "20.0 points (context59)")
+
+
+def test_bars_are_called_means_where_a_setting_has_several_seeds():
+    runs = pd.DataFrame({"point": ["x", "y"], "seed": [0, 0]})
+    assert ablation_results.drawn("stride", runs) == "One run a setting."
+    means = "Bars are means over seeds, dots single seeds."
+    assert ablation_results.drawn("stride", runs.assign(seed=[0, 1])) == means
+    default = runs.assign(point="default")
+    assert ablation_results.drawn("scale", default).endswith("The dark bar is the setting that all other points keep.")
+    assert ablation_results.drawn("stride", default).endswith("The dark bar is the main run's setting.")
+
+
+def test_the_least_lead_of_all_worlds_is_said_of_the_first_measure(folder):
+    rows = [(11, "clip", 0.2, 0.3), (11, "pacl", 0.6, 0.7), (23, "clip", 0.5, 0.1), (23, "pacl", 0.7, 0.8)]
+    worlds = pd.DataFrame(rows, columns=["seed", "method", "patch_accuracy", "voc20"])
+    worlds.to_csv(folder / "worlds.csv", index=False)
+    _, said, _, found = ablation_results.worlds(folder)
+    assert "In 2 worlds" in said["text"] and "PACL's patch accuracy is at least 20.0 points above" in said["text"]
+    assert found["columns"] == ["World's seed", "Method", "Patch accuracy, %", "voc20 mIoU, %"]
+    assert found["rows"][1:3] == [["11", "PACL", "60.0", "70.0"], ["23", "CLIP", "50.0", "10.0"]]
+
+
+def test_a_spread_over_seeds_is_that_of_a_sample():
+    assert ablation_results.spread(pd.Series([0.1, 0.2])) == "15.0 ± 7.1"
+    assert ablation_results.spread(pd.Series([0.1, None])) == "10.0"
+
+
+def test_the_search_for_logit_scales_has_a_column_a_scale(folder):
+    rows = [
+        ("native", "pacl", 20.0, 0.5),
+        ("native", "pacl", 4.0, 0.4),
+        ("tcl", "clip", 4.0, 0.1),
+        ("tcl", "clip", 20.0, 0.2),
+    ]
+    frame = pd.DataFrame(rows, columns=["protocol", "method", "logit_scale", "voc21"])
+    frame.to_csv(folder / "logit_scales.csv", index=False)
+    (found,) = of_kind(ablation_results.logit_scales(folder), "table")
+    assert found["columns"] == ["Rule or protocol", "Method", "× 4", "× 20"]
+    assert found["rows"] == [["native", "PACL", "40.0", "50.0"], ["tcl", "CLIP", "10.0", "20.0"]]
+
+
+def test_the_literatures_numbers_stand_under_their_benchmark_and_metric():
+    found = results.literature_patches()
+    values = [("CLIP", "52.49"), ("CLIP", "27.91"), ("PACL", "96.51"), ("PACL", "95.33")]
+    assert [(row[0], row[2]) for row in found["rows"]] == values
+    assert all(row[3].startswith("Mukhoti et al., CVPR 2023") for row in found["rows"])
+    found = results.literature_segmentation()
+    assert found["columns"][2:-1] == ["VOC21", "C60", "VOC20", "C59", "Stuff171", "City", "ADE150"]
+    (stressed,) = found["strong"]
+    pacl = ["PACL, as claimed", "ViT-B/16", "72.3?", "–", "–", "50.1", "38.8", "–", "31.4"]
+    assert found["rows"][stressed][:-1] == pacl
+    small = [row[:5] for row in found["rows"] if row[0] in ("CLIP", "PACL") and row[1] == "ViT-B/16"]
+    assert small == [["CLIP", "ViT-B/16", "16.2–18.8", "7.7–9.9", "41.8–49.4"]]
 
 
 def test_command_line_shows_report_and_claims(folder, params, monkeypatch, capsys):
