@@ -5,19 +5,23 @@ import csv
 import json
 import math
 import re
+import subprocess
 from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
-from pacl import ablation_results, results
+from pacl import ablation_results, chapters, provenance, results, speed_results
 from pacl.blocks import FILES, STAGE_OF, table
 from pacl.claims import write_claims
 from pacl.config import load_params
 from pacl.findings import STRAW_MAN
-from pacl.report import compare, main, write_metrics, write_report
+from pacl.page import cell
+from pacl.params import OnBenchmark
+from pacl.report import claims_table, compare, headline, main, with_claims, write_metrics, write_report
 
 OLD = {"patch_alignment": {"pacl": {"accuracy": 0.85, "auc": 0.9}}, "classification": {"clean": {"clip": 0.84}}}
 SECTIONS = ("prepare", "model", "features", "train", "protocols")
@@ -140,6 +144,19 @@ def test_compare_counts_the_tolerance_itself_as_within():
     assert len(lines) == 2 and "0.030000" in lines[1]
 
 
+def test_compare_lists_differences_by_size_whatever_their_direction():
+    old = {"a": {"x": 0.5, "y": [0.1, 0.9]}, "b": 1.0, "c": 0.3}
+    new = {"a": {"x": 0.7, "y": [0.1, 0.4]}, "b": 0.95, "c": 0.32}
+    lines, within = compare(old, new, 0.02)
+    assert not within and lines == [
+        "a.y.1: 0.9 -> 0.4, more than 0.02 apart.",
+        "a.x: 0.5 -> 0.7, more than 0.02 apart.",
+        "b: 1.0 -> 0.95, more than 0.02 apart.",
+        "Largest difference of 5 values: 0.500000, a.y.1 (0.9 -> 0.4).",
+    ]
+    assert not compare({"c": 0.3}, {"c": 0.32}, 0.0199)[1]
+
+
 def test_compare_names_what_is_missing_on_either_side():
     new = {"patch_alignment": {"pacl": {"accuracy": 0.85}}, "classification": {"clean": {"clip": 0.84}, "small": 0.2}}
     lines, within = compare(OLD, new, 0.02)
@@ -155,6 +172,8 @@ NO_NUMBERS = [
     ("a", "a", True),
     (None, 0.0, False),
     (False, 0.5, False),
+    (0.5, "b", False),
+    (0.5, math.inf, False),
 ]
 
 
@@ -170,6 +189,7 @@ def test_compare_sets_the_exit_status(tmp_path, capsys):
     assert main(["compare", files[0], files[0]]) == 0
     assert main(["compare", *files]) == 1
     assert main(["compare", *files, "--tolerance", "0.05"]) == 0
+    assert main(["compare", files[0], files[0], "--tolerance", "0"]) == 0
     assert "classification.clean.clip" in capsys.readouterr().out
     assert main(["compare", files[0], str(tmp_path / "nowhere.json")]) == 1
     assert "nowhere.json is missing" in capsys.readouterr().err
@@ -211,6 +231,54 @@ def test_metrics_are_the_three_parts_and_a_missing_part_names_its_stage(tmp_path
     assert list(write_metrics(tmp_path)) == ["patch_alignment", "segmentation", "classification"]
 
 
+def test_the_headline_has_the_first_protocol_and_the_mean_over_sets():
+    def native(clip, pacl):
+        return {"clip": {"miou": clip, "pixel_accuracy": 0.9}, "sclip": {"miou": 0.5}, "pacl": {"miou": pacl}}
+
+    metrics = {
+        "patch_alignment": {"clip": {"accuracy": 0.4, "auc": 0.9}, "pacl": {"accuracy": 0.8}, "colours": {"auc": 0.6}},
+        "segmentation": {"voc20": {"native": native(0.1, 0.3), "tcl": native(0.2, 0.6)}},
+        "classification": {
+            "a": {"clip": 0.2, "pacl": 0.3, "ensemble": 0.6},
+            "b": {"clip": 0.4, "pacl": 0.7, "ensemble": 0.8},
+        },
+    }
+    measured = {"patch accuracy": {"clip": 0.4, "pacl": 0.8}, "voc20 mIoU": {"clip": 0.1, "pacl": 0.3}}
+    found = headline(metrics)
+    assert found["classification"] == pytest.approx({"clip": 0.3, "pacl": 0.5, "ensemble": 0.7})
+    assert found == measured | {"classification": found["classification"]}
+    assert headline(metrics | {"classification": {}}) == measured
+
+
+def test_the_headline_is_written_beside_the_metrics(folder):
+    metrics = write_metrics(folder)
+    found = json.loads((folder / "headline.json").read_text())
+    assert found == headline(metrics) and found["patch accuracy"] == {"clip": 0.4012, "pacl": 0.8523}
+
+
+def claim(measured: str, verdict: str = "reproduced") -> dict:
+    return {"claim": "One | claim.", "paper": "50.1", "measured": measured, "verdict": verdict}
+
+
+def test_the_readmes_table_says_once_what_all_measured_values_were_measured_on():
+    head, _, first, second = claims_table([claim("1.0 % (a world)"), claim("not measured", "not tested")]).splitlines()
+    assert head == "| Claim | Paper | Ours (a world) | Verdict |"
+    assert first == "| One \\| claim. | 50.1 | 1.0 % | reproduced |"
+    assert second == "| One \\| claim. | 50.1 | not measured | not tested |"
+    head, _, *rows = claims_table([claim("1.0 % (a world)"), claim("2.0 % (another)")]).splitlines()
+    assert head == "| Claim | Paper | Ours | Verdict |"
+    assert "1.0 % (a world)" in rows[0] and "2.0 % (another)" in rows[1]
+
+
+def test_a_readme_without_both_markers_is_left_alone():
+    begin, end = "<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->"
+    made = with_claims(f"top\n{begin}\nold\n{end}\nrest", [claim("1.0 %")])
+    assert made.startswith(f"top\n{begin}\n\n| Claim |") and made.endswith(f"\n\n{end}\nrest") and "old" not in made
+    for torn in (f"{begin}\nold", f"old\n{end}"):
+        with pytest.raises(ValueError, match="README.md lacks the lines"):
+            with_claims(torn, [claim("1.0 %")])
+
+
 def test_page_needs_nothing_beside_itself(pages):
     html, _ = pages
     loaded = re.findall(r"""(?:src|srcset|poster|data)="([^"]*)"|url\(([^)]*)\)|@import\s+([^;]*)""", html)
@@ -230,6 +298,9 @@ def test_both_pages_have_every_claim_with_its_verdict(folder, params):
         assert claim["claim"] in row and claim["paper"] in row and claim["rule"] in row and claim["reason"] in row
         assert re.search(rf'class="chip {claim["verdict"].replace(" ", "-")}".*{claim["verdict"]}</span>', row)
         assert any(claim["claim"] in line and f"**{claim['verdict']}**" in line for line in text.splitlines())
+    for sign, verdict in (("✓", "reproduced"), ("✗", "not reproduced"), ("–", "not tested")):
+        assert re.search(rf"{sign} \*\*\d+ {verdict}\*\*", text)
+        assert re.search(rf'<span aria-hidden="true">{sign}</span> \d+ {verdict}<', html)
 
 
 def test_pages_have_the_numbers_of_the_files(pages):
@@ -258,6 +329,9 @@ def test_pages_have_the_numbers_of_the_files(pages):
         assert f"| {number} |" in text or f"**{number}**" in text, number
     for sentence in ("+20.0 points of patch accuracy, +10.0 points of voc20 mIoU", "from 3.90 to 3.25"):
         assert sentence in html and sentence in text
+    lengths = re.findall(r'<span>all pairs</span><span class="track"><span style="width: ([\d.]+)%">', html)
+    assert lengths == ["81.0", "41.0"], "a bar is as long as its share"
+    assert re.search(r'<tr class="strong"><th[^>]*>mean of 1<', html) and "**mean of 1**" in text
     assert "37.5 %" in text and "37.5\N{NO-BREAK SPACE}%" in html and "37.5 %" not in html
     assert "All pairs: 5 &lt; 6 &amp; so on." in html and "All pairs: 5 < 6 & so on." in text
 
@@ -270,7 +344,18 @@ def test_a_world_that_isnt_the_papers_is_named_at_the_top(pages, folder, params)
     random.model = params.model.model_copy(update={"pretrained": "random"})
     for page in written(folder, random):
         assert "Random weights" in page[: page.index("What the paper claims")]
+        assert "Mini world, not Pascal VOC, random weights" in page
         assert not re.search(r"\b[1-9]\d* (not )?reproduced", page) and "16 not tested" in page
+
+
+def test_verdicts_are_counted_one_by_one():
+    verdicts = ["reproduced"] * 3 + ["not reproduced"] * 2 + ["not tested"]
+    counted = {"reproduced": 3, "not reproduced": 2, "not tested": 1}
+    assert chapters.tally([claim("", verdict) for verdict in verdicts]) == counted
+
+
+def test_a_cell_of_a_table_is_one_line_without_bars_of_its_own():
+    assert cell("a |  b\nc") == "a \\| b c"
 
 
 def test_numbers_of_the_literature_are_set_apart(pages):
@@ -320,6 +405,97 @@ def test_columns_of_numbers_are_told_from_columns_of_words():
 
 
 # --- tables and sentences of what was measured ---
+
+
+def test_the_training_chapter_tells_the_best_epoch_from_the_first_and_the_last(folder, params):
+    """The lowest loss on held-out captions, not the highest share of captions found."""
+    rows = [(1, 50, 4.5, 15.0, 4.25, 0.1), (2, 100, 4.0, 16.0, 3.5, 0.25), (3, 150, 3.0, 17.0, 3.75, 0.5)]
+    columns = ["epoch", "step", "loss", "logit_scale", "validation_loss", "validation_retrieval"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "training.csv", index=False)
+    settings = params.train.model_copy(update={"batch_size": 40, "pairs": 2000})
+    said, _ = chapters.training(folder, settings)
+    assert "for 3 epochs of 50 steps, 40 pairs each." in said["text"]
+    assert "goes from 4.25 to 3.75, lowest in epoch 2" in said["text"]
+    assert "its own caption among 40 in 25.0 % of cases (chance: 2.5 %)" in said["text"]
+    assert said["text"].endswith("The learned logit scale ends at 17.0.")
+    pd.DataFrame([row[:4] for row in rows], columns=columns[:4]).to_csv(folder / "training.csv", index=False)
+    said, _ = chapters.training(folder, settings)
+    assert "held-out" not in said["text"] and "for 3 epochs" in said["text"]
+
+
+def test_losses_that_are_equal_need_no_reason():
+    last = pd.Series({"loss": 3.5, "validation_loss": 3.5})
+    assert chapters.above(last, 0.5) == [] and chapters.above(last - [0, 0.1], 0.5) != []
+    assert chapters.above(last - [0, 0.1], 0.0) == []
+
+
+def test_the_data_chapter_counts_what_was_prepared_and_the_classes_of_each_benchmark(folder):
+    prepared = {"label": "a world", "training pairs": 12345, "benchmarks": {"voc20": 20, "ade20k": 150}}
+    (found,) = of_kind(chapters.world(folder, "miniworld", prepared), "table")
+    assert found["rows"] == [["training pairs", "12,345"], ["classes of voc20", "20"], ["classes of ade20k", "150"]]
+
+
+def test_each_claim_leads_to_the_notebook_of_its_stage():
+    measured = {"patch-accuracy": "04_patch_alignment", "miou-ade20k": "05_segmentation"}
+    measured |= {"classification": "06_classification", "clip-coherence": "04_patch_alignment"}
+    rows = [{"id": name, "measured": "1 %"} for name in measured] + [
+        {"id": "classification", "measured": "not measured"}
+    ]
+    found = [row["notebook"] for row in chapters.linked(rows)]
+    assert found == [f"{name}.ipynb" for name in measured.values()] + [None]
+
+
+def test_a_protocols_settings_stand_in_its_column_with_what_it_changes_on_a_benchmark(params):
+    other = copy.copy(params)
+    change = {"short_side": 560, "logit_scale": 50.0}
+    tcl = params.protocols.tcl.model_copy(update={"per_benchmark": {"city": OnBenchmark(**change)}, "short_side": None})
+    other.protocols = params.protocols.model_copy(update={"tcl": tcl})
+    (found,) = of_kind(chapters.protocols(other), "table")
+    rows = {row[0]: dict(zip(found["columns"][1:], row[1:], strict=True)) for row in found["rows"]}
+    assert rows["per benchmark"]["tcl"] == "city: short side 560, logit scale 50.0"
+    assert rows["per benchmark"]["native"] == "–" and rows["short side"]["tcl"] == "as it is"
+    assert rows["window"]["native"] == "whole image" and rows["logit scale"]["tcl"] == str(tcl.logit_scale)
+
+
+def test_the_parameters_of_the_run_and_the_versions_are_listed(folder, params):
+    content = chapters.reproducibility("mini", params, folder)
+    (listed,) = of_kind(content, "code")
+    train = yaml.safe_load(listed["text"])["mini"]["train"]
+    assert train == params.train.model_dump(mode="json")
+    (packages,) = of_kind(content, "table")
+    assert ["numpy", np.__version__] in packages["rows"] and ["pandas", pd.__version__] in packages["rows"]
+
+
+def test_a_package_that_is_not_there_is_called_so(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package"))
+    assert list(provenance.versions().values())[1:] == [np.__version__, "not installed"]
+
+
+def test_the_commit_named_is_the_last_that_changed_what_numbers_follow_from(tmp_path, monkeypatch):
+    def git(*arguments):
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", *own, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    def commit(name):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+        git("add", "."), git("commit", "-qm", name)
+        return git("rev-parse", "HEAD")[:10]
+
+    monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.last_commit() == "unknown", "no repository"
+    git("init", "-q")
+    commit("README.md")
+    assert provenance.last_commit() == "unknown", "no such commit"
+    deciding = commit("data/claims.yaml")
+    commit("tests/test.py")
+    (tmp_path / "README.md").write_text("two")
+    assert provenance.last_commit() == deciding
+    (tmp_path / "data/claims.yaml").write_text("two")
+    assert provenance.last_commit() == f"{deciding}, with changes that aren't committed"
 
 
 def of_kind(blocks: list[dict], kind: str) -> list[dict]:
@@ -545,7 +721,8 @@ def test_what_a_claim_measured_links_the_notebook_that_measured_it(pages):
 
 
 def test_the_viewer_is_left_out_where_its_data_are_not_there(folder, params):
-    assert 'id="explorer"' not in written(folder, params)[0]
+    html, text = written(folder, params)
+    assert 'id="explorer"' not in html and "See for yourself" not in text
     prompt = {"name": "</script><b>", "present": True, "truth": "", "methods": {"clip": {}, "pacl": {}}}
     (folder / "viewer.json").write_text(json.dumps({"scenes": [{"image": "", "prompts": [prompt]}]}))
     html, text = written(folder, params)
@@ -732,6 +909,13 @@ def test_benchmarks_of_two_machines_have_a_letter_each(nested, params):
     found = chapter(nested, params, "Speed and memory")
     assert "on one machine: A on 3 cores of Abacus, B on 2 cores of Sextant, without a GPU" in found
     assert "| phi, small [A] |" in found and "| an epoch [B] |" in found
+
+
+def test_numbers_have_three_digits_and_the_same_is_what_stood_before():
+    found = [speed_results.number(value) for value in (0.08357, 99.94, 1234.5, -250.4, -0.0421, None)]
+    assert found == ["0.0836", "99.9", "1,234", "−250", "−0.0421", "–"]
+    rows = [{"name": name} for name in ("phi, large", "the same, small", "maps, 20 classes", "the same, 64 classes")]
+    assert speed_results.whole_names(rows) == ["phi, large", "phi, small", "maps, 20 classes", "maps, 64 classes"]
 
 
 def test_without_benchmarks_a_sentence_says_how_to_measure(nested, params):
