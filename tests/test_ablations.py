@@ -274,6 +274,8 @@ def test_a_finding_says_all_settings_within_the_spread_of_seeds_as_level_and_the
     assert finding(rows).endswith("By voc20 mIoU: a 65.0 %, b 64.5 % and c 64.0 % (level).")
     rows["voc20"] = [0.64, 0.66, 0.64, 0.65, 0.59, 0.60]
     assert finding(rows).endswith("By voc20 mIoU: a 65.0 % and b 64.5 % (level), worst: c 59.5 %.")
+    more = pd.concat([rows, pd.DataFrame({"setting": "d", "seed": [0, 1], "voc20": [0.49, 0.50]})])
+    assert finding(more).endswith("By voc20 mIoU: a 65.0 % and b 64.5 % (level), worst: d 49.5 %.")
     rows["voc20"] = [0.70, 0.71, 0.64, 0.65, 0.59, 0.60]
     assert finding(rows) == "a is best. By voc20 mIoU: best: a 70.5 %, next: b 64.5 %, worst: c 59.5 %."
 

@@ -125,7 +125,8 @@ def test_a_method_has_one_colour():
                 assert {to_hex(bar.get_facecolor()) for bar in bars} == {COLOURS[name]}
     axis = FIGURES["roc_curves"]().axes[0]
     for name, line in zip(METHODS, axis.lines, strict=False):
-        assert to_hex(line.get_color()) == COLOURS[name] and line.get_label().startswith(f"{name}: AUC 0.80")
+        assert to_hex(line.get_color()) == COLOURS[name] and line.get_label() == f"{name}: AUC 0.80 [0.70, 0.90]"
+        assert line.get_xydata().tolist() == [[0, 0], [0.2, 0.8], [1, 1]]
 
 
 # What a colour looks like to the commonest kinds of colour blindness, linear RGB (Machado et al. 2009, severity 1).
@@ -154,31 +155,52 @@ def test_methods_can_be_seen_on_white():
     assert contrast.min() > 1.7
 
 
-def test_tables_beside_each_other_have_one_range_of_colours():
+def test_tables_beside_each_other_have_one_range_of_colours_and_their_values_in_their_places():
     figure = plots.matrices({"one": [[0.1, 0.2], [0.3, 0.4]], "other": [[0.1, 0.5], [0.6, 0.9]]}, ["a", "b"])
     assert [axis.collections[0].get_clim() for axis in figure.axes] == [(0.1, 0.9)] * 2
+    other = figure.axes[1]
+    assert [text.get_text() for text in other.texts] == ["0.10", "0.50", "0.60", "0.90"]
+    assert [label.get_text() for label in other.get_xticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
 
 
 def test_protocols_have_one_scale():
     rows = PROTOCOLS.assign(value=PROTOCOLS.value.where(PROTOCOLS.protocol == "native", 0.1 * PROTOCOLS.value))
     one, other = plots.protocol_bars(rows, "protocols").axes
     assert one.get_ylim() == other.get_ylim() and one.get_ylim()[1] > 30
+    assert [axis.get_title(loc="left") for axis in (one, other)] == ["native protocol", "tcl protocol"]
+    heights = [[bar.get_height() for bars in axis.containers for bar in bars] for axis in (one, other)]
+    assert heights[0] == pytest.approx([0, 20, 10, 30]) and heights[1] == pytest.approx([0, 2, 1, 3])
 
 
 def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_first():
-    data = table(CLASSES).sample(frac=1, random_state=1)
-    axis = plots.class_bars(data, "title").axes[0]
+    data = table(CLASSES, value="accuracy").sample(frac=1, random_state=1)
+    data.loc[data.method == "CLIP", "accuracy"] = [0.9, 0.1, 0.5]
+    axis = plots.class_bars(data, "title", value="accuracy").axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["sea", "dog", "cat"]
     for name, bars in zip(legend_names(axis), axis.containers, strict=True):
-        values = data[data.method == name].set_index("class")["iou"]
+        values = data[data.method == name].set_index("class")["accuracy"]
         expected = [100 * values[label] for label in ("sea", "dog", "cat")]
         assert [bar.get_height() for bar in bars] == pytest.approx(expected)
+
+
+def test_grouped_bars_have_the_height_of_their_value():
+    axis = plots.grouped_bars(table(["a", "b"], "set", "value"), "set", "title", "%").axes[0]
+    assert [[bar.get_height() for bar in bars] for bars in axis.containers] == [
+        pytest.approx([0, 20]),
+        pytest.approx([10, 30]),
+    ]
 
 
 def test_training_curves_show_the_history():
     left, right = plots.training_curves(HISTORY).axes
     assert [line.get_ydata().tolist() for line in left.lines] == [[2.0, 1.0], [2.1, 1.5], [1.5]]  # and the best epoch
     assert right.lines[0].get_ydata().tolist() == [20.0, 40.0] and right.get_ylim()[0] == 0
+    falling = HISTORY.assign(validation_loss=[1.5, 2.1])
+    best = plots.training_curves(falling).axes[0].lines[-1]
+    assert best.get_xydata().tolist() == [[1, 1.5]]
+    line = FIGURES["pretraining_curve"]().axes[0].lines[0]
+    assert line.get_xydata().tolist() == [[50, 3.0], [100, 2.0]]
 
 
 def test_ablation_shows_means_and_every_seed():
@@ -188,6 +210,10 @@ def test_ablation_shows_means_and_every_seed():
     dots = np.concatenate([dots.get_offsets() for dots in left.collections])
     assert sorted(dots[:, 0]) == pytest.approx([50, 50, 60, 60])
     assert (left.get_xlabel(), right.get_xlabel()) == ("p", "v")
+    assert [patch.get_width() for patch in right.patches] == pytest.approx([30, 30])
+    written = [[text.get_text() for text in axis.texts] for axis in (left, right)]
+    assert written == [["55.0", "55.0"], ["30.0", "30.0"]]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["residual", "one layer"]
 
 
 def test_an_ablations_title_is_no_wider_than_its_figure():
@@ -204,13 +230,44 @@ def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
     labels = np.zeros((10, 10), int)
     labels[:, 4:] = 1
     labels[8:] = 255
+    labels[9, 9] = 3  # the first number that is no class
     labels[0, 0] = 2  # too small for a name
     axis = plots.segmentation_grid([PICTURES[0]], {"truth": [labels]}, CLASSES).axes[1]
     shown = np.asarray(axis.images[0].get_array())
     colours = palette(3)
     assert np.allclose(shown[0, 9], colours[1]) and np.allclose(shown[7, 0], colours[0])
-    assert np.allclose(shown[0, 0], colours[2]) and np.allclose(shown[9, 9], 1.0)
+    assert np.allclose(shown[0, 0], colours[2]) and np.allclose(shown[9], 1.0)
     assert sorted(text.get_text() for text in axis.texts) == ["cat", "dog"] and axis.get_title() == "truth"
+
+
+def test_heat_maps_lie_over_their_image_under_their_prompt_in_the_row_of_their_method():
+    maps = {method: [RNG.random((3, 4)) for _ in PICTURES[:2]] for method in METHODS}
+    figure = plots.heat_maps(PICTURES[:2], CLASSES[:2], maps)
+    figure.canvas.draw()
+    rows = np.reshape(figure.axes, (3, 2))
+    assert [axis.get_title() for axis in rows[0]] == ["“cat”", "“dog”"]
+    assert [axis.get_ylabel() for axis in rows[:, 0]] == ["image", *METHODS]
+    for column, picture in enumerate(PICTURES[:2]):
+        assert np.array_equal(rows[0, column].images[0].get_array(), picture)
+        for axis, method in zip(rows[1:, column], METHODS, strict=True):
+            grey, heat = axis.images
+            values = maps[method][column]
+            assert np.array_equal(grey.get_array(), picture.mean(-1)) and np.array_equal(heat.get_array(), values)
+            assert heat.get_clim() == (values.min(), values.max())
+            assert heat.get_extent() == [-0.5, 15.5, 11.5, -0.5], "the whole of 12 x 16 pixels, the first row on top"
+
+
+def test_pictures_in_a_grid_have_their_own_titles_and_pairs_their_label_maps_below():
+    figure = plots.image_grid(PICTURES, CLASSES, columns=2)
+    assert [axis.texts[0].get_text() for axis in figure.axes[:3]] == CLASSES
+    assert all(
+        np.array_equal(axis.images[0].get_array(), one) for axis, one in zip(figure.axes, PICTURES, strict=False)
+    )
+    figure = plots.scene_pairs(PICTURES[:2], LABELS[:2], CLASSES)
+    assert [axis.images[0].get_interpolation() for axis in figure.axes] == ["lanczos"] * 2 + ["nearest"] * 2
+    assert np.allclose(figure.axes[3].images[0].get_array(), palette(3)[LABELS[1]])
+    figure = plots.segmentation_grid(PICTURES[:1], {"truth": LABELS[:1], "PACL": LABELS[1:2]}, CLASSES)
+    assert [axis.get_title() for axis in figure.axes] == ["image", "truth", "PACL"]
 
 
 def test_an_area_is_named_where_it_is_wide_and_not_where_another_covers_its_middle():
@@ -257,22 +314,29 @@ def test_results_of_random_weights_are_called_so(tmp_path):
 
 
 def test_mistakes_tell_things_from_stuff_and_no_two_labels_of_areas_touch():
-    confused = pd.DataFrame({"class": ["night sky"], "taken_for": ["polka dots"], "share": [0.1]})
+    rows = {"class": ["mud", "night sky"], "taken_for": ["hay", "polka dots"], "share": [0.1, 0.3]}
+    confused = pd.DataFrame(rows)
     groups = [(kind, f"{n}7.8–{n}8.3 %") for kind in ("things", "stuff") for n in (1, 2, 3)]
-    rows = [(method, *group, 0.5) for group in groups for method in ("CLIP", "PACL")]
+    rows = [(method, *group, recall) for group in groups for method, recall in (("CLIP", 0.25), ("PACL", 0.5))]
     size = pd.DataFrame(rows, columns=["method", "kind", "size", "recall"])
     mention = pd.DataFrame(
-        {"method": ["CLIP", "PACL"] * 2, "class": ["cat"] * 2 + ["sea"] * 2, "iou": 0.5, "images": 9}
+        {"method": ["CLIP", "PACL"] * 2, "class": ["cat"] * 2 + ["sea"] * 2, "iou": [0.1, 0.2, 0.3, 0.4], "images": 9}
     )
     figure = analysis_plots.mistakes(confused, size, mention, {"cat"}, "title")
     figure.canvas.draw()
-    _, areas, named = figure.axes
+    shares, areas, named = figure.axes
+    bars = zip(shares.get_yticklabels(), shares.patches, strict=True)
+    assert {label.get_text(): bar.get_width() for label, bar in bars} == {"night sky → polka dots": 30, "mud → hay": 10}
+    assert shares.get_yticklabels()[0].get_text() == "night sky → polka dots" and shares.yaxis_inverted()
+    assert [[bar.get_height() for bar in bars] for bars in areas.containers] == [[25] * 6, [50] * 6]
     places = [label.get_window_extent() for label in areas.get_xticklabels()]
     assert [label.get_text() for label in areas.get_xticklabels()][0] == "things\n17.8–18.3"
     assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(places))
     assert legend_names(named) == ["CLIP, things", "PACL, things", "CLIP, stuff", "PACL, stuff"]
     corners = [len(dots.get_paths()[0].vertices) for dots in named.collections]
     assert corners[0] == corners[1] < 6 < corners[2] == corners[3]
+    places = [dots.get_offsets().tolist() for dots in named.collections]
+    assert places == [[[9, pytest.approx(iou)]] for iou in (10, 20, 30, 40)]
 
 
 def test_labels_of_texts_in_one_place_stand_above_each_other():
@@ -285,8 +349,46 @@ def test_labels_of_texts_in_one_place_stand_above_each_other():
 
 
 def test_a_class_is_named_in_the_middle_of_its_patches_and_its_star_leads_there():
-    rows = [(0, 0, 0, False), (2, 0, 0, False), (9, 9, 1, False), (5, 5, 0, True), (5, 5, 1, True), (7, 1, 2, True)]
+    rows = [(0, 0, 0, False), (1, 0, 0, False), (8, 0, 0, False), (9, 9, 1, False)]
+    rows += [(5, 5, 0, True), (5, 5, 1, True), (7, 1, 2, True)]
     table = pd.DataFrame(rows, columns=["x", "y", "label", "is_text"])  # two stars in one place, one without patches
     axis = analysis_plots.patch_maps({"PACL": table}, CLASSES).axes[0]
     assert {text.get_text(): text.xy for text in axis.texts} == {"cat": (1, 0), "dog": (9, 9)}
     assert [line.get_xydata().tolist() for line in axis.lines] == [[[5, 5], [1, 0]], [[5, 5], [9, 9]]]
+    patches, stars = axis.collections
+    assert patches.get_offsets().tolist() == [list(row[:2]) for row in rows[:4]] and axis.get_title() == "PACL"
+    assert stars.get_offsets().tolist() == [[5, 5], [5, 5], [7, 1]]
+    dots, tips = patches.get_facecolors()[:, :3], stars.get_facecolors()[:, :3]
+    assert np.array_equal(tips[:2], dots[[0, 3]]) and not np.array_equal(tips[2], tips[0])
+
+
+def test_differences_stand_in_the_row_of_their_set_with_their_own_interval():
+    rows = [("a", "PACL", 0.1, 0.05, 0.2), ("b", "PACL", -0.1, -0.3, 0.0), ("mean", "PACL", 0.0, -0.1, 0.1)]
+    rows += [
+        ("mean", "CLIP + PACL", 0.2, 0.1, 0.25),
+        ("a", "CLIP + PACL", 0.3, 0.2, 0.5),
+        ("b", "CLIP + PACL", 0.4, 0.3, 0.6),
+    ]
+    table = pd.DataFrame(rows, columns=["set", "method", "difference", "low", "high"])
+    axis = analysis_plots.differences(table, "title").axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["a", "b", "mean"] and axis.yaxis_inverted()
+    assert [label.get_fontweight() == "bold" for label in axis.get_yticklabels()] == [False, False, True]
+    found = {}
+    for name, drawn in zip(legend_names(axis), axis.containers, strict=True):
+        points, _, (bars,) = drawn
+        for (x, y), ((low, _), (high, _)) in zip(points.get_xydata(), bars.get_segments(), strict=True):
+            found[names[round(y)], name] = pytest.approx((x / 100, low / 100, high / 100))
+    assert {tuple(row[:2]): tuple(row[2:]) for row in rows} == found
+
+
+def test_each_world_has_a_line_from_clip_to_pacl_in_the_panel_of_each_metric():
+    rows = [(1, "CLIP", 0.1, 0.2), (1, "PACL", 0.5, 0.4), (2, "CLIP", 0.3, 0.1), (2, "PACL", 0.6, 0.7)]
+    table = pd.DataFrame(rows, columns=["seed", "method", "voc20", "voc21"])
+    figure = analysis_plots.worlds(table, "title", {"voc20": "v", "voc21": "w"})
+    lines = [[pytest.approx(line.get_ydata()) for line in axis.lines] for axis in figure.axes]
+    assert lines == [[[10, 50], [30, 60]], [[20, 40], [10, 70]]]
+    assert [axis.get_ylabel() for axis in figure.axes] == ["v", "w"]
+    dots = figure.axes[1].collections[1]
+    assert dots.get_offsets()[:, 1].tolist() == pytest.approx([10, 70])
+    assert [to_hex(colour) for colour in dots.get_facecolors()] == [COLOURS[method] for method in METHODS]

@@ -13,7 +13,8 @@ from PIL import Image
 from pacl.data import IGNORE, Images, Masks
 from pacl.params import Protocol
 from pacl.segment import Method
-from pacl.viewer import LEVELS, heat_png, mask_png, overlap, prompts_of, write_viewer
+from pacl.teaser import teaser, write_teaser
+from pacl.viewer import LEVELS, heat_png, jpeg, mask_png, overlap, prompts_of, write_viewer
 
 P, SIDE = 4, 32
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -112,6 +113,73 @@ def test_a_background_class_is_no_prompt_and_its_rule_makes_masks(tmp_path):
     assert [prompt["name"] for prompt in prompts] == ["red", "green"]
     row = pixels(prompts[0]["methods"]["all"]["mask"])[16]
     assert row[:6].all() and not row[10:].any(), "blue is like neither: background"
+
+
+def test_a_class_of_two_phrases_is_shown_by_its_first_and_labelled_by_both(tmp_path):
+    """Without a background class the protocol's rule counts for nothing, and a scene of two labels isn't shown."""
+    plain, two = scene("red", "blue")
+    image, mask = scene("red", "green", "blue", "blue")
+    image[:4, :4] = (255, 255, 0)  # like "red and green", a phrase of the first class
+    benchmark = {"classes": ["red,red and green", "green", "blue"], "table": [0, 1, 2] + [IGNORE] * 253}
+    rule = {"background_rule": "probability", "background_threshold": 1.0}
+    write_viewer(
+        tmp_path / "viewer.json",
+        ColourCLIP(),
+        {"all": Method(lambda x: x, "clip")},
+        Images([plain, image]),
+        Masks([two, mask]),
+        benchmark,
+        Protocol(templates="seven", logit_scale=1.0, **rule),
+        present=2,
+    )
+    (shown,) = json.loads((tmp_path / "viewer.json").read_text())["scenes"]
+    assert [prompt["name"] for prompt in shown["prompts"]] == ["red", "blue"], "no more than two, and none is absent"
+    red, blue = (prompt["methods"]["all"] for prompt in shown["prompts"])
+    assert min(red["iou"], blue["iou"]) > 0.8 and blue["high"] == pytest.approx(1.0)
+    assert pixels(red["heat"])[:2, :2].max() < LEVELS - 1, "yellow is less like red than red is"
+
+
+def test_pictures_and_masks_are_made_smaller_and_small_heat_maps_are_left():
+    assert pixels(jpeg(Image.new("RGB", (800, 400)))).shape == (160, 320, 3)
+    assert pixels(mask_png(np.ones((400, 800), bool))).shape == (160, 320)
+    assert pixels(heat_png(torch.rand(4, 6), 0.0, 1.0)).shape == (4, 6)
+
+
+def test_an_overlap_is_a_share_of_both_masks_together():
+    assert overlap(np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 1], bool)) == 0.25
+
+
+def teaser_scene(name):
+    """White, with a prompt that CLIP sees nowhere and PACL in the upper half, and one that both see the other way."""
+    dark, bright = (heat_png(torch.full((4, 4), level), 0.0, 1.0) for level in (0.0, 1.0))
+    upper, lower = np.zeros((2, 8, 8), bool)
+    upper[:4], lower[4:] = True, True
+    first = {"clip": {"heat": dark, "mask": mask_png(lower)}, "pacl": {"heat": bright, "mask": mask_png(upper)}}
+    second = {"clip": first["pacl"], "pacl": first["clip"]}
+    prompts = [{"name": name, "methods": first}, {"name": "other", "methods": second}]
+    return {"image": jpeg(Image.new("RGB", (8, 8), "white")), "prompts": prompts}
+
+
+def test_the_teaser_shows_each_scenes_first_prompt_as_clip_and_pacl_see_it():
+    rows = np.reshape(teaser([teaser_scene("cat"), teaser_scene("dog")]).axes, (2, 4))
+    assert [row[0].get_xlabel() for row in rows] == ["“cat”", "“dog”"]
+    assert [axis.get_title() for axis in rows[0]] == [
+        "image and prompt",
+        "CLIP: heat map",
+        "PACL: heat map",
+        "PACL: mask",
+    ]
+    image, clip, pacl, inside = (np.asarray(axis.images[0].get_array()).mean(-1) for axis in rows[0])
+    assert (image == 255).all() and clip.max() < 100 < 200 < pacl.min()
+    assert (inside[:4] == 255).all() and (inside[4:] == 38).all()
+
+
+def test_the_teaser_is_of_the_first_scenes(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("pacl.teaser.teaser", lambda scenes: shown.extend(scenes))
+    monkeypatch.setattr("pacl.teaser.save", lambda figure, path, dpi: path.touch())
+    (tmp_path / "viewer.json").write_text(json.dumps({"scenes": ["a", "b", "c"]}))
+    assert write_teaser(tmp_path).is_file() and shown == ["a", "b"]
 
 
 def test_the_absent_prompt_moves_on_from_scene_to_scene():
