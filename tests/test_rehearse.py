@@ -1,5 +1,6 @@
 """What a rehearsal changes in a profile, what it leaves out, and its estimates against hand-made numbers."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from folders import write_flickr8k, write_image, write_voc
+from PIL import Image
 
 from pacl import estimate
 from pacl.config import load_params, read_section
-from pacl.counts import scene_counts
+from pacl.counts import counted, images_of, prompts_of, scene_counts
 from pacl.data import write_pairs
 from pacl.params import Profile, Protocol
-from pacl.rehearse import lay_out, reduced, rehearse, run_stage, small, stages
+from pacl.rehearse import lay_out, processor_seconds, reduced, rehearse, run_stage, small, stages
 
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -47,6 +49,17 @@ def test_a_reduced_profile_is_valid_and_small(raw, random_params, monkeypatch):
     assert list(sections["ablations"].points) == ["default", "matched_only"]
     assert few["protocols"]["native"]["token_stride"] == PARAMS["flickr8k"]["protocols"]["native"]["token_stride"]
     assert PARAMS["flickr8k"]["train"]["pairs"] > 1000  # the original is as it was
+    compiled = PARAMS["flickr8k"] | {"train": PARAMS["flickr8k"]["train"] | {"compile": True}}
+    for gpu in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        assert reduced(compiled, random_params("flickr8k"), raw)[0]["train"]["compile"] == gpu
+
+
+def test_the_mini_world_needs_no_downloaded_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("pacl.rehearse.load_clip", lambda *_: None)
+    few, notes = reduced(PARAMS["mini"], load_params("mini", "prepare", "model"), tmp_path)
+    assert not notes and few["prepare"]["benchmarks"] == PARAMS["mini"]["prepare"]["benchmarks"]
+    assert few["prepare"]["raw"] == PARAMS["mini"]["prepare"]["raw"]
 
 
 def test_what_is_not_there_is_left_out_and_listed(raw, random_params, monkeypatch):
@@ -55,6 +68,17 @@ def test_what_is_not_there_is_left_out_and_listed(raw, random_params, monkeypatc
     few, notes = reduced(section, random_params("flickr8k"), raw)
     assert few["prepare"]["benchmarks"] == ["voc20"] and len(notes) == 1
     assert "the whole run would stop here" in notes[0] and "ADE20K" in notes[0]
+    prepared = section["prepare"] | {"classification_sets": ["own", "eurosat"]}
+    write_image(raw / "own/test/cat/1.png")
+    write_image(raw / "own/validation/cat/1.png")
+    own = {"prepare": prepared, "classification": section["classification"] | {"sets": ["own", "eurosat"]}}
+    own["segmentation"] = section["segmentation"] | {"benchmarks": ["ade20k", "voc20"]}
+    few, _ = reduced(section | own, random_params("flickr8k"), raw)
+    assert few["prepare"]["classification_sets"] == few["classification"]["sets"] == ["own"]
+    assert few["segmentation"]["benchmarks"] == ["voc20"]
+    nothing = {"prepare": section["prepare"] | {"benchmarks": ["ade20k"]}}
+    with pytest.raises(FileNotFoundError, match="ADE20K"):
+        reduced(section | nothing, random_params("flickr8k"), raw)
     with pytest.raises(FileNotFoundError, match="image-caption shards"):
         reduced(PARAMS["paper"], random_params("paper"), raw)
 
@@ -63,6 +87,9 @@ def test_a_protocol_of_ones_own_may_leave_all_but_one_value_to_the_defaults():
     assert small("mine", {"logit_scale": 20.0}) == {"logit_scale": 20.0, "short_side": 224}
     windows = {"short_side": 448, "window": 448, "window_stride": 224}
     assert small("mine", windows) == {"short_side": 224, "window": 224, "window_stride": 112}
+    less = {"short_side": 100, "per_benchmark": {"voc21": {"short_side": 560, "logit_scale": 50.0}}}
+    assert small("mine", less) == {"short_side": 100, "per_benchmark": {"voc21": {"logit_scale": 50.0}}}
+    assert small("native", {"window": 64, "window_stride": 32})["window_stride"] == 32
 
 
 def test_missing_weights_are_replaced_by_random_ones_and_said(raw, random_params, monkeypatch):
@@ -232,10 +259,11 @@ def test_each_line_names_the_benchmarks_that_it_leaves_out(tiny_clip, on_paper):
 def needs(tiny_clip, on_paper, monkeypatch):
     """What the estimate of the profile paper prints, without benchmarks' photos, of given counts and rates."""
 
-    def of(counts, rates):
+    def of(counts, rates, training_seconds=0):
         params = on_paper(Protocol(), ["ade20k", "cityscapes"])
         made = {"load_params": params, "load_clip": tiny_clip, "counted": counts, "measured": rates}
-        none = {"all_scenes": {}, "training_images": None, "training_seconds": 0, "ablation_seconds": 0, "needed": []}
+        none = {"all_scenes": {}, "training_images": None, "ablation_seconds": 0, "needed": []}
+        none["training_seconds"] = training_seconds
         for name, value in (made | none).items():
             monkeypatch.setattr(estimate, name, lambda *_, value=value, **options: value)
         return estimate.whole_run("paper", Path("rehearsed"), "random", Path("raw"))
@@ -251,6 +279,20 @@ def test_the_sum_names_what_it_leaves_out_and_times_stand_below_each_other(needs
     _, *lines = needs(COUNTED, RATES)
     assert lines[-1].startswith("  all together (without ade20k, cityscapes) ")
     assert len({len(line) for line in lines}) == 1
+
+
+def test_each_part_has_its_own_counts_and_the_sum_has_all(needs):
+    """Images of 0.5 and texts of 0.1 seconds: features, training, an embedder, patches of PACL's methods, all."""
+    counts = COUNTED | {"kept images": 100, "kept texts": 500, "aligned": 20}
+    first, *lines = needs(counts, RATES | {"image": 0.5, "text": 0.1}, training_seconds=300)
+    found = {line.rsplit(maxsplit=2)[0].strip(): float(line.split()[-2]) for line in lines if line.startswith("  ")}
+    methods = load_params("paper", "patch_alignment").patch_alignment.methods
+    aligned = 20 * 0.5 * (1 + 1 + (len(methods) - 1) / 2)  # CLIP itself, and methods that differ in one block of two
+    assert "2.0 images/s, 10.0 texts/s" in first
+    assert (found["features"], found["train"], found["a trained embedder after"]) == (1.7, 5.0, 6.7)
+    assert found["patch_alignment"] == round(aligned)
+    (everything,) = (value for name, value in found.items() if name.startswith("all together"))
+    assert everything == pytest.approx((400 + aligned) / 60, abs=0.05)
 
 
 def test_an_image_to_classify_is_read_once(needs):
@@ -269,9 +311,10 @@ def test_ablation_points_are_trained_and_measured_for_each_seed():
         "scale_3": {"scale": 3.0},
     }
     params.ablations = params.ablations.model_copy(update={"points": points, "seeds": [0, 1]})
-    found = estimate.ablation_seconds(params, rates, {"measured": 1449, "nouns": 50, "trained on": 7091})
+    found = estimate.ablation_seconds(params, rates, {"measured": 1449, "nouns": 50, "trained on": 4000})
     run = 2 * (4000 // 64) * 64 * 0.01 + 1449 * 0.002
     assert found == pytest.approx(4 * 2 * run + (4000 + 1449) * 0.5 + 50 * 1 * 0.1)
+    assert estimate.ablation_seconds(params, rates, {"measured": 1449, "nouns": 50, "trained on": 3999}) == 0
 
 
 def test_features_on_the_disk_take_two_bytes_a_number(tiny_clip, tmp_path):
@@ -279,6 +322,51 @@ def test_features_on_the_disk_take_two_bytes_a_number(tiny_clip, tmp_path):
     params = load_params("flickr8k", *estimate.SECTIONS)
     counts = {"kept images": 2**20, "kept texts": 2**26, "aligned": 0}
     assert estimate.needed(tiny_clip, params, counts, tmp_path)[0] == "Disk: 3.0 GiB of features."
+
+
+def test_other_disk_and_memory_needs_by_hand(tiny_clip, tmp_path, monkeypatch):
+    """16 tokens an image of 32 numbers, in memory of four bytes; 100 bytes of shards with two pairs for 2^24."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/0.tar").write_bytes(b"0" * 100)
+    monkeypatch.setattr(estimate.shards, "survey", lambda found, share: ([2], ""))
+    monkeypatch.setattr(estimate.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=2**21))
+    params = load_params("paper", *estimate.SECTIONS)
+    params.train = params.train.model_copy(update={"pairs": 2**24, "batch_size": 2**14, "accumulate": 4})
+    params.patch_alignment = params.patch_alignment.model_copy(update={"methods": ["clip", "pacl", "sclip"]})
+    disk, memory = estimate.needed(
+        tiny_clip, params, {"kept images": 2**15, "kept texts": 0, "aligned": 2**18}, tmp_path
+    )
+    assert disk == "Disk: 32 MiB of features, and 0.8 GiB of shards by the size of those that are there."
+    batch = 4 * 2**14 * 16 * (32 + 3 * 16) / 4 / 2**20
+    assert memory.startswith(
+        f"Memory: 2.0 GiB at most in the rehearsal; beyond it about {batch:.0f} MiB for a training"
+    )
+    assert "2.0 GiB for the tokens of notebook 4." in memory  # CLIP's own and three methods', 0.5 GiB each
+
+
+def test_rates_come_from_two_sizes_of_batch(tiny_clip, monkeypatch, tmp_path):
+    """Decoding 0.8 s and encoding 1.6 s for 8 images; steps of 128 and 256 pairs with 1 ms a pair and 1 µs a square."""
+    (tmp_path / "texts.json").write_text('{"captions": ["a", "b", "c", "d"]}')
+    taken = iter([0.8, 1.6, 2.0, 32 * 256**2 * 0.25, 0.0])
+    monkeypatch.setattr(estimate, "seconds_of", lambda work: next(taken))
+    monkeypatch.setattr(estimate, "step", lambda clip, params, pairs: 1e-3 * pairs + 1e-6 * pairs**2)
+    photos = [Image.new("RGB", (40, 40))] * 10
+    found = estimate.measured(tiny_clip, load_params("paper", "train"), photos, tmp_path)
+    assert found == pytest.approx(
+        {"image": 0.3, "text": 0.5, "label": 0.25, "scene": 0.0, "linear": 1e-3, "square": 1e-6}
+    )
+    assert estimate.step_seconds(found, 1000) == pytest.approx(2.0)
+
+
+def test_work_is_timed_by_the_quicker_of_two_runs(monkeypatch):
+    ticks, done = iter([0.0, 3.0, 10.0, 12.0]), []
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(ticks))
+    assert estimate.seconds_of(lambda: done.append(1)) == 2.0 and len(done) == 2
+
+
+def test_processor_time_is_of_user_and_system(monkeypatch):
+    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_utime=2.0, ru_stime=0.5))
+    assert processor_seconds() == 2.5
 
 
 @pytest.mark.slow
@@ -291,7 +379,15 @@ def test_flickr8k_is_rehearsed_on_real_photos(real_data):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(40, "40 seconds"), (600, "10.0 minutes"), (7200, "2.0 hours"), (864000, "10.0 days")]
+    ("seconds", "words"),
+    [
+        (40, "40 seconds"),
+        (89, "89 seconds"),
+        (90, "1.5 minutes"),
+        (600, "10.0 minutes"),
+        (7200, "2.0 hours"),
+        (864000, "10.0 days"),
+    ],
 )
 def test_times_in_words(seconds, words):
     assert estimate.in_words(seconds) == words
@@ -303,6 +399,47 @@ def test_counts_of_the_whole_run_are_the_official_ones():
         **{"voc20": 1449, "voc21": 1449, "context59": 5105, "context60": 5105, "coco_stuff": 5000},
         **{"coco_object": 5000, "ade20k": 2000, "cityscapes": 500},
     }
+
+
+def test_fewer_scenes_than_there_are_may_be_asked_for():
+    params = load_params("mini", "prepare")
+    assert scene_counts(params) == dict.fromkeys(params.prepare.benchmarks, params.prepare.test_scenes)
+    for most, expected in ((600, 600), (1500, 1449), (None, 1449)):
+        params.prepare = load_params("paper", "prepare").prepare.model_copy(update={"test_scenes": most})
+        assert scene_counts(params)["voc20"] == expected
+
+
+def test_what_a_whole_run_handles_by_hand(tmp_path):
+    """Of Flickr8k's 8,091 photos 91 are held out; the rehearsal had four of them, with ten texts and four nouns."""
+    few = {"captions": ["text"] * 10, "nouns": ["noun"] * 4}
+    few |= {"train": {"captions": [[0]] * 3}, "validation": {"captions": [[1]]}}
+    (tmp_path / "data/features/flickr8k").mkdir(parents=True)
+    (tmp_path / "data/features/flickr8k/texts.json").write_text(json.dumps(few))
+    params = load_params("flickr8k", *estimate.SECTIONS)
+    changes = {"train_pairs": 9000, "validation_scenes": 91, "benchmarks": ["voc20", "ade20k"], "test_scenes": None}
+    params.prepare = params.prepare.model_copy(update=changes)
+    params.patch_alignment = params.patch_alignment.model_copy(update={"benchmark": "ade20k"})
+    params.classification = params.classification.model_copy(update={"sets": ["imagenet", "imagenet_a"]})
+    found = counted("flickr8k", params, tmp_path)
+    nouns = 4 * (8091 / 4) ** 0.7
+    assert (found["trained on"], found["measured"], found["aligned"]) == (8000, 1449, 2000)
+    assert (found["kept images"], found["nouns"]) == (8091 + 1449, round(nouns))
+    assert found["kept texts"] == round(10 * 8091 / 4 + 7 * nouns)
+    assert found["classified"] == 50000 + 91 + 7500 + 91
+    params.prepare = params.prepare.model_copy(update={"train_pairs": 3000})
+    assert counted("flickr8k", params, tmp_path)["kept images"] == 3091 + 1449
+
+
+def test_classification_sets_are_counted_with_their_own_templates_or_the_profiles():
+    params = load_params("paper", "prepare", "classification")
+    params.prepare = params.prepare.model_copy(update={"validation_scenes": 10})
+    for templates, forms in (("own", 80), ("seven", 7)):
+        params.classification = params.classification.model_copy(update={"templates": templates})
+        assert prompts_of("imagenet", params) == 1000 * forms
+    params.prepare = params.prepare.model_copy(update={"classification_images": 300})
+    assert images_of("imagenet", params) == 300 + 10
+    params.prepare = load_params("mini", "prepare").prepare.model_copy(update={"classification_images": 300})
+    assert images_of("clean", params) == 600 and prompts_of("clean", params) == 0
 
 
 def test_make_rehearse_names_what_is_missing(tmp_path):
