@@ -190,7 +190,7 @@ def test_compare_sets_the_exit_status(tmp_path, capsys):
     assert main(["compare", *files]) == 1
     assert main(["compare", *files, "--tolerance", "0.05"]) == 0
     assert main(["compare", files[0], files[0], "--tolerance", "0"]) == 0
-    assert "classification.clean.clip" in capsys.readouterr().out
+    assert "classification.clean.clip: 0.84 -> 0.8" in capsys.readouterr().out
     assert main(["compare", files[0], str(tmp_path / "nowhere.json")]) == 1
     assert "nowhere.json is missing" in capsys.readouterr().err
 
@@ -377,6 +377,7 @@ def test_what_isnt_there_is_named_with_its_stage(folder, params):
             (folder / name).unlink()
             write_report("mini", params, folder)
             html, text = ((folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md"))
+            assert "Mini world, not Pascal VOC." in text, "whatever else is missing"
             said = name == "findings.json" or (
                 name in text and f"`dvc repro {stage}`" in text and f"dvc repro {stage}" in html
             )
@@ -460,8 +461,9 @@ def test_a_protocols_settings_stand_in_its_column_with_what_it_changes_on_a_benc
 def test_the_parameters_of_the_run_and_the_versions_are_listed(folder, params):
     content = chapters.reproducibility("mini", params, folder)
     (listed,) = of_kind(content, "code")
-    train = yaml.safe_load(listed["text"])["mini"]["train"]
-    assert train == params.train.model_dump(mode="json")
+    settings = yaml.safe_load(listed["text"])["mini"]
+    assert list(settings) == list(vars(params))
+    assert all(settings[name] == getattr(params, name).model_dump(mode="json") for name in ("train", "protocols"))
     (packages,) = of_kind(content, "table")
     assert ["numpy", np.__version__] in packages["rows"] and ["pandas", pd.__version__] in packages["rows"]
 
