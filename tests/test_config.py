@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pacl.config import ConfigError, load_params, project_root, read_yaml
-from pacl.params import Profile
+from pacl.params import OnBenchmark, Profile, Protocol
 
 PARAMS = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 # Values that the tests below count on, whatever params.yaml says.
@@ -86,12 +86,16 @@ def test_no_file(tmp_path, monkeypatch):
         ("train.scale", 0.0, "mini.train.scale is 0.0, but must be above 0."),
         ("train.scale", None, "mini.train.scale is None, but must be a number."),
         ("train.noun_share", 1.5, "mini.train.noun_share is 1.5, but must be at most 1."),
+        ("train.noun_share", -0.1, "mini.train.noun_share is -0.1, but must be at least 0."),
+        ("train.weight_decay", -0.5, "mini.train.weight_decay is -0.5, but must be at least 0."),
+        ("train.betas", [0.9, 1.0], "mini.train.betas.1 is 1.0, but must be below 1."),
         ("train.epochs", 2.5, "mini.train.epochs is 2.5, but must be a whole number."),
         ("train.mask_same_text", 1, "mini.train.mask_same_text is 1, but must be true or false."),
         ("train.betas", 0.9, "mini.train.betas is 0.9, but must be a list."),
         ("train.batch_size", 1, "mini.train.batch_size is 1, but must be at least 2."),
         ("train.pairs", 10, "mini.train: pairs (10) must be at least batch_size (256)."),
         ("train.warmup_steps", 10**6, "mini.train: warmup_steps (1000000) must be below all of its 624 steps."),
+        ("train.warmup_steps", 624, "mini.train: warmup_steps (624) must be below all of its 624 steps."),
         ("train.learning_rate", "5e-4", "mini.train.learning_rate is the text '5e-4': write 5.0e-4, without quotes."),
         ("train.eps", "1.5e6", "mini.train.eps is the text '1.5e6': write 1.5e+6, without quotes."),
         ("train.max_logit_scale", 10.0, "mini.train.max_logit_scale is 10.0, but must be at least 15."),
@@ -146,6 +150,8 @@ def test_no_file(tmp_path, monkeypatch):
         ("segmentation.protocols", [], "mini.segmentation.protocols is [], but must be a list of at least 1."),
         ("segmentation.benchmarks", [], "mini.segmentation.benchmarks is [], but must be a list of at least 1."),
         ("segmentation.methods", ["clip"], "mini.segmentation: methods must name pacl, as clip and pacl are what is"),
+        ("segmentation.methods", ["pacl"], "mini.segmentation: methods must name clip, as clip and pacl are what is"),
+        ("ablations.base", {"scal": 1.0}, "mini.ablations.points.default.scal is no parameter: did you mean scale."),
         ("segmentation.methods", [], "mini.segmentation: methods must name clip and pacl, as clip and pacl are what"),
         ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
     ],
@@ -155,6 +161,36 @@ def test_a_wrong_value_is_named(write, path, value, expected):
     with pytest.raises(ConfigError) as error:
         load_params("mini", *Profile.model_fields)
     assert expected in str(error.value)
+
+
+def test_values_may_lie_on_their_limits(write):
+    """A step an epoch, all but one of them to warm up; parts of one pair; windows that only touch; a threshold of 1."""
+    limits = {
+        "pairs": 256,
+        "warmup_steps": 7,
+        "accumulate": 256,
+        "noun_share": 1.0,
+        "weight_decay": 0.0,
+        "betas": [0.0, 0.9],
+    }
+    own = {f"protocols.tcl.{key}": value for key, value in (("window_stride", 128), ("background_threshold", 1.0))}
+    write(changes={f"train.{key}": value for key, value in limits.items()} | own)
+    params = load_params("mini", "train", "protocols")
+    assert (params.train.accumulate, params.protocols.tcl.window_stride) == (256, 128)
+
+
+def test_a_protocol_that_says_nothing_is_the_papers():
+    """One pass of the whole image at CLIP's own logit scale, seven templates, no background."""
+    assert Protocol().model_dump(exclude_none=True) == {
+        "passes": "joint",
+        "templates": "seven",
+        "logit_scale": 100.0,
+        "background_rule": "none",
+        "background_threshold": 0.0,
+        "per_benchmark": {},
+    }
+    one = Protocol(short_side=448, per_benchmark={"city": OnBenchmark(short_side=560)})
+    assert (one.on("city").short_side, one.on("city").logit_scale, one.on("voc21").short_side) == (560, 100.0, 448)
 
 
 NAMES = [
@@ -234,10 +270,12 @@ def test_broken_yaml_names_the_line(tmp_path, monkeypatch):
     [
         ("mini:\n  train:\n    scale: 1.0\n    scale: 2.0\n", "line 4 is not YAML: scale is already in line 3: remove"),
         ("mini: {train: {scale: 1.0, scale: 2.0}}\n", "line 1 is not YAML: scale is already in line 1: remove"),
+        ("mini: {seed: 2024-13-45}\n", "params.yaml is not YAML: month must be in 1..12."),
+        ("- mini\n", "params.yaml must hold one section per profile."),
         ("mini: {}\nprofiles: []\nmini: {}\n", "params.yaml, line 3 is not YAML: mini is already in line 1: remove"),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused(tmp_path, monkeypatch, text, expected):
+def test_a_key_that_is_there_twice_and_what_is_no_table_are_refused(tmp_path, monkeypatch, text, expected):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
@@ -300,6 +338,17 @@ def test_strides_divide_the_patch_in_the_weights_folder(write, tmp_path):
     write(changes={"model.pretrained": "weights", "ablations.strides": [6, 4]})
     with pytest.raises(ConfigError, match=r"ablations.strides.1 is 4, but must be one of 1, 2, 3, 6, which divide"):
         load_params("mini", "ablations")
+
+
+def test_a_torn_file_of_the_weights_leaves_the_models_name_to_tell_the_patch(write, tmp_path):
+    (tmp_path / "weights").mkdir()
+    for torn in ("{", "{}", "[]"):
+        (tmp_path / "weights/open_clip_config.json").write_text(torn)
+        write(changes={"model.pretrained": "weights", "model.backbone": "ViT-B-32", "ablations.strides": [32, 7]})
+        with pytest.raises(
+            ConfigError, match=r"ablations.strides.1 is 7, but must be one of 1, 2, 4, 8, 16, 32, which"
+        ):
+            load_params("mini", "ablations")
 
 
 def test_sizes_of_the_mini_clip_divide(write):
