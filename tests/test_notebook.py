@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from pacl.notebook import literals, parse, scrub
+from pacl import notebook as notebook_module
+from pacl.notebook import NotebookError, literals, parse, read, scrub
 
 PARAMETERS = 'profile = "mini"  # a section of params.yaml\nerror = ""\nsize = 4'
 BODY = """import os, sys
@@ -93,6 +95,43 @@ def test_a_wrong_call_is_one_sentence(notebook, source, arguments, line):
     assert not (notebook.parent / "new").exists()
 
 
+def test_a_good_run_takes_the_copy_of_a_failed_one_away_and_a_dead_process_leaves_one(notebook, tmp_path, monkeypatch):
+    def execute(source, copy, parameters):
+        copy.write_bytes(source.read_bytes())
+        if dead:
+            raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(notebook_module, "execute", execute)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    target, dead = tmp_path / "out.ipynb", True
+    with pytest.raises(NotebookError, match="process died, most often for want of memory.\nThe copy up to the error"):
+        notebook_module.run(notebook, target, {})
+    assert (tmp_path / "out.failed.ipynb").is_file() and not target.exists()
+    dead = False
+    notebook_module.run(notebook, target, {})
+    assert target.is_file() and not (tmp_path / "out.failed.ipynb").exists()
+    with pytest.raises(NotebookError, match="another name than its source"):
+        notebook_module.run(notebook, notebook, {})
+
+
+@pytest.mark.parametrize("content", ["no JSON", "", '{"nbformat": 4, "cells": []}'])
+def test_what_is_no_notebook_is_called_so(tmp_path, content):
+    (tmp_path / "torn.ipynb").write_text(content)
+    with pytest.raises(NotebookError, match="torn.ipynb is not a notebook."):
+        read(tmp_path / "torn.ipynb")
+
+
+def test_outputs_are_joined_and_lose_addresses_and_standard_error():
+    outputs = [
+        new_output("stream", name=name, text=text) for name, text in (("stdout", "a"), ("stderr", "b"), ("stdout", "c"))
+    ]
+    data = {"text/html": "<b at 0x1f>", "text/plain": "<f at 0x2e>", "text/markdown": "m at 0x3d"}
+    outputs += [new_output("display_data", data), new_output("stream", name="stdout", text="d")]
+    kept = scrub(new_notebook(cells=[new_code_cell("x", outputs=outputs)])).cells[0].outputs
+    assert [output.get("text") for output in kept] == ["ac", None, "d"]
+    assert kept[1].data == {"text/html": "<b>", "text/plain": "<f>", "text/markdown": "m"}
+
+
 def test_scrub_takes_out_times_paths_widgets_and_ids():
     widget = new_output("display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1f"}})
     cell = new_code_cell("bar", outputs=[widget], metadata={"papermill": {"duration": 1.2}, "execution": {}})
@@ -124,6 +163,7 @@ sizes = [1, 2]
         *((f"output={text}", None) for text in ("null", "None")),
         ("output=4", 4),
         ("output=0.2", 0.2),
+        ("output=1.5e-3", 0.0015),
         ("output=-1", -1),
         ("size=0.5", 0.5),
         ("size=no", False),
@@ -138,4 +178,6 @@ def test_a_value_is_text_where_the_notebook_has_text(pair, value):
 
 def test_constants_are_read_from_a_cell_of_python_only():
     magic = new_code_cell("%matplotlib inline\nx = 1", metadata={"tags": ["parameters"]})
+    others = new_code_cell("a.b = 1\nc = 2\nd: int = 3\ne = c", metadata={"tags": ["parameters"]})
+    assert literals(new_notebook(cells=[others])) == {"c": 2, "d": 3}
     assert literals(new_notebook(cells=[magic])) == literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}
