@@ -37,11 +37,13 @@ from pacl.things import (
     ODD,
     ODD_COLOURS,
     SHEET,
+    line_drawing,
     lit,
     neighbourhood,
     odd_colouring,
     outlined,
     part_mask,
+    part_masks,
     patterned,
     shaded,
     smooth,
@@ -204,15 +206,22 @@ def test_a_scene_of_one_thing_is_labelled_where_its_sprite_is(seed, monkeypatch)
 def test_backdrops_have_the_label_of_the_texture_in_every_pixel(monkeypatch):
     flat = {name: 3 * i for i, name in enumerate(textures.NAMES)}
     monkeypatch.setattr(textures, "texture", lambda name, rng, size: np.full((size, size, 3), flat[name], np.uint8))
-    kinds = set()
-    for seed in range(60):
+    kinds, upper, lower = [], set(), set()
+    for seed in range(200):
         image, mask, stuff = backdrop(np.random.default_rng(seed))
         assert np.array_equal(np.asarray(image)[..., 0], 3 * (mask.astype(int) - label_of(textures.NAMES[0], None)))
         assert {label_of(name, None) for name in stuff} == set(np.unique(mask).tolist())
         sides = {textures.SIDE[name] for name in stuff}
         assert len(stuff) == 1 or sides <= {"top", "any"} or textures.SIDE[stuff[0]] != "bottom"
-        kinds.add(len(stuff))
-    assert kinds == {1, 2}
+        kinds.append(len(stuff))
+        if len(stuff) == 2:
+            upper.add(textures.SIDE[stuff[0]])
+            lower.add(textures.SIDE[stuff[1]])
+            assert mask[0, 0] == label_of(stuff[0], None), "the first is above"
+    assert upper == {"top", "any"} and lower == {"bottom", "any"}
+    assert np.mean(np.array(kinds) == 1) == pytest.approx(
+        0.4, abs=0.1
+    )  # 0.35 of them whole, a few of one texture twice
 
 
 def test_labels_in_a_mask_are_of_the_scenes_things_and_stuff():
@@ -241,14 +250,25 @@ def test_scenes_follow_what_is_asked_of_them(monkeypatch):
     assert {kind for placed in typical for _, kind, _ in placed} <= set(KINDS)
 
 
-def test_three_things_in_twenty_have_an_odd_colour(monkeypatch):
+def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
     """Nothing is painted, which has no say in what is drawn."""
+    variants, turns = {True: set(), False: set()}, []
     monkeypatch.setattr(miniworld, "backdrop", lambda rng: (None, None, []))
-    monkeypatch.setattr(miniworld, "multiplied", lambda *_: None)
-    monkeypatch.setattr(miniworld, "paste", lambda *_: None)
-    made = [scene(np.random.default_rng([2, index])) for index in range(600)]
-    odd = [kind == ODD for one in made for _, kind, _ in one["things"]]
-    assert len(odd) > 1000 and np.mean(odd) == pytest.approx(0.15, abs=0.04)
+    monkeypatch.setattr(miniworld, "multiplied", lambda _, kind, variant: variants[kind == ODD].add(variant))
+    monkeypatch.setattr(miniworld, "paste", lambda *arguments: turns.append(arguments[4]))
+    made = [scene(np.random.default_rng([2, index]))["things"] for index in range(600)]
+    kinds = [kind for placed in made for _, kind, _ in placed]
+    assert len(kinds) > 1000 and np.mean([kind == ODD for kind in kinds]) == pytest.approx(0.15, abs=0.04)
+    assert variants == {True: set(range(ODD_COLOURS)), False: {0}}
+    second = [drawing["kinds"] for drawing in things().values()]
+    rarer = {list(of_thing)[1] for of_thing in second}
+    assert np.mean([kind in rarer for kind in kinds if kind != ODD]) == pytest.approx(0.4, abs=0.06)
+    assert -15 <= min(turns) < -14 and 14 < max(turns) <= 15 and abs(np.mean(turns)) < 1
+    counts = np.bincount([len(placed) for placed in made], minlength=5) / len(made)
+    assert counts == pytest.approx([0.03, 0.37, 0.32, 0.2, 0.08], abs=0.06)
+    for count, (low, high) in {1: (0.42, 0.8), 2: (0.36, 0.58), 3: (0.3, 0.46), 4: (0.3, 0.46)}.items():
+        sides = [side for placed in made if len(placed) == count for *_, side in placed]
+        assert low <= min(sides) < low + 0.02 and high - 0.02 < max(sides) <= high
 
 
 def test_things_are_placed_inside_and_apart_where_there_is_room():
@@ -332,6 +352,8 @@ def test_sets_show_the_thing_they_name(set_name, monkeypatch):
     low, high = {"small": (0.2, 0.3), "large": (0.9, 1.25), "cluttered": (0.42, 0.52)}.get(set_name, (0.45, 0.75))
     assert low <= min(sizes) and max(sizes) <= high
     assert all(60 <= turn <= 300 if set_name == "rotated" else abs(turn) <= 15 for turn in turns)
+    assert set_name != "rotated" or min(turns) < 180 < max(turns)
+    assert all(0.2 <= call[3][2] / SIDE <= 0.3 for call in calls[:-1]), "what is beside the thing is small"
 
 
 def test_textures_are_a_set_of_their_own(monkeypatch):
@@ -424,6 +446,28 @@ def test_sprites_of_a_thing_share_a_shape_and_differ_in_colour(thing):
     assert 0.1 < (alpha > 127).mean() < 0.8
     assert len({sheet.tobytes() for sheet in (*kinds, *odd)}) == 2 + ODD_COLOURS
     assert odd_colouring(thing, 1) == odd_colouring(thing, 1) != odd_colouring(thing, 2)
+
+
+def test_a_sprite_covers_all_of_its_parts_and_a_rim():
+    for name in ("apple", "whale"):
+        parts = np.max([np.asarray(mask) for mask in part_masks(name)], axis=0)
+        covered = np.asarray(sprite(name, list(things()[name]["kinds"])[0]).getchannel("A"))
+        assert np.array_equal(covered, np.asarray(Image.fromarray(parts).filter(ImageFilter.MaxFilter(9))))
+
+
+def test_odd_colours_are_a_things_own_and_have_every_pattern():
+    made = [odd_colouring(name, variant) for name in things() for variant in range(ODD_COLOURS)]
+    assert len({tuple(one[:2]) for one in made}) == len(made)
+    assert {one[2] for one in made} == {"plain", "stripes", "dots", "checks"}
+
+
+def test_a_line_drawing_is_ink_on_white_inside_its_sprite():
+    sheet, drawing = sprite("apple", "red apple"), line_drawing("apple", "red apple").convert("RGBA")
+    alpha, grey = np.asarray(sheet)[..., 3], np.asarray(drawing)[..., 0]
+    assert np.array_equal(np.asarray(drawing)[..., 3], alpha)
+    deep = ndimage.binary_erosion(alpha == 255, iterations=6)
+    assert np.median(grey[deep]) > 200 and (grey[deep] < 100).mean() > 0.005
+    assert np.median(grey[(alpha == 255) & ~deep]) == 0, "a line around it"
 
 
 def test_drawings_use_known_fills_patterns_and_shapes():

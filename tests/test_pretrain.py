@@ -151,6 +151,24 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(world, tokenizer, tmp_pa
     assert [row["step"] for row in history] == [50]
 
 
+def test_a_run_warms_up_decays_matrices_alone_and_notes_the_mean_of_fifty_losses(
+    world, tokenizer, tmp_path, monkeypatch
+):
+    rates, decays = [], set()
+
+    def step(model, optimizer, images, tokens):
+        rates.append(optimizer.param_groups[0]["lr"])
+        decays.add(tuple(group["weight_decay"] for group in optimizer.param_groups))
+        optimizer.step()  # without gradients it changes nothing
+        return float(len(rates))
+
+    monkeypatch.setattr(pretrain_module, "train_step", step)
+    _, history = pretrained(world, tokenizer, tmp_path / "resume", epochs=15)
+    assert decays == {(0.1, 0.0)} and len(rates) == 60
+    assert rates.index(max(rates)) == 5 and max(rates) == pytest.approx(PARAMS.learning_rate), "a tenth of the steps"
+    assert [(row["step"], row["loss"]) for row in history] == [(50, np.mean(range(1, 51)))]
+
+
 def test_every_epoch_sees_every_image_once(world, tokenizer, tmp_path, monkeypatch):
     seen = []
 
@@ -199,6 +217,43 @@ def test_a_step_is_one_of_a_gradient_that_is_no_longer_than_1(world, tokenizer):
     train_step(model, torch.optim.SGD(model.parameters(), lr=0.01), world[0][:16], tokenizer(world[1][:16]))
     moved = [(new.detach() - old).norm() for new, old in zip(model.parameters(), before, strict=True)]
     assert torch.stack(moved).norm().item() == pytest.approx(0.01, rel=0.01)
+
+
+def test_the_logit_scale_stays_below_a_hundred(world, tokenizer):
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**model_config(PARAMS, tokenizer.vocab_size))
+    for before, after in ((5.0, np.log(100)), (-1.0, 0.0)):
+        with torch.no_grad():
+            model.logit_scale.fill_(before)
+        train_step(model, torch.optim.SGD(model.parameters(), lr=0.0), world[0][:4], tokenizer(world[1][:4]))
+        assert model.logit_scale.item() == pytest.approx(after)
+
+
+def test_a_step_forgets_the_gradient_of_the_one_before(world, tokenizer):
+    def gradient(*batches):
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**model_config(PARAMS, tokenizer.vocab_size))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        for batch in batches:
+            train_step(model, optimizer, world[0][batch], tokenizer(world[1][batch]))
+        return model.visual.proj.grad
+
+    first, second = slice(0, 8), slice(8, 16)
+    torch.testing.assert_close(gradient(first, second), gradient(second))
+    assert not torch.allclose(gradient(first), gradient(second))
+
+
+def test_a_run_goes_on_with_equal_settings_and_data_only(world):
+    images, captions = world
+    same = pretrain_module.identify(images, captions, {"embed_dim": 16}, PARAMS)
+    assert same == pretrain_module.identify(images.copy(), list(captions), {"embed_dim": 16}, PARAMS)
+    changes = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "weight_decay": 0.2, "seed": 1}
+    others = [
+        (images, captions, {"embed_dim": 16}, SimpleNamespace(**(vars(PARAMS) | {k: v}))) for k, v in changes.items()
+    ]
+    others += [(255 - images, captions, {"embed_dim": 16}, PARAMS), (images, captions[::-1], {"embed_dim": 16}, PARAMS)]
+    others += [(images, captions, {"embed_dim": 8}, PARAMS)]
+    assert all(pretrain_module.identify(*other) != same for other in others)
 
 
 def test_mirrored_images_are_mirrored_left_to_right():
@@ -259,4 +314,8 @@ def test_training_sees_images_as_evaluation_does(folder, world):
 def test_the_configuration_is_the_one_asked_for(folder, tokenizer):
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     assert config["vision_cfg"] == {"image_size": 64, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    wide = SimpleNamespace(**(vars(PARAMS) | {"text_width": 64, "width": 128}))
+    assert model_config(wide, 600)["text_cfg"]["heads"] == 64 // 16
+    preprocess = json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
+    assert (preprocess["interpolation"], preprocess["resize_mode"]) == ("bicubic", "shortest")
     assert config["text_cfg"]["heads"] == 32 // 16 and config["text_cfg"]["vocab_size"] == tokenizer.vocab_size

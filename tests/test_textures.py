@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from pacl import textures
+from pacl import brushes, textures
 
 
 def _statistics(picture, patch=16):
@@ -92,6 +93,50 @@ def test_nearest_centroid_of_simple_statistics_names_the_texture_of_a_patch():
         distances = np.linalg.norm((patches @ whiten)[:, None] - centroids, axis=2)
         correct.append((distances.argmin(axis=1) == label).mean())
     assert np.mean(correct) > 0.8, dict(zip(textures.NAMES, np.round(correct, 2), strict=True))
+
+
+def test_a_texture_may_be_as_large_as_its_painting_and_light_has_an_end():
+    whole = textures.texture("snow", np.random.default_rng(0), size=brushes.TILE)
+    assert whole.shape == (brushes.TILE, brushes.TILE, 3)
+    snow = np.stack([textures.texture("snow", np.random.default_rng(seed)) for seed in range(12)])
+    assert snow.max() == 255 and snow.min() > 120, "too bright is white, not black"
+
+
+def test_half_of_the_textures_are_mirrored(monkeypatch):
+    """A painting that grows brighter to the right, on every place of it."""
+    ramp = np.broadcast_to(np.linspace(40, 200, brushes.TILE)[None, :, None], (brushes.TILE, brushes.TILE, 3))
+    monkeypatch.setattr(textures, "painting", lambda name, variant: Image.fromarray(ramp.astype(np.uint8)))
+    made = [textures.texture("sea", np.random.default_rng(seed), 64).astype(int) for seed in range(60)]
+    share = np.mean([picture[:, -1].mean() < picture[:, 0].mean() for picture in made])
+    assert 0.3 < share < 0.7
+
+
+def test_ramps_run_from_the_first_colour_to_the_last():
+    made = brushes.ramp(["#000000", "#640000", "#ffffff"], np.array([[0.0, 0.25, 0.5, 1.0, 2.0]]))
+    assert made[0, :, 0].tolist() == [0, 50, 100, 255, 255] and made[0, :, 1].tolist() == [0, 0, 0, 255, 255]
+
+
+def test_noise_has_unit_variance_and_features_of_the_size_asked_for():
+    made = np.stack([brushes.noise(np.random.default_rng(seed), 12) for seed in range(20)])
+    assert made.std() == pytest.approx(1, abs=0.15) and abs(made.mean()) < 0.1
+    fine = brushes.noise(np.random.default_rng(0), 60)
+    assert np.abs(np.diff(fine)).mean() > 2 * np.abs(np.diff(made[0])).mean()
+
+
+def test_cells_have_one_tone_each_and_their_border_is_where_two_meet():
+    border, tone = brushes.cells(np.random.default_rng(0), 30, 30)
+    assert border.min() >= 0 and tone.min() >= -1 and tone.max() <= 1
+    meet = tone[:, 1:] != tone[:, :-1]
+    assert 0.02 < meet.mean() < 0.2, "a tone is that of its whole cell"
+    assert border[:, 1:][meet].max() < 0.1 < border[:, 1:][~meet].mean()
+
+
+def test_a_white_sheet_dries_white_and_a_fine_one_is_halved():
+    white = brushes.dry(np.full((brushes.TILE, brushes.TILE, 3), 254.0), np.random.default_rng(0))
+    assert white.size == (brushes.TILE, brushes.TILE) and np.asarray(white).min() > 200
+    sheet, pen = brushes.blank_sheet("#808080")
+    assert sheet.size == (2 * brushes.TILE,) * 2
+    assert brushes.dry(sheet, np.random.default_rng(0)).size == white.size
 
 
 def test_unknown_names_and_sizes_that_do_not_fit_are_refused():
