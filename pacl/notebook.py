@@ -81,7 +81,7 @@ def read(source: Path) -> nbformat.NotebookNode:
         raise NotebookError(f"There is no notebook {source}.")
     try:
         notebook = nbformat.read(source, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+    except (ValueError, AttributeError, TypeError, KeyError, nbformat.ValidationError):  # nbformat trusts JSON's types
         raise NotebookError(f"{source} is not a notebook.") from None
     notebook.metadata.kernelspec = PYTHON
     return notebook

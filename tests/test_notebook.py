@@ -114,9 +114,15 @@ def test_a_good_run_takes_the_copy_of_a_failed_one_away_and_a_dead_process_leave
         notebook_module.run(notebook, notebook, {})
 
 
-@pytest.mark.parametrize("content", ["no JSON", "", '{"nbformat": 4, "cells": []}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"no JSON", b"", b"\xff\xd8 a photo", b"[]", b"3", b'{"nbformat": 4, "cells": []}', b'{"nbformat": 9}'),
+        b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [3]}',
+    ],
+)
 def test_what_is_no_notebook_is_called_so(tmp_path, content):
-    (tmp_path / "torn.ipynb").write_text(content)
+    (tmp_path / "torn.ipynb").write_bytes(content)
     with pytest.raises(NotebookError, match="torn.ipynb is not a notebook."):
         read(tmp_path / "torn.ipynb")
 
