@@ -260,8 +260,7 @@ def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
     kinds = [kind for placed in made for _, kind, _ in placed]
     assert len(kinds) > 1000 and np.mean([kind == ODD for kind in kinds]) == pytest.approx(0.15, abs=0.04)
     assert variants == {True: set(range(ODD_COLOURS)), False: {0}}
-    second = [drawing["kinds"] for drawing in things().values()]
-    rarer = {list(of_thing)[1] for of_thing in second}
+    rarer = {list(drawing["kinds"])[1] for drawing in things().values()}
     assert np.mean([kind in rarer for kind in kinds if kind != ODD]) == pytest.approx(0.4, abs=0.06)
     assert -15 <= min(turns) < -14 and 14 < max(turns) <= 15 and abs(np.mean(turns)) < 1
     counts = np.bincount([len(placed) for placed in made], minlength=5) / len(made)
