@@ -29,10 +29,12 @@ from benchmarks import (
 from benchmarks.__main__ import ITEMS, joined, main, publish
 from benchmarks.items import dense_rows
 from benchmarks.measuring import held, in_own_process, machine, row
+from pacl.cached import CachedPairs, Texts
 from pacl.config import load_params
 from pacl.labels import label_maps
 from pacl.loss import contrastive_loss
 from pacl.params import Protocol
+from pacl.train import train
 
 MACHINE = {
     "processor": "Abacus",
@@ -49,6 +51,7 @@ def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly(bfloat16_e
     phi, gradient = compatibility.step("plain", *given)
     ours, rounded = compatibility.step("ours", *given), compatibility.step("bf16", *given)
     torch.testing.assert_close(ours, (phi, gradient), atol=1e-5, rtol=1e-4)
+    assert compatibility.VARIANTS["plain"] is compatibility.plain, "and not ours twice"
     error = (rounded[0] - phi).abs().max()
     assert 1e-5 < error < 2e-2, "rounded to 8 bits: neither float32's error nor a wrong result"
     torch.testing.assert_close(rounded[1], gradient, atol=0.05 * gradient.abs().max().item(), rtol=0)
@@ -310,6 +313,18 @@ def test_memory_that_grows_is_told_after_the_warm_up():
     assert (found["first"]["training process"], found["last"]["training process"]) == (203.0, 210.0)
 
 
+def test_the_losses_of_one_process_are_those_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "PAIRS", 16)
+    few = {"pairs": 16, "batch_size": 8, "epochs": 2, "warmup_steps": 1, "noun_share": 0.0}
+    monkeypatch.setattr(ranks, "CHANGES", few)
+    ranks.write_pairs(tmp_path)
+    found = ranks.losses(tmp_path)
+    params = load_params("mini", "train").train.model_copy(update=few)
+    source = CachedPairs(np.load(tmp_path / "train_patches.npy"), Texts(tmp_path, "train"), params)
+    _, history = train(source, params)
+    assert np.mean(np.reshape(found, (2, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-5)
+
+
 def test_the_distance_of_several_processes_is_the_largest_either_way(tmp_path, monkeypatch):
     losses = {1: [4.0, 3.0, 2.0], 2: [4.0, 3.25, 2.0], 3: [4.0, 3.0, 1.5]}
     (tmp_path / "reports").mkdir()
@@ -373,6 +388,7 @@ def test_limits_and_costs_stand_in_their_columns():
     assert [tables.cells(one)[2] for one in (met, missed)] == ["0.3 (target 0.3: reached)", "0.31 (target 0.3: missed)"]
     made = {"pairs": 8000, "features": "once", "seconds": 90.0, "disk_gigabytes": 2.416, "memory_gigabytes": 1234.5}
     assert tables.cost_cells(made) == ["8,000", "once", "90 seconds", "2.42", "1234"]
+    assert [tables.number(value) for value in (45.67, 0.001234, 99.96, None)] == ["45.7", "0.00123", "100", "-"]
 
 
 @pytest.mark.parametrize(

@@ -917,8 +917,8 @@ def test_benchmarks_of_two_machines_have_a_letter_each(nested, params):
 
 
 def test_numbers_have_three_digits_and_the_same_is_what_stood_before():
-    found = [speed_results.number(value) for value in (0.08357, 99.94, 1234.5, -250.4, -0.0421, None)]
-    assert found == ["0.0836", "99.9", "1,234", "−250", "−0.0421", "–"]
+    found = [speed_results.number(value) for value in (0.08357, 99.94, 999.6, -1234.5, -0.0421, None)]
+    assert found == ["0.0836", "99.9", "1,000", "−1,234", "−0.0421", "–"]
     rows = [{"name": name} for name in ("phi, large", "the same, small", "maps, 20 classes", "the same, 64 classes")]
     assert speed_results.whole_names(rows) == ["phi, large", "phi, small", "maps, 20 classes", "maps, 64 classes"]
 
