@@ -3,6 +3,7 @@
 import contextlib
 import json
 import runpy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +142,10 @@ def test_a_points_inputs_change_with_files_shared_settings_and_its_own_changes_o
     Path("data/templates.yaml").write_text(Path("data/templates.yaml").read_text().replace("a photo", "one photo"))
     assert all(text != third[point] for point, text in write().items())
     Path("data/templates.yaml").unlink()
-    with pytest.raises(FileNotFoundError, match="data/templates.yaml"):
-        write_inputs("mini")
+    monkeypatch.setattr("sys.argv", ["pacl.ablation_inputs", "mini"])
+    with warnings.catch_warnings(), pytest.raises(SystemExit, match="data/templates.yaml"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # of runpy, that it was imported already
+        runpy.run_module("pacl.ablation_inputs", run_name="__main__")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from pacl.data import IGNORE, Masks
 from pacl.measure import load_scenes, measure, save_scenes
 from pacl.params import Protocol
-from pacl.targets import scenes_of
+from pacl.prompts import templates
+from pacl.targets import scenes_by_benchmark, scenes_of
 
 CLASSES = {"voc20": ["cat", "dog"], "context59": ["cat", "dog", "sea, lake"]}
 PER_SCENE = {"tokens": 2, "targets": 2, "patch_targets": 1}  # fields with a row a scene: the dimensions of a row
@@ -30,15 +31,53 @@ class WordCLIP:
         return torch.tensor([[float(word in prompt) for word in words] for prompt in prompts])
 
 
+def benchmark_of(name):
+    return {"classes": CLASSES[name], "table": TABLES[name] + [-1] * 252 + [IGNORE]}
+
+
 @pytest.fixture
 def scenes():
     """Two scenes whose patches show cat, dog / sea, lake; and dog everywhere, but one unlabelled patch."""
     labels = np.array([[[0, 1], [2, 2]], [[1, 1], [1, 255]]])
     masks = np.kron(labels, np.ones((8, 8))).astype(np.uint8)
-    table = {name: {"classes": CLASSES[name], "table": t + [-1] * 252 + [IGNORE]} for name, t in TABLES.items()}
     tokens = F.one_hot(torch.tensor([[0, 1, 2, 3], [1, 1, 1, 1]]), 4).half().numpy()  # [M, N, D_v]
     tokens = torch.from_numpy(tokens)
-    return {name: scenes_of(WordCLIP(), tokens, Masks(masks), one, Protocol()) for name, one in table.items()}
+    return {name: scenes_of(WordCLIP(), tokens, Masks(masks), benchmark_of(name), Protocol()) for name in TABLES}
+
+
+def test_scenes_are_labelled_as_clip_crops_them_by_each_of_the_protocols_templates():
+    """Of a mask of 32 x 16 pixels CLIP sees the middle, of which the upper half shows a cat, the lower one a dog."""
+    asked = []
+
+    class Listening(WordCLIP):
+        def text_features(self, prompts):
+            asked.extend(prompts)
+            return super().text_features(prompts)
+
+    mask = np.repeat(np.array([2, 0, 1, 2], np.uint8), 8)[None, :, None].repeat(16, axis=2)
+    tokens = torch.zeros(1, 4, 4)
+    found = scenes_of(Listening(), tokens, Masks(mask), benchmark_of("context59"), Protocol(templates="seven"))
+    assert found.targets[0].unique(dim=1).flatten().tolist() == [0] * 8 + [1] * 8
+    assert found.patch_targets.tolist() == [[0, 0, 1, 1]] and found.classes == 3
+    phrases = ("cat", "dog", "sea", "lake")
+    assert set(asked) == {form.format(phrase) for form in templates("seven") for phrase in phrases}
+
+
+def test_benchmarks_of_several_image_sets_are_gathered_in_one_order(monkeypatch):
+    """Images of which no benchmark is measured are not encoded."""
+    encoded = []
+    monkeypatch.setattr(
+        "pacl.targets.tokens_of", lambda clip, images, size: encoded.append(images) or np.zeros((1, 4, 4))
+    )
+    masks = Masks(np.zeros((1, 16, 16), np.uint8))
+    sets = {
+        "plain": ("plain images", masks, {"context59": benchmark_of("context59"), "ade20k": {}}),
+        "voc": ("voc images", masks, {"voc20": benchmark_of("voc20")}),
+        "ade": ("ade images", masks, {"ade20k": {}}),
+    }
+    found = scenes_by_benchmark(WordCLIP(), sets, Protocol(), batch_size=1)
+    assert {name: scenes.classes for name, scenes in found.items()} == {"voc20": 2, "context59": 3}
+    assert list(found) == ["voc20", "context59"] and encoded == ["plain images", "voc images"]
 
 
 def test_the_right_tokens_are_measured_as_right(scenes):

@@ -1,6 +1,7 @@
 """Nothing is lost: training and pre-training killed at random moments, torn and foreign states, disks that are full."""
 
 import errno
+import itertools
 import os
 import random
 import resource
@@ -140,6 +141,23 @@ def test_a_cut_run_goes_on_where_it_was(tmp_path, monkeypatch):
             taken, found, rows = go_on(folder, settings, pairs)
         assert sorted(set(taken)) == epochs_seen and len(taken) == 36 - steps
         assert equal(found, weights) and rows == history
+
+
+def test_the_rest_of_an_epoch_has_its_number_of_batches_and_their_names(tmp_path, monkeypatch):
+    """Cut after two batches of the third epoch; the sources it goes on with have too many batches, or a bad one."""
+    settings, pairs = params(**SHORT), random_pairs(tmp_path / "data", 30)
+    for name in ("too many", "bad"):
+        cut_training(tmp_path / name, 14, settings, pairs, monkeypatch)
+    source = CachedPairs(*pairs, settings)
+    whole = source.epoch
+    source.epoch = lambda number, *who: itertools.chain(whole(number, *who), whole(number))
+    _, history = train(source, settings, validation=pairs, folder=tmp_path / "too many")
+    assert [row["step"] for row in history] == [6, 12, 18, 24, 30, 36]
+    source.epoch = lambda number, *who: (
+        (tokens / 0 if i == 1 else tokens, *texts) for i, (tokens, *texts) in enumerate(whole(number, *who))
+    )
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 15 \(epoch 3, batch 4\)"):
+        train(source, settings, validation=pairs, folder=tmp_path / "bad")
 
 
 def test_the_best_weights_come_back_though_their_files_are_gone(tmp_path, monkeypatch):
