@@ -59,18 +59,20 @@ def test_prepared_scenes_never_share_an_image(raw, tmp_path):
     assert images[1].size == (6, 4) and (masks[1] == 1).all()
     assert benchmarks == {name: benchmark(name, "", []) for name in ("voc20", "voc21")}
     assert [Path(path).stem for path in read_scenes(tmp_path / "out", "validation")[0].source] == ["v3"]
-    write_voc(raw / "VOCdevkit/VOC2012", train=["t1"])
+    write_voc(raw / "VOCdevkit/VOC2012", train=["t1", "t2", "t3"])
     prepare(tmp_path / "out", settings(raw, test_scenes=3))
-    assert [Path(path).stem for path in read_scenes(tmp_path / "out", "validation")[0].source] == ["t1"]
+    assert [Path(path).stem for path in read_scenes(tmp_path / "out", "validation")[0].source] == ["t1", "t2"]
 
 
 def test_all_that_is_missing_is_listed_at_once(tmp_path):
     (tmp_path / "flickr8k/Images").mkdir(parents=True)
     with pytest.raises(FileNotFoundError) as error:
-        prepare(tmp_path / "out", settings(tmp_path))
+        prepare(tmp_path / "out", settings(tmp_path, classification_sets=["my_birds"]))
     titles = ["where it is expected", "how to get it", "terms"]
     _, *lines = str(error.value).splitlines()
-    assert [line.split(":")[0].strip() for line in lines] == ["Flickr8k", *titles, "PASCAL VOC 2012", *titles]
+    assert [line.split(":")[0].strip() for line in lines] == (
+        ["Flickr8k", *titles, "PASCAL VOC 2012", *titles, "my_birds", *titles]
+    )
     assert lines[1].endswith(f": {tmp_path}/flickr8k: captions.txt") and "non-commercial" in lines[3]
     expected = "ImageSets/Segmentation/val.txt, JPEGImages, SegmentationClass"
     assert lines[5].endswith(f": {tmp_path}/VOCdevkit/VOC2012: {expected}") and "VOCtrainval" in lines[6]
@@ -150,6 +152,12 @@ def test_the_mini_world_says_what_it_has(tmp_path, key, name, known):
     with pytest.raises(ValueError, match=f"prepare.{key}: the mini world has no {name}; it has {known}"):
         prepare(tmp_path / "out", settings(tmp_path, **counts | {key: [name]}))
     assert not list(tmp_path.iterdir())
+
+
+def test_data_that_lack_nothing_have_no_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("pacl.prepare.prepare_miniworld", lambda folder, params: folder.mkdir() or ["", ""])
+    assert prepare(tmp_path / "out", settings(tmp_path, source="miniworld", classification_images=1)) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_mini_world_is_prepared(tmp_path):

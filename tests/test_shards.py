@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from folders import write_voc
@@ -179,13 +180,41 @@ def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(tmp_path):
     assert {int(text.split()[1]) // 10 for (text,) in captions} == trained_on
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_shards_of_many_sizes_as_few_are_held_out_as_hold_the_validation_pairs(seed, tmp_path):
+    sizes = {f"{number}.tar": number for number in range(1, 8)}
+    for name, size in sizes.items():
+        write_shard(tmp_path / "raw/shards" / name, 10 * size, size)
+    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
+    prepare(tmp_path / "out", settings(tmp_path / "raw", seed=seed))
+    written = read_json(tmp_path / "out/train_shards.json")
+    names = [path.rsplit("/", 1)[1] for path in written["shards"]]
+    assert names == sorted(names) and written["pairs"] == [sizes[name] for name in names]
+    held_out = [size for name, size in sizes.items() if name not in names]
+    assert len(read_pairs(tmp_path / "out", "validation")[0]) == 6 <= sum(held_out)
+    assert sum(held_out) - max(held_out) < 6
+
+
+def test_shards_with_too_many_torn_samples_are_not_prepared(tmp_path):
+    for number in range(3):
+        name = f"{10 * number:09d}"
+        write_shard(
+            tmp_path / f"raw/shards/{number}.tar", 10 * number, 4, **{f"{name}.txt": None, f"{name}.json": None}
+        )
+    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
+    with pytest.raises(ValueError, match=r"3 of 12 samples .* more than prepare.max_bad_share \(0.1\)"):
+        prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=1))
+
+
 def test_a_torn_photo_is_not_unpacked(tmp_path):
     for number in range(2):
         name = f"{10 * number:09d}.jpg"
         write_shard(tmp_path / f"raw/shards/{number}.tar", 10 * number, 3, **{name: b"no image"})
     write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
     prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=3))
-    assert [len(read_pairs(tmp_path / "out", split)[0]) for split in ("train", "validation")] == [2, 2]
+    for split in ("train", "validation"):
+        images = read_pairs(tmp_path / "out", split)[0].source
+        assert len(images) == 2 and sorted((tmp_path / f"out/{split}_images").iterdir()) == list(map(Path, images))
 
 
 def test_too_few_shards_to_hold_some_out(tmp_path):
