@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pacl import miniworld
+from pacl import baselines, miniworld
 from pacl.baselines import LAST_BLOCKS, gaussians, neighbourhood, neighbourhood_rows, whole_block
 from pacl.clip import load_clip
 
@@ -199,13 +199,19 @@ def last_block_of(clip, method, images, grid):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("queries", [1, 5, 16])
+@pytest.mark.parametrize("queries", [0, 1, 5, 16])
 @pytest.mark.parametrize(("images", "grid"), [(1, (1, 1)), (1, (6, 6)), (3, (3, 11)), (2, (12, 2)), (2, (1, 9))])
 def test_blocks_of_queries_give_the_same(random, monkeypatch, images, grid, queries):
     whole = last_block_of(random, "naclip", images, grid)
     pairs = queries * images * 2 * (1 + grid[0] * grid[1])  # the model has two heads
     monkeypatch.setattr("pacl.baselines.PAIRS_AT_ONCE", pairs + 1)
+    blocks = []
+    rows_of = baselines.neighbourhood_rows
+    monkeypatch.setattr(
+        baselines, "neighbourhood_rows", lambda some, *sides: blocks.append(len(some)) or rows_of(some, *sides)
+    )
     torch.testing.assert_close(last_block_of(random, "naclip", images, grid), whole, atol=1e-5, rtol=1e-5)
+    assert max(blocks, default=0) <= max(queries, 1)
 
 
 @torch.no_grad()
