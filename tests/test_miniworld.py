@@ -39,6 +39,7 @@ from pacl.things import (
     SHEET,
     line_drawing,
     lit,
+    multiplied,
     neighbourhood,
     odd_colouring,
     outlined,
@@ -252,10 +253,10 @@ def test_scenes_follow_what_is_asked_of_them(monkeypatch):
 
 def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
     """Nothing is painted, which has no say in what is drawn."""
-    variants, turns = {True: set(), False: set()}, []
+    variants, turns, boxes = {True: set(), False: set()}, [], []
     monkeypatch.setattr(miniworld, "backdrop", lambda rng: (None, None, []))
     monkeypatch.setattr(miniworld, "multiplied", lambda _, kind, variant: variants[kind == ODD].add(variant))
-    monkeypatch.setattr(miniworld, "paste", lambda *arguments: turns.append(arguments[4]))
+    monkeypatch.setattr(miniworld, "paste", lambda *given: (boxes.append(given[3]), turns.append(given[4])))
     made = [scene(np.random.default_rng([2, index]))["things"] for index in range(600)]
     kinds = [kind for placed in made for _, kind, _ in placed]
     assert len(kinds) > 1000 and np.mean([kind == ODD for kind in kinds]) == pytest.approx(0.15, abs=0.04)
@@ -263,6 +264,9 @@ def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
     rarer = {list(drawing["kinds"])[1] for drawing in things().values()}
     assert np.mean([kind in rarer for kind in kinds if kind != ODD]) == pytest.approx(0.4, abs=0.06)
     assert -15 <= min(turns) < -14 and 14 < max(turns) <= 15 and abs(np.mean(turns)) < 1
+    bottoms = iter([y + side / 2 for _, y, side, *_ in boxes])
+    for drawn in ([next(bottoms) for _ in placed] for placed in made):
+        assert drawn == sorted(drawn), "what stands lowest is nearest, and drawn last"
     counts = np.bincount([len(placed) for placed in made], minlength=5) / len(made)
     assert counts == pytest.approx([0.03, 0.37, 0.32, 0.2, 0.08], abs=0.06)
     for count, (low, high) in {1: (0.42, 0.8), 2: (0.36, 0.58), 3: (0.3, 0.46), 4: (0.3, 0.46)}.items():
@@ -458,6 +462,8 @@ def test_odd_colours_are_a_things_own_and_have_every_pattern():
     made = [odd_colouring(name, variant) for name in things() for variant in range(ODD_COLOURS)]
     assert len({tuple(one[:2]) for one in made}) == len(made)
     assert {one[2] for one in made} == {"plain", "stripes", "dots", "checks"}
+    sheets = [multiplied("apple", ODD, variant) for variant in range(ODD_COLOURS)]
+    assert len({sheet.tobytes() for sheet in sheets}) == ODD_COLOURS and {sheet.mode for sheet in sheets} == {"RGBa"}
 
 
 def test_a_line_drawing_is_ink_on_white_inside_its_sprite():
