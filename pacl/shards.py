@@ -110,7 +110,11 @@ def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None 
 
     bad: counts what is skipped, by reason ("torn shard", "too large", "no image", "no caption").
     """
-    bad = Counter() if bad is None else bad
+    return filter(None, good_and_bad(shards, seed, Counter() if bad is None else bad))
+
+
+def good_and_bad(shards: list[Path], seed: int | None, bad: Counter) -> Iterator[tuple | None]:
+    """What `samples` yields, and None for each sample that is skipped."""
     stages = [webdataset.SimpleShardList([str(path) for path in shards])]
     if seed is not None:
         stages.append(webdataset.shuffle(len(shards), seed=seed))
@@ -122,16 +126,20 @@ def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None 
     stages.append(lambda shards: group_by_keys(read_members(shards, bad), handler=skip))
     if seed is not None:
         stages.append(webdataset.shuffle(BUFFER, initial=BUFFER, seed=seed))
-    for sample in webdataset.DataPipeline(*stages):
-        if None in sample.values():
-            bad["too large"] += 1
-            continue
-        image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
-        caption = caption_of(sample)
-        if image is None or not caption:
-            bad["no image" if image is None else "no caption"] += 1
-            continue
-        yield sample["__key__"], image, caption
+    for found in map(read_sample, webdataset.DataPipeline(*stages)):
+        bad.update([found] if isinstance(found, str) else [])
+        yield None if isinstance(found, str) else found
+
+
+def read_sample(sample: dict) -> tuple | str:
+    """(key, image file's bytes, caption), or the reason why the sample is bad."""
+    if None in sample.values():
+        return "too large"
+    image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
+    if image is None:
+        return "no image"
+    caption = caption_of(sample)
+    return (sample["__key__"], image, caption) if caption else "no caption"
 
 
 def caption_of(sample: dict) -> str:

@@ -22,7 +22,7 @@ from pacl.clip import FrozenCLIP, load_clip
 from pacl.config import load_params
 from pacl.data import open_image, read_json
 from pacl.prompts import nouns, templates
-from pacl.shards import samples
+from pacl.shards import good_and_bad
 from pacl.train import train_profile
 
 CHUNK = 32  # samples that a worker hands over at once
@@ -53,9 +53,11 @@ class StreamedPairs:
 
     @property
     def identity(self) -> str:
-        """A checksum of the shards' names and sizes, of the CLIP that sees them and of what their texts become."""
+        """A checksum of the shards' names and sizes in their order, of the CLIP that sees them and of what their texts
+        become.
+        """
         settings = self.params.features.templates, self.params.features.nouns, self.params.prepare.max_bad_share
-        told = sorted(self.shards.items()), self.clip_identity, settings
+        told = list(self.shards.items()), self.clip_identity, settings
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def epoch(
@@ -78,7 +80,7 @@ class StreamedPairs:
         """Decoded samples without end: when this rank's shards are read, they are read again in another order."""
         seen, bad = 0, Counter()
         for again in itertools.count():
-            before = seen
+            good = 0
             reader = self.reader(number, rank, world, again)
             for images, texts, keys, skipped in DataLoader(
                 reader, batch_size=None, num_workers=min(self.workers, len(reader.shards))
@@ -86,11 +88,12 @@ class StreamedPairs:
                 bad.update(skipped)
                 self.skipped.update(skipped)
                 seen += len(keys) + sum(skipped.values())
+                good += len(keys)
                 self._judge(seen, bad, JUDGED)
                 if len(keys):
                     yield images, texts, keys
             self._judge(seen, bad, 1)
-            if seen == before:
+            if not good:
                 raise ValueError(f"{next(iter(self.shards))} and the other shards hold no sample: download them again.")
 
     def reader(self, number: int, rank: int, world: int, again: int = 0) -> "Reader":
@@ -127,17 +130,21 @@ class Reader(IterableDataset):
         rng = np.random.default_rng((*self.seed, first))
         bad = Counter()
         chunk = []
-        for _, image, caption in samples(self.shards[first::step], seed=int(rng.integers(2**31)), bad=bad):
-            try:
-                picture = self.preprocess(open_image(io.BytesIO(image)))
-            except ValueError:
-                bad["torn image"] += 1
-                continue
-            chunk.append((picture, *self.draw(rng, caption)))
-            if len(chunk) == CHUNK:
+        for sample in good_and_bad(self.shards[first::step], int(rng.integers(2**31)), bad):
+            if sample:
+                chunk += self.decoded(rng, *sample[1:], bad)
+            if len(chunk) + bad.total() >= CHUNK:  # bad ones, too, or shards of nothing else would be read to their end
                 yield self.handed_over(chunk, bad)
                 chunk = []
         yield self.handed_over(chunk, bad)
+
+    def decoded(self, rng: np.random.Generator, image: bytes, caption: str, bad: Counter) -> list[tuple]:
+        """One sample's picture, text and key; none for a torn image, which is counted."""
+        try:
+            return [(self.preprocess(open_image(io.BytesIO(image))), *self.draw(rng, caption))]
+        except ValueError:
+            bad["torn image"] += 1
+            return []
 
     def draw(self, rng: np.random.Generator, caption: str) -> tuple[str, int]:
         """The caption or, with probability noun_share, one of its nouns in one of the templates, and its key."""

@@ -207,6 +207,22 @@ def test_bad_shards_are_given_up_as_soon_as_enough_samples_are_judged(tiny_clip,
     assert (judged <= seen < 10 and bad < 8) if judged < 16 else (bad, seen) == (8, 16)
 
 
+@pytest.mark.parametrize("bad", [{"jpg": b"no image"}, {"txt": b" "}, {"txt": None, "json": None}])
+def test_shards_of_nothing_else_than_bad_samples_are_not_read_to_their_end(tiny_clip, tmp_path, monkeypatch, bad):
+    monkeypatch.setattr("pacl.stream.JUDGED", 6)
+    monkeypatch.setattr("pacl.stream.CHUNK", 3)
+    changes = {f"{number:09d}.{suffix}": data for number in range(1, 40) for suffix, data in bad.items()}
+    source = streamed(tiny_clip, {str(write_shard(tmp_path / "0.tar", 0, 40, **changes)): 40}, 40, 40)
+    with pytest.raises(ValueError, match=r"\d of the first [67] samples of the shards are bad"):
+        list(source.epoch(0))
+
+
+def test_shards_without_a_good_sample_end_where_every_share_of_bad_ones_is_allowed(tiny_clip, tmp_path):
+    shard = write_shard(tmp_path / "0.tar", 0, 1, **{"000000000.jpg": b"no image"})
+    with pytest.raises(ValueError, match="0.tar and the other shards hold no sample"):
+        list(streamed(tiny_clip, {str(shard): 6}, 6, 6, max_bad_share=1.0).epoch(0))
+
+
 def test_shards_without_a_sample_and_too_few_pairs_are_named(tiny_clip, tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 0)
     with pytest.raises(ValueError, match="0.tar and the other shards hold no sample"):
@@ -219,6 +235,8 @@ def test_the_data_are_told_from_other_data(tiny_clip, shards):
     fewer = dict(list(shards.items())[:6])
     assert streamed(tiny_clip, shards).identity == streamed(tiny_clip, shards).identity
     assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, fewer, 24).identity
+    turned = dict(reversed(shards.items()))  # whose epochs have other orders
+    assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, turned).identity
     larger = shards | {min(shards): PAIRS + 1}
     assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, larger).identity
 
