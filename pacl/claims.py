@@ -106,7 +106,7 @@ def quantity(metrics: dict, condition: dict) -> float | None:
     if len(differences) < condition["sets"] or None in differences:
         return None
     taken = {"mean": sum(differences) / len(differences), "not_worse": sum(d >= 0 for d in differences)}
-    return (taken | {"better": sum(d > 0 for d in differences)})[condition["take"]]
+    return (taken | {"better": sum(d > 0 for d in differences), "count": len(differences)})[condition["take"]]
 
 
 def difference(tree: dict, condition: dict) -> float | None:

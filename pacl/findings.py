@@ -86,8 +86,8 @@ def point_table(folder: Path, points: dict) -> pd.DataFrame:
 
 
 def finding(rows: pd.DataFrame) -> str:
-    """Which setting is best, and what each measure says: the best setting, those level with it, and the last. A setting
-    is level with the best unless they lie further apart than runs of one of them with other seeds.
+    """Which setting is best, and what each measure says: the best setting, those level with it, and the last. Settings
+    are level with the best up to the first that lies further from it than runs of one of the two with other seeds.
     """
     ranked = {name: ranking(rows, metric) for metric, name in MEASURES.items() if metric in rows}
     ahead = [settings.index[0] for settings, level in ranked.values() if level == 1]

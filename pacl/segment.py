@@ -85,7 +85,7 @@ def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized:
     """
     pixels = (torch.arange(size, dtype=torch.float64) + 0.5) * (resized / size)
     position = ((pixels - patch / 2) / stride).clamp(0, grid - 1)  # in tokens
-    left = position.floor().long().clamp(max=max(grid - 2, 0))
+    left = position.floor().long()
     weights = torch.zeros(size, grid, dtype=torch.float64)
     share = (position - left)[:, None]
     weights.scatter_(1, left[:, None], 1 - share)

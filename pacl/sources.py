@@ -97,7 +97,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
 def token_rows(path: Path) -> Iterator[tuple[str, str]]:
     """(image, caption) of the original file."""
     for line in text_of(path).split("\n"):  # splitlines would end a line at rarer marks, which captions hold
-        key, _, caption = line.removesuffix("\r").partition("\t")
+        key, _, caption = line.partition("\t")
         yield key.rpartition("#")[0], caption
 
 

@@ -260,6 +260,8 @@ def test_the_reason_is_the_weights_then_the_setting_then_the_first_number_that_i
     assert {row["measured"] for row in rows.values()} == {"not measured"}
     assert rows["miou-voc-number"]["reason"] == "needs the paper's setting (source webdataset)"
     assert rows["classification"]["reason"] == "metrics.json lacks pacl and clip of 12 sets in classification"
+    rows = {row["id"]: row for row in judge(load_ledger(), metrics_with(sets=13), MINI)}
+    assert rows["classification"]["measured"].startswith("+1.0 points on average, 13 of 13 sets better, 13 not")
     metrics = metrics_with()
     del metrics["patch_alignment"]["colours"]
     (row,) = judge(load_ledger()[:1], metrics, MINI)
@@ -275,6 +277,7 @@ def test_conditions_by_hand():
     assert quantity(metrics, over | {"take": "mean"}) == pytest.approx(-0.1)
     assert quantity(metrics, over | {"take": "mean", "sets": 1}) == pytest.approx(-0.1), "of all sets that are there"
     assert quantity(metrics, over | {"take": "not_worse"}) == 1
+    assert [quantity(metrics, over | {"take": "count", "sets": least}) for least in (1, 2, 3)] == [2, 2, None]
     metrics["t"]["y"]["p"] = 0.5
     assert [quantity(metrics, over | {"take": take}) for take in ("not_worse", "better")] == [2, 1]
     metrics["t"]["y"]["p"] = 0.49999
