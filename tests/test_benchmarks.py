@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -111,12 +112,8 @@ def test_a_vits_operations_are_those_that_torch_counts(random_vit):
     assert counter.get_total_flops() == features.operations(10, layers=1)
 
 
-def hold(megabytes: int) -> float:
-    return held(lambda: np.ones(megabytes * 10**6, dtype=np.uint8))
-
-
 def test_held_is_the_peak_of_a_call_in_a_process_of_its_own():
-    assert in_own_process(hold, 200) == pytest.approx(0.2, abs=0.02)
+    assert in_own_process(held, partial(np.ones, 200 * 10**6, np.uint8)) == pytest.approx(0.2, abs=0.02)
 
 
 @pytest.mark.parametrize("has, words", [(True, ""), (False, " without bfloat16 (float32 in its place)")])

@@ -25,7 +25,7 @@ from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prepare import prepare
 from pacl.spread import segmentation_over_ranks
-from pacl.train import train
+from pacl.train import train, train_profile
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -111,7 +111,7 @@ def project(tmp_path, monkeypatch):
 
 
 def test_torchrun_trains_a_profile(project):
-    subprocess.run([sys.executable, "-m", "pacl.train", "--profile", "mini"], check=True, capture_output=True)
+    train_profile("mini")
     alone, about = load_embedder(project / "checkpoints/mini/last")
     for path in (project / "checkpoints/mini").iterdir():
         path.unlink()
