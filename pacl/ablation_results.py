@@ -96,7 +96,8 @@ def logit_scales(folder: Path) -> list[dict]:
         return [missing("logit_scales.csv")]
     if measured.empty:
         return []
-    by_scale = measured.pivot(index=["protocol", "method"], columns="logit_scale", values="voc21")
+    order = measured[["protocol", "method"]].drop_duplicates()
+    by_scale = measured.pivot(index=list(order), columns="logit_scale", values="voc21").loc[map(tuple, order.values)]
     lines = [
         [name, NAMES[method], *map(percent, row)]
         for (name, method), row in zip(by_scale.index, by_scale.values, strict=True)

@@ -98,7 +98,7 @@ def finding(rows: pd.DataFrame) -> str:
     elif not ahead:
         verdict = "The best are level: seeds make more of a difference."
     else:
-        verdict = f"{ahead[0]} is best{' where the best are not level' * (len(ahead) < len(ranked))}."
+        verdict = f"Best{' where the best are not level' * (len(ahead) < len(ranked))}: {ahead[0]}."
     return f"{verdict} By {'; by '.join(f'{name}: {in_words(*one)}' for name, one in ranked.items())}."
 
 
@@ -113,7 +113,7 @@ def ranking(rows: pd.DataFrame, metric: str) -> tuple[pd.Series, int]:
 
 def in_words(settings: pd.Series, level: int) -> str:
     """The best and those level with it; the next where none is; the last where it is none of these."""
-    said = [f"{name} {value:.1f} %" for name, value in settings.items()]
+    said = [f"{value:.1f} % for {name}" for name, value in settings.items()]
     if level > 1:
         first = [f"{', '.join(said[: level - 1])} and {said[level - 1]} (level)"]
         return ", ".join(first + [f"worst: {one}" for one in said[level:][-1:]])

@@ -233,27 +233,28 @@ def test_a_finding_weighs_each_measure_against_the_seeds():
     rows = pd.DataFrame({
         "setting": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "patch_accuracy": [0.80, 0.82, 0.60, 0.64],
     })  # fmt: skip
-    assert finding(rows) == "a is best. By patch accuracy: a 81.0 %, b 62.0 %."
+    assert finding(rows) == "Best: a. By patch accuracy: 81.0 % for a, 62.0 % for b."
     rows["voc20"] = [0.5, 0.6, 0.5, 0.52]
     assert finding(rows) == (
-        "a is best where the best are not level. By patch accuracy: a 81.0 %, b 62.0 %; "
-        "by voc20 mIoU: a 55.0 % and b 51.0 % (level)."
+        "Best where the best are not level: a. By patch accuracy: 81.0 % for a, 62.0 % for b; "
+        "by voc20 mIoU: 55.0 % for a and 51.0 % for b (level)."
     )
     rows["voc20"] = [0.1, 0.12, 0.2, 0.22]
-    assert finding(rows).startswith("The measures disagree. ") and "voc20 mIoU: b 21.0 %, a 11.0 %." in finding(rows)
+    assert finding(rows).startswith("The measures disagree. ")
+    assert finding(rows).endswith("by voc20 mIoU: 21.0 % for b, 11.0 % for a.")
     rows["voc20"] = [0.2, 0.22, 0.1, 0.12]
-    assert finding(rows).startswith("a is best. ")
+    assert finding(rows).startswith("Best: a. ")
     same = rows[["setting", "seed"]].assign(voc21=0.4)
-    assert finding(same).startswith("The best are level") and "a 40.0 % and b 40.0 % (level)" in finding(same)
+    assert finding(same).startswith("The best are level") and "40.0 % for a and 40.0 % for b (level)" in finding(same)
 
 
 def test_settings_are_ranked_by_their_means_and_level_up_to_the_distance_of_their_own_runs():
     rows = pd.DataFrame({"setting": ["a", "a", "b", "b"], "seed": [0, 1] * 2, "voc21": [0.125, 0.625, 0.5, 0.5]})
-    assert finding(rows).endswith("By voc21 mIoU: b 50.0 % and a 37.5 % (level).")
+    assert finding(rows).endswith("By voc21 mIoU: 50.0 % for b and 37.5 % for a (level).")
     rows["voc21"] = [0.375, 0.375, 0.5, 0.75]  # means as far apart as the best one's runs
-    assert finding(rows).endswith("By voc21 mIoU: b 62.5 % and a 37.5 % (level).")
+    assert finding(rows).endswith("By voc21 mIoU: 62.5 % for b and 37.5 % for a (level).")
     rows["voc21"] = [0.25, 0.25, 0.5, 0.75]
-    assert finding(rows) == "b is best. By voc21 mIoU: b 62.5 %, a 25.0 %."
+    assert finding(rows) == "Best: b. By voc21 mIoU: 62.5 % for b, 25.0 % for a."
 
 
 def test_what_lies_below_a_setting_that_is_not_level_is_not_called_level():
@@ -261,12 +262,13 @@ def test_what_lies_below_a_setting_that_is_not_level_is_not_called_level():
         "setting": [name for name in "abc" for _ in range(2)], "seed": [0, 1] * 3,
         "voc20": [0.5, 0.5, 0.4, 0.4, 0.1, 0.5],
     })  # fmt: skip
-    assert finding(rows) == "a is best. By voc20 mIoU: best: a 50.0 %, next: b 40.0 %, worst: c 30.0 %."
+    assert finding(rows) == "Best: a. By voc20 mIoU: best: 50.0 % for a, next: 40.0 % for b, worst: 30.0 % for c."
 
 
 def test_a_finding_of_single_runs_names_the_best_the_next_and_the_last():
     rows = pd.DataFrame({"setting": ["a", "b", "c", "d"], "seed": 0, "voc21": [0.2, 0.3, 0.1, 0.25]})
-    assert finding(rows) == "One run a setting. By voc21 mIoU: best: b 30.0 %, next: d 25.0 %, worst: c 10.0 %."
+    said = "best: 30.0 % for b, next: 25.0 % for d, worst: 10.0 % for c."
+    assert finding(rows) == f"One run a setting. By voc21 mIoU: {said}"
 
 
 def test_a_finding_says_all_settings_within_the_spread_of_seeds_as_level_and_the_last_where_it_is_not():
@@ -274,13 +276,13 @@ def test_a_finding_says_all_settings_within_the_spread_of_seeds_as_level_and_the
         "setting": [name for name in "abc" for _ in range(2)], "seed": [0, 1] * 3,
         "voc20": [0.64, 0.66, 0.64, 0.65, 0.63, 0.65],
     })  # fmt: skip
-    assert finding(rows).endswith("By voc20 mIoU: a 65.0 %, b 64.5 % and c 64.0 % (level).")
+    assert finding(rows).endswith("By voc20 mIoU: 65.0 % for a, 64.5 % for b and 64.0 % for c (level).")
     rows["voc20"] = [0.64, 0.66, 0.64, 0.65, 0.59, 0.60]
-    assert finding(rows).endswith("By voc20 mIoU: a 65.0 % and b 64.5 % (level), worst: c 59.5 %.")
+    assert finding(rows).endswith("By voc20 mIoU: 65.0 % for a and 64.5 % for b (level), worst: 59.5 % for c.")
     more = pd.concat([rows, pd.DataFrame({"setting": "d", "seed": [0, 1], "voc20": [0.49, 0.50]})])
-    assert finding(more).endswith("By voc20 mIoU: a 65.0 % and b 64.5 % (level), worst: d 49.5 %.")
+    assert finding(more).endswith("By voc20 mIoU: 65.0 % for a and 64.5 % for b (level), worst: 49.5 % for d.")
     rows["voc20"] = [0.70, 0.71, 0.64, 0.65, 0.59, 0.60]
-    assert finding(rows) == "a is best. By voc20 mIoU: best: a 70.5 %, next: b 64.5 %, worst: c 59.5 %."
+    assert finding(rows) == "Best: a. By voc20 mIoU: best: 70.5 % for a, next: 64.5 % for b, worst: 59.5 % for c."
 
 
 @pytest.mark.parametrize("module", ["ablations", "worlds"])

@@ -674,18 +674,18 @@ def test_a_spread_over_seeds_is_that_of_a_sample():
     assert ablation_results.spread(pd.Series([0.1, None])) == "10.0"
 
 
-def test_the_search_for_logit_scales_has_a_column_a_scale(folder):
+def test_the_search_for_logit_scales_has_a_column_a_scale_and_the_order_of_its_file(folder):
     rows = [
+        ("tcl", "pacl", 4.0, 0.1),
+        ("tcl", "pacl", 20.0, 0.2),
         ("native", "pacl", 20.0, 0.5),
         ("native", "pacl", 4.0, 0.4),
-        ("tcl", "clip", 4.0, 0.1),
-        ("tcl", "clip", 20.0, 0.2),
     ]
     frame = pd.DataFrame(rows, columns=["protocol", "method", "logit_scale", "voc21"])
     frame.to_csv(folder / "logit_scales.csv", index=False)
     (found,) = of_kind(ablation_results.logit_scales(folder), "table")
     assert found["columns"] == ["Rule or protocol", "Method", "× 4", "× 20"]
-    assert found["rows"] == [["native", "PACL", "40.0", "50.0"], ["tcl", "CLIP", "10.0", "20.0"]]
+    assert found["rows"] == [["tcl", "PACL", "10.0", "20.0"], ["native", "PACL", "40.0", "50.0"]], "in the file's order"
 
 
 def test_the_literatures_numbers_stand_under_their_benchmark_and_metric():
