@@ -3,11 +3,14 @@
 import gzip
 import json
 import logging
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import huggingface_hub
 import open_clip
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -130,6 +133,12 @@ def test_position_embeddings_keep_the_class_token_and_a_constant():
     assert resize_position_embedding(embedding, (4, 4), (4, 4)) is embedding
 
 
+def test_position_embeddings_of_another_shape_are_resized_though_it_has_as_many_patches():
+    columns = torch.arange(4.0).repeat(4)[:, None]
+    resized = resize_position_embedding(torch.cat([torch.zeros(1, 1), columns]), (4, 4), (2, 8))[1:].reshape(2, 8)
+    assert torch.equal(resized[0], resized[1]) and (resized[0, 1:] > resized[0, :-1]).all()
+
+
 def test_position_embeddings_are_resized_bicubically_row_by_row():
     rows = torch.arange(4.0)[:, None].expand(4, 4).reshape(16, 1)
     resized = resize_position_embedding(torch.cat([torch.zeros(1, 1), rows]), (4, 4), (8, 4))[1:].reshape(8, 4)
@@ -145,8 +154,10 @@ def test_position_embeddings_are_resized_bicubically_row_by_row():
         (images(1), 16, "use 1, 2, 4 or 8"),
         (images(1), 0, "use 1, 2, 4 or 8"),
         (images(1, 7, 32), None, "smaller than a patch of 8"),
+        (images(1, 32, 7), 4, "an image of 32 x 7 pixels is smaller than a patch of 8"),
         (images(1)[0], None, "normalised floats"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), None, "normalised floats"),
+        (torch.zeros(1, 4, 32, 32), None, r"normalised floats .*, not torch.float32 \[1, 4, 32, 32\]"),
     ],
 )
 def test_images_and_strides_that_do_not_fit_are_named(tiny, x, stride, message):
@@ -227,8 +238,17 @@ def test_preprocess_and_normalize_agree(tiny):
     picture = Image.new("RGB", (32, 32), (10, 200, 30))
     pixels = torch.tensor([10, 200, 30.0])[:, None, None].expand(3, 32, 32) / 255
     torch.testing.assert_close(tiny[0].preprocess(picture), tiny[0].normalize(pixels))
-    with pytest.raises(ValueError, match="32 x 32"):
-        tiny[0].image_features(images(1, 40, 40))
+    with pytest.raises(ValueError, match=r"32 x 32 pixels, not \[32, 40\]"):
+        tiny[0].image_features(images(1, 32, 40))
+
+
+@pytest.mark.parametrize("text", [{"pool_type": "last"}, {"no_causal_mask": True}, {"proj_type": "none"}])
+def test_texts_of_other_pooling_masking_or_projection_get_open_clips_features(text):
+    """There padding may count, or there is no projection to multiply with."""
+    clip = load_clip_of({**TINY, "text_cfg": {**TINY["text_cfg"], **text}})
+    prompts = ["a cat", "a dog on the grass"]
+    expected = clip.model.encode_text(clip.tokenizer(prompts), normalize=True)
+    torch.testing.assert_close(clip.text_features(prompts), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_class_text_features_average_normalised_prompts(tiny):
@@ -239,8 +259,11 @@ def test_class_text_features_average_normalised_prompts(tiny):
     torch.testing.assert_close(features[1], by_hand / by_hand.norm())
     with pytest.raises(ValueError, match="class 1 of 2 has no name"):
         class_text_features(clip, ["cat", " ,"], ["a {}"])
-    with pytest.raises(ValueError, match="needs a {}"):
-        class_text_features(clip, ["cat"], ["a photo"])
+    with pytest.raises(ValueError, match="class 0 of 2 has no name"):
+        class_text_features(clip, ["", "dog"], ["a {}"])
+    for wrong in (["a photo"], ["a {}", "a {name}"], []):
+        with pytest.raises(ValueError, match="needs a {}"):
+            class_text_features(clip, ["cat"], wrong)
 
 
 def test_a_folder_may_bring_its_own_vocabulary(tmp_path):
@@ -258,6 +281,9 @@ def test_folders_name_what_they_lack(tmp_path):
         load_clip("tiny", tmp_path)
     (tmp_path / "open_clip_config.json").write_text("{")
     with pytest.raises(ValueError, match="no JSON"):
+        load_clip("tiny", tmp_path)
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**TINY, "text_cfg": []}}))
+    with pytest.raises(ValueError, match='no JSON with a "model_cfg" of a CLIP'):
         load_clip("tiny", tmp_path)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
     with pytest.raises(FileNotFoundError, match="no weights"):
@@ -277,13 +303,20 @@ def test_missing_weights_are_one_sentence_within_seconds(built_in):
     assert "load_clip('tiny', 'openai')" in message and "local weights file" in message
 
 
-def test_unknown_names_are_named(built_in):
+def test_unknown_names_are_named(built_in, monkeypatch):
     with pytest.raises(ValueError, match="no model 'ViT-B-17': did you mean ViT-B-16"):
         load_clip("ViT-B-17", "openai")
     with pytest.raises(FileNotFoundError, match="no open_clip tag of tiny \\(its tags: openai\\)"):
         load_clip("tiny", "opnai")
     with pytest.raises(ValueError, match="tokens must be"):
         load_clip("tiny", "random", tokens="after")
+    with pytest.raises(ValueError, match="dtype float32 or bfloat16, not 'after_norm' and 'float16'"):
+        load_clip("tiny", "random", dtype="float16")
+    with pytest.raises(ValueError, match="no model '水': did you mean ViT-B-16"):
+        load_clip("水", "openai")
+    monkeypatch.delitem(open_clip.pretrained._PRETRAINED, "tiny")
+    with pytest.raises(FileNotFoundError, match="its tags: none"):
+        load_clip("tiny", "openai")
 
 
 def test_a_cached_tag_needs_no_network_and_gets_its_activation_and_mean(built_in):
@@ -371,8 +404,9 @@ def test_a_timm_vit_gives_plain_tokens_only():
     torch.testing.assert_close(clip.project(class_token)[:, 0], clip.model.visual(x), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="stride 8 .* use 16"):
         clip.patch_features(x, 8)
-    with pytest.raises(ValueError, match="224 x 224 pixels only"):
-        clip.patch_features(images(1, 240, 240))
+    for H, W in ((240, 240), (224, 240)):
+        with pytest.raises(ValueError, match=f"224 x 224 pixels only, not {H} x {W}"):
+            clip.patch_features(images(1, H, W))
     assert torch.equal(clip.patch_features(x, passes="shifted"), tokens)
     with pytest.raises(ValueError, match="maskclip can't replace this CLIP's last block: use clip"):
         clip.patch_features(x, last_block="maskclip")
@@ -380,20 +414,233 @@ def test_a_timm_vit_gives_plain_tokens_only():
         load_clip_of(config, tokens="value")
 
 
+@pytest.fixture
+def timms(monkeypatch):
+    """A function that gives the configuration of a tiny ViT of timm's: a class token, two registers, 16 patches."""
+
+    def nano(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **options):
+        sizes = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, reg_tokens=2)
+        return timm.models.VisionTransformer(**sizes, embed_layer=timm.layers.PatchEmbed, **options)
+
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "nano", nano)
+
+    def config(pool):
+        vision = {"image_size": 32, "timm_model_name": "nano", "timm_pool": pool, "timm_proj": None}
+        return {**TINY, "custom_text": True, "vision_cfg": vision}
+
+    return config
+
+
+def test_timms_registers_are_no_patches(timms):
+    clip = load_clip_of(timms("token"))
+    everything = clip.model.visual.trunk.forward_features(images())
+    assert everything.shape == (2, 1 + 2 + 16, 32)
+    torch.testing.assert_close(clip.patch_features(images()), everything[:, 3:])
+
+
+def test_timms_image_and_patch_features_are_those_of_two_calls(timms):
+    clip = load_clip_of(timms("token"))
+    features, patches = clip.image_and_patch_features(images())
+    torch.testing.assert_close(features, F.normalize(clip.model.visual(images()), dim=-1))
+    assert torch.equal(patches, clip.patch_features(images()))
+
+
+def test_where_timm_means_over_patches_their_mean_projected_is_the_images_embedding(timms):
+    """timm's final norm comes after that mean."""
+    clip = load_clip_of(timms("avg"))
+    with torch.no_grad():
+        for parameter in clip.model.visual.trunk.fc_norm.parameters():
+            parameter += torch.linspace(-1, 1, 32)
+    mean = clip.model.visual.trunk.forward_features(images())[:, 3:].mean(dim=1, keepdim=True)
+    torch.testing.assert_close(clip.project(mean)[:, 0], clip.model.visual(images()), atol=1e-5, rtol=1e-5)
+
+
+def test_a_timm_network_that_pools_by_attention_or_starts_with_another_network_is_refused(timms, monkeypatch):
+    with pytest.raises(ValueError, match="use a ViT whose class token is projected"):
+        load_clip_of(timms("map"))
+
+    monkeypatch.setattr(timm.layers, "PatchEmbed", type("HybridEmbed", (timm.layers.PatchEmbed,), {}))
+    with pytest.raises(ValueError, match="use a ViT whose class token is projected"):
+        load_clip_of(timms("token"))
+
+
+def test_a_small_network_of_timms_is_read_from_a_folder(timms, tmp_path):
+    """Its configuration has no sizes of the image half; open_clip's defaults would need a larger file."""
+    clip = load_clip_of(timms("token"))
+    about = {"model_cfg": timms("token"), "preprocess_cfg": {}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
+    save_file(clip.model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    found = load_clip("nano", tmp_path, device="cpu")
+    assert torch.equal(found.patch_features(images()), clip.patch_features(images()))
+
+
+def test_value_tokens_of_a_block_of_another_make_are_refused_at_once():
+    with pytest.raises(ValueError, match="maskclip can't replace this CLIP's last block"):
+        load_clip_of({**TINY, "vision_cfg": {**TINY["vision_cfg"], "qk_norm": True}}, tokens="value")
+
+
 @pytest.mark.parametrize(
     "vision",
     [
         {"attentional_pool": True, "attn_pooler_heads": 2},
         {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32},
+        {"pool_type": "avg"},
+        {"patch_size": [8, 4]},
     ],
-    ids=["attention pooling", "ResNet"],
+    ids=["attention pooling", "ResNet", "the mean of the patches", "patches that are no squares"],
 )
 def test_other_architectures_are_refused_in_one_sentence(vision):
     with pytest.raises(ValueError, match="use a ViT whose class token is projected"):
         load_clip_of({**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}})
 
 
-def test_loading_leaves_logging_as_it_was(tiny):
+def test_loading_leaves_logging_as_it_was_and_warns_of_nothing(tiny, caplog):
     load_clip("tiny", tiny[2], device="cpu")
-    assert logging.root.manager.disable == logging.NOTSET
-    assert weights.find_cached({}) is None
+    assert logging.root.manager.disable == logging.NOTSET and not caplog.records
+    logging.disable(logging.INFO)
+    try:
+        load_clip("tiny", tiny[2], device="cpu")
+        assert logging.root.manager.disable == logging.INFO
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_a_clip_is_known_by_its_name_its_tokens_and_every_weight(tiny):
+    clip = load_clip("tiny", tiny[2], tokens="value", device="cpu")
+    assert clip.identity == {"name": f"tiny {tiny[2]}", "tokens": "value", "weights": tiny[0].identity["weights"]}
+    found = {weights.checksum(clip.model)}
+    names = ("visual.conv1.weight", "visual.proj", "ln_final.bias", "logit_scale")
+    for name in names:
+        with torch.no_grad():
+            clip.model.get_parameter(name).view(-1)[-1] += 0.5
+        found.add(weights.checksum(clip.model))
+    assert len(found) == 1 + len(names) and all(len(one) == 16 for one in found)
+
+
+def test_an_untrained_clip_has_the_folders_architecture_and_weights_of_seed_0(tmp_path):
+    trained = save_folder(tmp_path, seed=1).state_dict()
+    clip = load_clip("tiny", tmp_path, device="cpu", untrained=True)
+    torch.manual_seed(0)
+    expected = open_clip.CLIP(**TINY).state_dict()
+    found = clip.model.state_dict()
+    assert clip.random_weights and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not torch.equal(found["visual.proj"], trained["visual.proj"])
+
+
+def test_random_weights_are_meant_though_a_folder_is_called_random(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random").mkdir()
+    assert load_clip_of(TINY).random_weights
+
+
+def test_texts_read_by_hugging_faces_models_are_refused():
+    config = {**TINY, "text_cfg": {"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}}
+    with pytest.raises(ValueError, match="tiny reads text with a Hugging Face model or tokenizer"):
+        load_clip_of(config)
+
+
+def test_safetensors_come_before_what_must_be_unpickled(tmp_path):
+    expected = save_folder(tmp_path, seed=0).visual.proj
+    torch.save(open_clip.CLIP(**TINY).state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    assert torch.equal(load_clip("tiny", tmp_path, device="cpu").model.visual.proj, expected)
+    (tmp_path / "open_clip_model.safetensors").rename(tmp_path / "open_clip_pytorch_model.safetensors")
+    assert torch.equal(load_clip("tiny", tmp_path, device="cpu").model.visual.proj, expected)
+
+
+def test_a_folder_of_a_resnet_is_refused_for_what_it_is(tmp_path):
+    vision = {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32}
+    save_folder(tmp_path, {**TINY, "vision_cfg": vision})
+    with pytest.raises(ValueError, match="use a ViT whose class token is projected"):
+        load_clip("tiny", tmp_path, device="cpu")
+
+
+def test_the_longer_side_says_how_many_places_a_model_has(tmp_path):
+    save_folder(tmp_path)
+    vision = {**TINY["vision_cfg"], "image_size": [8, 4000]}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**TINY, "vision_cfg": vision}}))
+    with pytest.raises(ValueError, match="is of a model with more than"):
+        load_clip("tiny", tmp_path, device="cpu")
+
+
+def test_weights_are_found_where_hugging_face_and_open_clip_keep_them(built_in):
+    hub = built_in / "hub/models--nobody--tiny"
+    for name in ("refs/main", ".no_exist/0/own.safetensors", "snapshots/0/own.bin"):
+        (hub / name).parent.mkdir(parents=True, exist_ok=True)
+        (hub / name).write_text("0")
+    assert weights.find_cached({"hf_hub": "nobody/tiny/own.bin"}) == hub / "snapshots/0/own.bin"
+    assert weights.find_cached({"hf_hub": "nobody/tiny/"}) is None
+    (hub / "snapshots/0/open_clip_pytorch_model.bin").touch()
+    assert weights.find_cached({"hf_hub": "nobody/tiny/"}) == hub / "snapshots/0/open_clip_pytorch_model.bin"
+    (hub / "snapshots/0/open_clip_model.safetensors").touch()
+    assert weights.find_cached({"hf_hub": "nobody/tiny/"}) == hub / "snapshots/0/open_clip_model.safetensors"
+    (hub / ".no_exist/0/own.safetensors").rename(hub / "snapshots/0/own.safetensors")
+    assert weights.find_cached({"hf_hub": "nobody/tiny/own.bin"}) == hub / "snapshots/0/own.safetensors"
+    cache = built_in / ".cache/clip"
+    cache.mkdir(parents=True)
+    assert weights.find_cached({}) is None and weights.find_cached({"url": "https://elsewhere/ViT.pt"}) is None
+    (cache / "ViT.pt").touch()
+    assert weights.find_cached({"url": "https://elsewhere/ViT.pt"}) == cache / "ViT.pt"
+
+
+def test_a_file_has_the_activation_of_its_folder_its_model_or_its_path(built_in, monkeypatch):
+    state = save_folder(built_in / "folder", {**TINY, "quick_gelu": True}).state_dict()
+    assert activation(load_clip("tiny", built_in / "folder/open_clip_model.safetensors", device="cpu")) == "QuickGELU"
+    (built_in / "OpenAI").mkdir()
+    torch.save(state, built_in / "OpenAI/plain.bin")
+    monkeypatch.chdir(built_in / "OpenAI")
+    assert activation(load_clip("tiny", "plain.bin", device="cpu")) == "QuickGELU"
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", {**TINY, "quick_gelu": True})
+    torch.save(state, built_in / "plain.bin")
+    assert activation(load_clip("tiny", built_in / "plain.bin", device="cpu")) == "QuickGELU"
+
+
+@pytest.fixture
+def server():
+    """The address of a server that has nothing, and what was asked of it."""
+    asked = []
+
+    class Nothing(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Nothing) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+        thread.join()
+
+
+def test_weights_that_are_not_at_hugging_face_are_asked_for_at_their_own_address(built_in, server, monkeypatch):
+    """An answer that this page isn't there is an answer: the network is."""
+    state = save_folder(built_in / "folder").state_dict()
+    torch.save(state, built_in / "downloaded.bin")
+    tag = {"url": f"{server[0]}/ViT.pt"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "own", tag)
+    monkeypatch.setattr(weights, "download_pretrained", lambda tag: str(built_in / "downloaded.bin"))
+    clip = load_clip("tiny", "own", device="cpu")
+    assert torch.equal(clip.model.visual.proj, state["visual.proj"]) and server[1] == ["/ViT.pt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the checksum is another"), ConnectionError("cut")])
+def test_a_download_that_fails_says_where_the_weights_may_lie(built_in, server, monkeypatch, error):
+    def fail(tag):
+        raise error
+
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "own", {"url": f"{server[0]}/ViT.pt"})
+    monkeypatch.setattr(weights, "download_pretrained", fail)
+    with pytest.raises(FileNotFoundError, match="'own' of tiny are not in .*/.cache/clip and cannot be downloaded"):
+        load_clip("tiny", "own", device="cpu")
+
+
+def test_offline_no_server_is_asked(built_in, server, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server[0])
+    monkeypatch.setattr(weights, "download_pretrained", lambda tag: pytest.fail("it tried"))
+    with pytest.raises(FileNotFoundError, match="cannot be downloaded from here"):
+        load_clip("tiny", "openai", device="cpu")
+    assert server[1] == []

@@ -74,6 +74,15 @@ def test_images_decoded_by_every_core_for_a_gpu_come_in_the_same_batches(clip):
     assert [len(batch) for batch, _ in pairs] == [3, 3, 1] and all(torch.equal(*pair) for pair in pairs)
 
 
+def test_images_are_decoded_beside_a_gpu_only(clip, monkeypatch):
+    """On a CPU the processes are those that compute (pacl.parts)."""
+    monkeypatch.setattr("pacl.features.processes", lambda: 3)
+    monkeypatch.setattr("pacl.features.progress_bar", lambda loader, desc: loader)
+    for kind, workers in (("cpu", 0), ("cuda", 3)):
+        one = SimpleNamespace(device=torch.device(kind), preprocess=clip.preprocess)
+        assert batches(one, Images(np.zeros((2, 8, 8, 3), np.uint8)), 1, "").num_workers == workers
+
+
 def test_the_text_table_by_hand():
     table = text_table(CAPTIONS)
     assert table["captions"] == (
