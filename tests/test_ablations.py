@@ -3,20 +3,23 @@
 import contextlib
 import json
 import runpy
+import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from pacl.ablation_inputs import write_inputs
-from pacl.ablations import run_point
+from pacl.ablations import other_tokens, run_point
 from pacl.cached import CachedPairs, Texts
 from pacl.clip import load_clip
 from pacl.config import ConfigError, load_params
-from pacl.data import all_scenes, read_pairs
+from pacl.data import all_scenes, read_pairs, write_pairs
 from pacl.features import patch_tokens, text_features, text_table
 from pacl.findings import GROUPS, finding, point_table
 from pacl.measure import MEASURED, load_scenes, measure, scenes_file
@@ -30,6 +33,7 @@ from pacl.worlds import run_world, world_table
 ROOT = Path(__file__).parents[1]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 POINTS = {"default": {}, "value": {"tokens": "value"}, "templates_1": {"templates": "one"}, "many": {"pairs": 999}}
+POINTS["pairs_64"] = {"pairs": 64, "batch_size": 32}
 POINTS["text_linear"] = {"text_embedder": "linear", "learning_rate": 0.05}
 
 
@@ -95,9 +99,55 @@ def test_other_tokens_and_templates_are_computed_anew_and_change_the_result(insi
     assert runs_of(run_point("mini", point)) != default
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Nothing is trained or measured: a point's runs say with what it would have been."""
+
+    def train(source, settings):
+        return SimpleNamespace(cpu=lambda: settings, text_embedder=None), []
+
+    def measure(benchmarks, settings, embed_text):
+        return {"on": list(benchmarks), "pairs": settings.pairs, "batch_size": settings.batch_size}
+
+    monkeypatch.setattr("pacl.ablations.train", train)
+    monkeypatch.setattr("pacl.ablations.measure", measure)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_point_may_take_all_the_pairs_and_is_written_with_all_that_it_changes(inside):
+    path = run_point("mini", "pairs_64")
+    assert path == Path("reports/mini/ablations/pairs_64.json")
+    assert json.loads(path.read_text()) == {
+        "point": "pairs_64",
+        "changes": {"pairs": 64, "epochs": 1, "batch_size": 32, "warmup_steps": 1},
+        "runs": [{"seed": seed, "on": ["voc20", "context59"], "pairs": 64, "batch_size": 32} for seed in (0, 1)],
+    }
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_point_is_measured_on_the_benchmarks_that_there_are(inside, monkeypatch):
+    monkeypatch.setattr("pacl.ablations.MEASURED", ("voc20", "of_another_source"))
+    assert [run["on"] for run in runs_of(run_point("mini", "default"))] == [["voc20"], ["voc20"]]
+
+
+def test_other_tokens_are_those_of_the_first_pairs_and_of_the_test_scenes(inside, monkeypatch, bfloat16_everywhere):
+    params, prepared = load_params("mini", "model", "features", "protocols"), inside / "data/prepared/mini"
+    asked = []
+    monkeypatch.setattr("pacl.targets.scenes_by_benchmark", lambda *given, batch_size: asked.append(given))
+    tokens, _ = other_tokens(params, prepared, "value", 3)
+    ((clip, image_sets, protocol),) = asked
+    assert (clip.tokens, clip.dtype, protocol) == ("value", "bfloat16", params.protocols.native)
+    assert [len(images) for images, *_ in image_sets.values()] == [6]
+    images, _ = read_pairs(prepared, "train")
+    expected = clip.patch_features(torch.stack([clip.preprocess(images[i]) for i in range(3)]))
+    np.testing.assert_allclose(tokens, expected.numpy(), atol=0.02, rtol=0.02)
+
+
 def test_more_pairs_than_there_are_is_said_and_not_an_error(inside):
     written = json.loads(run_point("mini", "many").read_text())
     assert written["runs"] == [] and written["skipped"] == "needs 999 pairs, mini has 64"
+    changes = {"pairs": 999, "epochs": 1, "batch_size": 16, "warmup_steps": 1}
+    assert (written["point"], written["changes"]) == ("many", changes)
 
 
 def test_a_point_that_params_yaml_lacks_is_named(inside):
@@ -174,6 +224,78 @@ def test_a_world_has_clips_own_reading_of_its_scenes_beside_the_trained_one(insi
     expected = measure(scenes, clip.project)
     assert worlds[1]["clip"] == pytest.approx(expected, abs=1e-4)
     assert worlds[1]["pacl"] != pytest.approx(expected, abs=1e-3)
+
+
+def test_a_world_is_drawn_read_and_trained_as_the_parameters_say(inside, monkeypatch, bfloat16_everywhere):
+    params = load_params("mini", "prepare", "model", "features", "train", "protocols", "ablations")
+    params.model = params.model.model_copy(update={"tokens": "value"})
+    params.features = params.features.model_copy(update={"templates": "one"})
+    images, captions = read_pairs(inside / "data/prepared/mini", "train")
+    asked = {}
+
+    def two_pairs(folder, section):
+        asked["prepare"] = section
+        shutil.copytree(inside / "data/prepared/mini", folder)
+        write_pairs(folder, "train", np.stack([np.asarray(images[i]) for i in range(2)]), captions[:2])
+
+    def table_of(captions, *_):  # to find nouns takes seconds
+        asked["captions"] = captions["train"]
+        return {"captions": ["a", "b"], "nouns": ["dog"], "train": {"captions": [[0], [1]], "nouns": [[0], []]}}
+
+    def scenes(*given, batch_size):
+        asked["scenes"] = given
+
+    def trained(source, settings):
+        asked["train"] = source, settings
+        return SimpleNamespace(cpu=lambda: "images", text_embedder="texts"), []
+
+    for name, stand_in in {
+        "load_params": lambda *_: params,
+        "prepare": two_pairs,
+        "text_table": table_of,
+        "CachedPairs": lambda *given: given,
+        "train": trained,
+        "scenes_by_benchmark": scenes,
+        "measure": lambda _, *ways: {"ways": [way for way in ways if isinstance(way, str)]},
+    }.items():
+        monkeypatch.setattr(f"pacl.worlds.{name}", stand_in)
+    path = run_world("mini", 5)
+    assert path == Path("reports/mini/worlds/5.json")
+    assert json.loads(path.read_text()) == {"seed": 5, "clip": {"ways": []}, "pacl": {"ways": ["images", "texts"]}}
+    path.unlink()
+    few = {"seed": 5, "train_pairs": 32, "validation_scenes": 10, "classification_sets": []}
+    assert asked["prepare"] == params.prepare.model_copy(update=few)
+    clip, image_sets, protocol = asked["scenes"]
+    assert (clip.tokens, clip.dtype, protocol) == ("value", "bfloat16", params.protocols.native)
+    assert [len(images) for images, *_ in image_sets.values()] == [6]
+    (tokens, texts, given), settings = asked["train"]
+    assert given == settings == Train.model_validate(params.train.model_dump() | params.ablations.base)
+    assert asked["captions"] == captions[:2] and len(tokens) == len(texts) == 2
+    assert texts.noun_features.shape[1] == 1 and texts.clip_identity == clip.identity
+
+
+def test_the_table_of_worlds_is_in_their_order_without_those_that_were_skipped(tmp_path):
+    seeds = [5, 1, 9, 3, 7, 2, 8]
+    for seed in seeds:
+        content = {"seed": seed, "clip": {"voc20": seed / 100}, "pacl": {"voc20": seed / 10}}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(content))
+    (tmp_path / "0.json").write_text(json.dumps({"seed": 0, "skipped": "flickr8k is not drawn from a seed"}))
+    expected = [[seed, *row] for seed in sorted(seeds) for row in (["clip", seed / 100], ["pacl", seed / 10])]
+    assert world_table(tmp_path).values.tolist() == expected
+
+
+@pytest.mark.parametrize(("arguments", "written", "reason"), [
+    (["ablations", "mini", "many"], "reports/mini/ablations/many.json", "needs 999 pairs, mini has 64"),
+    (["worlds", "photos", "7"], "reports/photos/worlds/7.json", "flickr8k is not drawn from a seed"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_a_command_says_where_it_wrote(inside, monkeypatch, capsys, arguments, written, reason):
+    module, *rest = arguments
+    monkeypatch.setattr("sys.argv", [f"pacl.{module}", *rest])
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    runpy.run_module(f"pacl.{module}", run_name="__main__")
+    assert capsys.readouterr().out == f"{written}\n"
+    assert json.loads(Path(written).read_text())["skipped"] == reason
 
 
 @pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
