@@ -160,7 +160,8 @@ class FrozenCLIP:
         attention hides the padding behind the end mark, CLIP's highest token, from it.
         """
         model, ends = self.model, tokens.argmax(-1)
-        if getattr(model, "text_pool_type", "") != "argmax" or model.attn_mask is None or model.text_projection is None:
+        plain = getattr(model, "text_pool_type", "") == "argmax" and isinstance(model.text_projection, Tensor)
+        if not plain or model.attn_mask is None:
             return model.encode_text(tokens).float()
         length = int(ends.max()) + 1
         x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
@@ -243,7 +244,7 @@ def load_clip(
     model, tokenizer, config = open_clip_model(name, str(pretrained), untrained=untrained)
     called, dim = f"{name} {pretrained}", config["embed_dim"]
     clip = FrozenCLIP(model, tokenizer, dim, name=called, tokens=tokens, device=device, dtype=dtype)
-    clip.random_weights = untrained or pretrained == "random"
+    clip.random_weights = untrained or str(pretrained) == "random"
     return clip
 
 
@@ -277,15 +278,16 @@ def class_text_features(clip: FrozenCLIP, class_names: list[str], templates: lis
 def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
     trunk = getattr(visual, "trunk", None)
     if isinstance(visual, VisionTransformer):
-        usable = visual.attn_pool is None and visual.pool_type == "tok" and visual.patch_size[0] == visual.patch_size[1]
+        squares = all(height == width for height, width in (visual.image_size, visual.patch_size))
+        usable = visual.attn_pool is None and visual.pool_type == "tok" and squares
     else:
         plain = type(getattr(trunk, "patch_embed", None)).__name__ == "PatchEmbed"  # one convolution, a grid of patches
         usable = plain and getattr(trunk, "attn_pool", None) is None and tokens == "after_norm"
     if not usable:
         raise ValueError(
             "this CLIP does not bring patches to the text's space by a projection (attention pooling, a convolutional "
-            "network, or tokens other than after_norm of a timm network): use a ViT whose class token is projected, as "
-            "ViT-B-16."
+            "network, or tokens other than after_norm of a timm network), or its images or patches are no squares: use "
+            "a ViT whose class token is projected, as ViT-B-16."
         )
     if tokens == "value":
         check_last_blocks(visual, ["maskclip"])

@@ -173,7 +173,7 @@ def _check_size(path: Path, config: dict, weights: Path) -> None:
         vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
     except TypeError:
         return  # open_clip refuses it, too
-    image, patch = (max(side) if isinstance(side, list) else side for side in (vision.image_size, vision.patch_size))
+    image, patch = _longer_side(vision.image_size), _longer_side(vision.patch_size)
     towers = [(text.layers, text.width, text.context_length)]
     if vision.timm_model_name is None and not isinstance(vision.layers, list):  # else no ViT of open_clip's own
         towers.append((vision.layers, vision.width, (image // patch) ** 2 if _is_size(image, patch) else None))
@@ -183,6 +183,11 @@ def _check_size(path: Path, config: dict, weights: Path) -> None:
     least += sum(layers * 4 * width**2 + length * width + config["embed_dim"] for layers, width, length in towers)
     if least > weights.stat().st_size:
         raise ValueError(f"{path} is of a model with more than {least:,} numbers, which {weights} does not hold.")
+
+
+def _longer_side(size):
+    """That of [height, width]; anything else as it is."""
+    return max(size) if isinstance(size, list) and size and _is_size(*size) else size
 
 
 def _is_size(*values) -> bool:

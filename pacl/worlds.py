@@ -39,7 +39,7 @@ def run_world(profile: str, seed: int) -> Path:
         folder = Path(name)
         prepare(folder / "prepared", params.prepare.model_copy(update=few))
         pairs, captions = read_pairs(folder / "prepared", "train")
-        text_features(clip, text_table({"train": captions}), folder, params.features.templates)
+        text_features(clip, text_table({"train": captions}, params.features.nouns), folder, params.features.templates)
         batch_size = params.features.batch_size
         source = CachedPairs(tokens_of(clip, pairs, batch_size), Texts(folder, "train"), settings)
         embedder, _ = train(source, settings)
@@ -55,7 +55,7 @@ def run_world(profile: str, seed: int) -> Path:
 
 def world_table(folder: Path) -> pd.DataFrame:
     """Columns seed, method and the metrics, of every world in reports/PROFILE/worlds."""
-    worlds = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    worlds = sorted((read_json(path) for path in folder.glob("*.json")), key=lambda world: world["seed"])
     rows = [{"seed": w["seed"], "method": m, **w[m]} for w in worlds for m in ("clip", "pacl") if m in w]
     return pd.DataFrame(rows, columns=None if rows else ["seed", "method"])
 

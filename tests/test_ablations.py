@@ -229,7 +229,7 @@ def test_a_world_has_clips_own_reading_of_its_scenes_beside_the_trained_one(insi
 def test_a_world_is_drawn_read_and_trained_as_the_parameters_say(inside, monkeypatch, bfloat16_everywhere):
     params = load_params("mini", "prepare", "model", "features", "train", "protocols", "ablations")
     params.model = params.model.model_copy(update={"tokens": "value"})
-    params.features = params.features.model_copy(update={"templates": "one"})
+    params.features = params.features.model_copy(update={"templates": "one", "nouns": "spacy"})
     images, captions = read_pairs(inside / "data/prepared/mini", "train")
     asked = {}
 
@@ -238,8 +238,8 @@ def test_a_world_is_drawn_read_and_trained_as_the_parameters_say(inside, monkeyp
         shutil.copytree(inside / "data/prepared/mini", folder)
         write_pairs(folder, "train", np.stack([np.asarray(images[i]) for i in range(2)]), captions[:2])
 
-    def table_of(captions, *_):  # to find nouns takes seconds
-        asked["captions"] = captions["train"]
+    def table_of(captions, tagger):  # to find nouns takes seconds
+        asked["texts"] = captions["train"], tagger
         return {"captions": ["a", "b"], "nouns": ["dog"], "train": {"captions": [[0], [1]], "nouns": [[0], []]}}
 
     def scenes(*given, batch_size):
@@ -270,12 +270,12 @@ def test_a_world_is_drawn_read_and_trained_as_the_parameters_say(inside, monkeyp
     assert [len(images) for images, *_ in image_sets.values()] == [6]
     (tokens, texts, given), settings = asked["train"]
     assert given == settings == Train.model_validate(params.train.model_dump() | params.ablations.base)
-    assert asked["captions"] == captions[:2] and len(tokens) == len(texts) == 2
+    assert asked["texts"] == (captions[:2], "spacy") and len(tokens) == len(texts) == 2
     assert texts.noun_features.shape[1] == 1 and texts.clip_identity == clip.identity
 
 
 def test_the_table_of_worlds_is_in_their_order_without_those_that_were_skipped(tmp_path):
-    seeds = [5, 1, 9, 3, 7, 2, 8]
+    seeds = [5, 11, 9, 3, 7, 2, 8]
     for seed in seeds:
         content = {"seed": seed, "clip": {"voc20": seed / 100}, "pacl": {"voc20": seed / 10}}
         (tmp_path / f"{seed}.json").write_text(json.dumps(content))

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import huggingface_hub
 import open_clip
@@ -173,10 +174,10 @@ def test_fourteen_pixel_patches_allow_seven_not_four():
         clip.grid(28, 28, 4)
 
 
-def load_clip_of(config, **options):
+def load_clip_of(config, pretrained="random", **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
-        return load_clip("tiny", "random", device="cpu", **options)
+        return load_clip("tiny", pretrained, device="cpu", **options)
 
 
 def test_nothing_is_learned_or_drawn(tiny):
@@ -242,7 +243,9 @@ def test_preprocess_and_normalize_agree(tiny):
         tiny[0].image_features(images(1, 32, 40))
 
 
-@pytest.mark.parametrize("text", [{"pool_type": "last"}, {"no_causal_mask": True}, {"proj_type": "none"}])
+@pytest.mark.parametrize(
+    "text", [{"pool_type": "last"}, {"no_causal_mask": True}, {"proj_type": "none"}, {"proj_bias": True}]
+)
 def test_texts_of_other_pooling_masking_or_projection_get_open_clips_features(text):
     """There padding may count, or there is no projection to multiply with."""
     clip = load_clip_of({**TINY, "text_cfg": {**TINY["text_cfg"], **text}})
@@ -486,8 +489,9 @@ def test_value_tokens_of_a_block_of_another_make_are_refused_at_once():
         {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32},
         {"pool_type": "avg"},
         {"patch_size": [8, 4]},
+        {"image_size": [32, 16]},
     ],
-    ids=["attention pooling", "ResNet", "the mean of the patches", "patches that are no squares"],
+    ids=["attention pooling", "ResNet", "the mean of the patches", "patches no squares", "images no squares"],
 )
 def test_other_architectures_are_refused_in_one_sentence(vision):
     with pytest.raises(ValueError, match="use a ViT whose class token is projected"):
@@ -530,7 +534,7 @@ def test_an_untrained_clip_has_the_folders_architecture_and_weights_of_seed_0(tm
 def test_random_weights_are_meant_though_a_folder_is_called_random(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "random").mkdir()
-    assert load_clip_of(TINY).random_weights
+    assert load_clip_of(TINY).random_weights and load_clip_of(TINY, pretrained=Path("random")).random_weights
 
 
 def test_texts_read_by_hugging_faces_models_are_refused():
@@ -559,6 +563,15 @@ def test_the_longer_side_says_how_many_places_a_model_has(tmp_path):
     vision = {**TINY["vision_cfg"], "image_size": [8, 4000]}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**TINY, "vision_cfg": vision}}))
     with pytest.raises(ValueError, match="is of a model with more than"):
+        load_clip("tiny", tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("size", [[], ["a", 1], [8, 0], "8"])
+def test_an_image_size_that_is_none_is_named_with_its_file(tmp_path, size):
+    save_folder(tmp_path)
+    vision = {**TINY["vision_cfg"], "image_size": size}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**TINY, "vision_cfg": vision}}))
+    with pytest.raises(ValueError, match="open_clip_config.json has a size that is no positive whole number"):
         load_clip("tiny", tmp_path, device="cpu")
 
 
