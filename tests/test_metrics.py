@@ -149,10 +149,9 @@ def test_patch_labels_name_what_is_wrong():
         patch_labels(torch.full((1, 4, 4), 5), 2, num_classes=3)
     with pytest.raises(ValueError, match="mask must be"):
         patch_labels(torch.zeros(4, 4), 2)
-    with pytest.raises(ValueError, match="at least a patch of 8"):
-        patch_labels(torch.zeros(1, 4, 4), 8)
-    with pytest.raises(ValueError, match="at least a patch of 8"):
-        patch_labels(torch.zeros(1, 8, 4), 8)
+    for size in ((4, 4), (8, 4), (4, 8)):
+        with pytest.raises(ValueError, match="at least a patch of 8"):
+            patch_labels(torch.zeros(1, *size), 8)
     assert patch_labels(torch.ones(1, 8, 8), 8).tolist() == [[1]]  # just a patch
 
 
