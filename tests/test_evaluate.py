@@ -297,9 +297,9 @@ def test_of_several_image_sets_only_the_named_benchmarks_are_measured_in_their_o
         "two": (*scenes, {"own": BENCHMARKS["plain"]}),
     }
     protocol = Protocol(per_benchmark={"small": {"short_side": 8}})
-    names = ["own", "small", "plain"]
+    names = ["own", "small", "with_background", "plain"]
     together = [list(wanted) for _, _, wanted in with_images(sets, names, protocol)]
-    assert sorted(together) == [["own"], ["plain"], ["small"]]
+    assert sorted(together) == [["own"], ["plain", "with_background"], ["small"]]
     assert list(segmentation_of_sets(ColourCLIP(), PACL, sets, names, protocol)) == names
 
 
