@@ -200,18 +200,19 @@ def test_a_set_that_torchvision_reads_may_be_a_plain_folder(tmp_path):
 
 def test_any_other_set_of_torchvision_by_its_name(tmp_path):
     assert described("FGVCAircraft")["torchvision"]["test"] == {"split": "test"}
-    assert described("MNIST")["torchvision"]["validation"] == {"train": True}
+    mnist = described("MNIST")["torchvision"]
+    assert (mnist["test"], mnist["validation"]) == ({"train": False}, {"train": True})
     assert "torchvision" not in described("my_birds")
     folder = tmp_path / "rendered-sst2"
     for split, value in (("test", 10), ("train", 200)):
         for name in ("negative", "positive"):
             write_image(folder / split / name / "1.png", value)
+    write_image(folder / "train/negative/2.png", 200)
     write_set(tmp_path / "out", tmp_path, "RenderedSST2", PARAMS)
-    _, labels, classes = read_labelled(tmp_path / "out", "test", "RenderedSST2")
-    assert classes == ["negative", "positive"] and labels.tolist() == [0, 1]
-    for split, value in (("test", 10), ("validation", 200)):
+    assert read_labelled(tmp_path / "out", "test", "RenderedSST2")[2] == ["negative", "positive"]
+    for split, value, expected in (("test", 10, [0, 1]), ("validation", 200, [0, 0, 1])):
         images, labels, _ = read_labelled(tmp_path / "out", split, "RenderedSST2")
-        assert len(labels) == 2 and images[1].getpixel((0, 0)) == (value,) * 3
+        assert labels.tolist() == expected and images[1].getpixel((0, 0)) == (value,) * 3
     assert check_sets(tmp_path, ["RenderedSST2"]) == []  # torchvision's own folder is enough
 
 
