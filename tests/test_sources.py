@@ -99,8 +99,8 @@ def test_flickr30k_in_its_three_forms(tmp_path):
         numbered += [f'{image.name},{i},"{caption}"' for i, caption in enumerate(quoted)]
     file.write_text("\n".join(numbered))
     assert captioned(tmp_path, FLICKR30K) == expected
-    for end in (",", ", ,"):
-        broken = f"{expected[0][0].name},4   A dog runs across the grass .{end}"  # as one row of Kaggle's file is
+    for begin, end in (("4", ","), (" 4", ", ,")):
+        broken = f"{expected[0][0].name},{begin}   A dog runs across the grass .{end}"  # as one row of Kaggle's is
         file.write_text("\n".join([*numbered[:5], broken, *numbered[6:]]))
         moved = [*expected[1][0][:4], "A dog runs across the grass ."]
         assert captioned(tmp_path, FLICKR30K)[1] == [moved, expected[1][1]]
