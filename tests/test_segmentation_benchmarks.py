@@ -71,10 +71,10 @@ def test_of_several_files_that_fit_the_first_by_name_is_read(tmp_path):
 
 
 def test_files_are_found_by_suffix_and_ending_at_any_depth(tmp_path):
-    for name in ("a_left.PNG", "bonn/b_left.png", "bonn/b_right.png", "c_left.txt", "_left.png"):
+    for name in ("a_left.PNG", "bonn/bell_left.png", "bonn/b_right.png", "c_left.txt", "_left.png"):
         write_image(tmp_path / name, format="png")
     found = files(tmp_path, {".png"}, "_left")
-    assert found == {"a": tmp_path / "a_left.PNG", "b": tmp_path / "bonn/b_left.png", "": tmp_path / "_left.png"}
+    assert found == {"a": tmp_path / "a_left.PNG", "bell": tmp_path / "bonn/bell_left.png", "": tmp_path / "_left.png"}
 
 
 def test_blank_lines_of_a_list_are_left_out(tmp_path):
