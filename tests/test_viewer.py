@@ -12,6 +12,7 @@ from PIL import Image
 
 from pacl.data import IGNORE, Images, Masks
 from pacl.params import Protocol
+from pacl.prompts import templates
 from pacl.segment import Method
 from pacl.teaser import teaser, write_teaser
 from pacl.viewer import LEVELS, heat_png, jpeg, mask_png, overlap, prompts_of, write_viewer
@@ -40,7 +41,7 @@ def scene(*bands):
 
 @pytest.fixture
 def data(tmp_path):
-    """viewer.json of one scene, red, green, then red, with one method that sees all and one that sees red only."""
+    """viewer.json of one scene, red, green, then red, with methods that see all, red only, and all paler."""
     image, mask = scene("red", "green", "green", "red", "red", "red", "red", "red")
     mask[:2, :2] = IGNORE
     mask[2:4, :2] = 3  # a third label, which the benchmark has no class for
@@ -48,6 +49,7 @@ def data(tmp_path):
     methods = {
         "all": Method(lambda x: x, "clip"),
         "red": Method(lambda x: x * only_red[0] + only_red[1], "clip"),
+        "pale": Method(lambda x: x + 1, "clip"),
     }
     benchmark = {"classes": list(COLOURS), "table": [0, 1, 2] + [IGNORE] * 253}
     write_viewer(
@@ -85,6 +87,7 @@ def test_masks_and_their_overlap_are_what_each_method_sees(data):
     assert green["methods"]["red"]["iou"] == green["methods"]["red"]["share"] == 0
     assert red["methods"]["red"]["share"] == 1 and red["methods"]["red"]["iou"] == pytest.approx(0.75, abs=0.01)
     assert not pixels(blue["truth"]).any() and blue["methods"]["all"]["share"] == 0
+    assert (green["methods"]["all"]["share"], red["methods"]["all"]["share"]) == (0.25, 0.75)
 
 
 def test_heat_runs_from_the_lowest_to_the_highest_cosine_of_the_scene(data):
@@ -93,6 +96,9 @@ def test_heat_runs_from_the_lowest_to_the_highest_cosine_of_the_scene(data):
     heat = pixels(green["heat"])
     assert heat.shape == (32, 32) and (heat[:, 6:10] == LEVELS - 1).all() and not heat[:, 20:].any()
     assert not pixels(blue["heat"]).any(), "what isn't there stays dark"
+    pale, _, other = (prompt["methods"]["pale"] for prompt in data["scenes"][0]["prompts"])
+    assert (pale["high"], other["low"]) == pytest.approx((2 / 6**0.5, 1 / 6**0.5), abs=1e-5)
+    assert (pixels(pale["heat"])[:, 6:10] == LEVELS - 1).all() and not pixels(other["heat"]).any()
 
 
 def test_a_background_class_is_no_prompt_and_its_rule_makes_masks(tmp_path):
@@ -137,6 +143,30 @@ def test_a_class_of_two_phrases_is_shown_by_its_first_and_labelled_by_both(tmp_p
     red, blue = (prompt["methods"]["all"] for prompt in shown["prompts"])
     assert min(red["iou"], blue["iou"]) > 0.8 and blue["high"] == pytest.approx(1.0)
     assert pixels(red["heat"])[:2, :2].max() < LEVELS - 1, "yellow is less like red than red is"
+
+
+def test_as_many_scenes_as_asked_for_each_lack_another_class_and_texts_are_the_protocols(tmp_path):
+    """The first scene has two labels only and isn't shown; of the next three, two are."""
+
+    class Asked(ColourCLIP):
+        prompts = ()
+
+        def text_features(self, prompts):
+            self.prompts = (*self.prompts, *prompts)
+            return super().text_features(prompts)
+
+    scenes = [scene("red", "blue"), *[scene("red", "green", "blue", "blue")] * 3]
+    names = ["red ship", "blue ship", "red", "green", "blue", "green ship"]
+    benchmark = {"classes": names, "table": [2, 3, 4] + [IGNORE] * 253}
+    images, masks = zip(*scenes, strict=True)
+    path, clip = tmp_path / "viewer.json", Asked()
+    write_viewer(path, clip, {}, Images(images), Masks(masks), benchmark, PROTOCOL, count=2)
+    shown = [one["prompts"] for one in json.loads(path.read_text())["scenes"]]
+    assert [[one["name"] for one in prompts] for prompts in shown] == [
+        ["green", "red", "blue", "red ship"],
+        ["green", "red", "blue", "blue ship"],
+    ]
+    assert set(clip.prompts) == {form.format(name) for form in templates("seven") for name in names}
 
 
 def test_pictures_and_masks_are_made_smaller_and_small_heat_maps_are_left():
