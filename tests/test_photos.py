@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import stand_in
 import torch
+from matplotlib import pyplot as plt
 from PIL import Image
 from torch.nn import functional as F
 
@@ -189,6 +190,15 @@ def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, tm
     mask = np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))
     assert (mask == 0).mean() == pytest.approx(covered, abs=0.1) and (mask[:, :24] == 1).all()
     assert (("a.png", "background") in read_areas(tmp_path / "out")) == (background is not None)
+
+
+def test_how_probable_a_prompt_is_follows_from_the_clips_own_scale(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    clip = ColourCLIP()
+    clip.logit_scale = 1.0  # red has e / (e + 2) = 0.58 of a red patch
+    for background, label in ((0.55, 1), (0.6, 0)):
+        run(folder, clip=clip, output=tmp_path / "out", background=background)
+        assert (np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))[:, :24] == label).all()
 
 
 def test_an_earlier_output_is_replaced_and_nothing_else_is(folder, tmp_path):
@@ -444,6 +454,47 @@ def test_a_photos_overlay_warns_of_random_weights(random_weights, folder, tmp_pa
     run(folder, ["green"], clip=clip, output=tmp_path / "out")
     drawn = np.asarray(Image.open(tmp_path / "out/overlays/a.png.png"))
     assert (overlay_module.RED in {tuple(pixel) for pixel in drawn.reshape(-1, 3)}) == random_weights
+
+
+def test_a_blended_photo_is_made_smaller_and_keeps_its_own_colours_in_the_background():
+    own, mask = np.array([100, 150, 200]), np.zeros((4, 8), np.uint8)
+    mask[:, 4:] = 6
+    blended = np.asarray(overlay_module.blend(Image.new("RGB", (8, 4), tuple(own)), mask, 6, 4))
+    assert blended.shape == (2, 4, 3) and (blended[:, :2] == own).all()
+    assert (blended[:, 2:] == np.rint(0.45 * own + 0.55 * overlay_module.colours_of(6)[6])).all()
+
+
+def test_a_legend_has_the_prompts_found_with_their_shares_the_largest_first(monkeypatch):
+    legend, given = overlay_module.legend, []
+    monkeypatch.setattr(overlay_module, "legend", lambda *all_of_it: given.append(all_of_it) or legend(*all_of_it))
+    mask = np.repeat([1, 3, 4], [50, 120, 30]).astype(np.uint8).reshape(10, 20)
+    prompts = ["sky", "sea", "写", 31 * "x"]
+    drawn = overlay_module.overlay(Image.new("RGB", (20, 10)), mask, prompts, "写 trained", warn=False)
+    ((entries, note, width, _, _),) = given
+    assert [text for text, _ in entries] == ["prompt 3 60.0%", "sky 25.0%", 29 * "x" + "… 15.0%"]
+    assert np.array_equal([colour for _, colour in entries], overlay_module.colours_of(4)[[3, 1, 4]])
+    assert note == "model" and drawn.width == width > 20  # a small photo's legend is wider than the photo
+
+
+@pytest.mark.parametrize("width, rows, lines", [(2000, 1, 1), (200, 3, 6)])
+def test_a_legend_goes_on_in_further_rows_before_it_reaches_the_edge(width, rows, lines):
+    """Of letters of 20 pixels: a row is 34, 12 are above and 10 below; 160 hold 13 letters of the note."""
+    entries = [("sea 50.0%", (0, 0, 255))] * 3
+    strip = overlay_module.legend(entries, 4 * "a trained model ", width, 20, overlay_module.GREY)
+    assert strip.size == (width, 12 + 34 * (rows + lines) + 10)
+    assert (np.asarray(strip)[:, -20:] == 255).all()
+
+
+def test_a_grid_has_a_place_for_every_photo_and_takes_no_name_for_a_formula():
+    names = ["$1 & $2", "写", 37 * "x", "b", "c"]
+    photos = dict.fromkeys(names, Image.new("RGB", (6, 4)))
+    figure = overlay_module.grid(photos, ["red", "$ a $"], "random weights", warn=True)
+    titles = [axis.title for axis in figure.axes]
+    assert [title.get_text() for title in titles] == ["$1 & $2", "photo 2", 35 * "x" + "…", "b", "c", "", "", ""]
+    assert not any(title.get_parse_math() for title in titles[:5])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["red", r"\$ a \$"]
+    assert figure.get_suptitle() == "random weights"
+    plt.close(figure)
 
 
 def test_what_the_font_lacks_is_numbered():
