@@ -192,6 +192,17 @@ def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, tm
     assert (("a.png", "background") in read_areas(tmp_path / "out")) == (background is not None)
 
 
+def test_texts_are_of_the_templates_given_and_small_overlays_are_blended(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    clip, asked = ColourCLIP(), []
+    features = clip.text_features
+    clip.text_features = lambda prompts: asked.extend(prompts) or features(prompts)
+    small = run(folder, ["red"], clip=clip, output=tmp_path / "out", templates=["a {}", "my {}."])[2]
+    assert asked == ["a red", "my red."]
+    expected = 0.45 * np.array(COLOURS["red"]) + 0.55 * overlay_module.colours_of(1)[1]
+    assert np.array_equal(np.asarray(small["a.png"])[0, 0], np.rint(expected))
+
+
 def test_how_probable_a_prompt_is_follows_from_the_clips_own_scale(folder, tmp_path):
     two_colours().save(folder / "a.png")
     clip = ColourCLIP()
