@@ -6,7 +6,6 @@ notebooks/05_segmentation.ipynb writes them, pacl.page shows them.
 
 import base64
 import io
-import os
 from pathlib import Path
 
 import matplotlib
@@ -26,7 +25,7 @@ PICTURE_SIDE = 320  # pixels of a scene's longer side, at most
 HEAT_SIDE = 32  # of a heat map's: near the grid of tokens, the browser smooths it
 LEVELS = 64  # of a heat map's colours
 OUTSIDE = (18, 18, 24)  # colour over the pixels that a mask leaves out
-SMALLEST = 0.01  # share of a scene's pixels from which on its class is a prompt
+SMALLEST = 0.01  # share of a scene's pixels above which its class is a prompt
 
 
 def write_viewer(
@@ -50,15 +49,16 @@ def write_viewer(
     """
     protocol = on_benchmark(protocol, benchmark)
     names = foreground(benchmark, protocol)
+    unlisted = len(benchmark["classes"]) - len(names)  # 1 where the background is a class without a text, else 0
     text, phrase_index = class_text_features(clip, names, templates(protocol.templates))
     first = [int((phrase_index == k).nonzero()[0]) for k in range(len(names))]  # each class's first phrase
     made = []
     for i in examples(masks, count):
         target = target_of(masks[i], benchmark["table"]).astype(int)
-        target = np.where(target == IGNORE, -1, target - (len(benchmark["classes"]) - len(names)))  # -1: no prompt
+        target = np.where(target == IGNORE, -1, target - unlisted)  # -1: no prompt
         shown = prompts_of(target, len(names), present, len(made))
         found = {
-            name: answers(clip, method, scenes[i], target, shown, text, phrase_index, first, protocol)
+            name: answers(clip, method, scenes[i], target, shown, text, phrase_index, first, unlisted, protocol)
             for name, method in methods.items()
         }
         prompts = [
@@ -71,9 +71,7 @@ def write_viewer(
             for place, k in enumerate(shown)
         ]
         made.append({"image": jpeg(scenes[i]), "prompts": prompts})
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    write_json(partial, {"scenes": made})
-    os.replace(partial, path)
+    write_json(path, {"scenes": made})
 
 
 def prompts_of(target: np.ndarray, classes: int, present: int, turn: int) -> list[int]:
@@ -97,12 +95,13 @@ def answers(
     text,
     phrase_index,
     first: list[int],
+    unlisted: int,
     protocol,
 ) -> list[dict]:
     """What one method says of a scene, a table a prompt: heat map, its lowest and highest cosine, mask, IoU."""
     maps = dense_logits(clip, method, image, text[[first[k] for k in shown]], protocol).cpu()  # [prompts, H, W]
-    labels = segment(clip, method, image, text, protocol, phrase_index=phrase_index).cpu().numpy()
-    labels = labels - (protocol.background_rule != "none")
+    options = {"phrase_index": phrase_index, "background_listed": not unlisted}
+    labels = segment(clip, method, image, text, protocol, **options).cpu().numpy() - unlisted
     low, high = maps.min().item(), maps.max().item()
     return [
         {

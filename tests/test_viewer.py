@@ -121,6 +121,25 @@ def test_a_background_class_is_no_prompt_and_its_rule_makes_masks(tmp_path):
     assert row[:6].all() and not row[10:].any(), "blue is like neither: background"
 
 
+def test_a_background_with_a_text_of_its_own_is_a_prompt_whose_mask_has_what_the_rule_finds_too(tmp_path):
+    image, mask = scene("blue", "red", "green", "green")
+    image[:, 20:] = 255  # as like to each: no class is probable
+    benchmark = {
+        "classes": ["background", "red", "green"],
+        "table": [1, 2, 0] + [IGNORE] * 253,
+        "phrases": {"own": ["blue", "red", "green"]},
+    }
+    rule = {"background_rule": "probability", "background_threshold": 0.6, "phrases": "own"}
+    protocol = Protocol(templates="seven", logit_scale=40.0, **rule)
+    methods, path = {"all": Method(lambda x: x, "clip")}, tmp_path / "viewer.json"
+    write_viewer(path, ColourCLIP(), methods, Images([*image[None]]), Masks([*mask[None]]), benchmark, protocol)
+    prompts = json.loads(path.read_text())["scenes"][0]["prompts"]
+    assert [prompt["name"] for prompt in prompts] == ["red", "blue", "green"]
+    rows = [pixels(prompt["methods"]["all"]["mask"])[16] for prompt in prompts]
+    assert all(row[2 + 8 * k : 6 + 8 * k].all() for k, row in zip((1, 0), rows, strict=False))
+    assert rows[1][24:].all() and not rows[2][24:].any() and rows[2][17:19].all()
+
+
 def test_a_class_of_two_phrases_is_shown_by_its_first_and_labelled_by_both(tmp_path):
     """Without a background class the protocol's rule counts for nothing, and a scene of two labels isn't shown."""
     plain, two = scene("red", "blue")
