@@ -40,7 +40,7 @@ WHERE = {
 }
 GROUP_OF = {name: group for group, names in textures.GROUPS.items() for name in names}
 PLURALS = {"butterfly": "butterflies", "cactus": "cacti", "fish": "fish"}
-LARGE, SMALL = 0.55, 0.38  # sides, as fractions of the scene's, from which a thing is called large, up to which small
+LARGE, SMALL = 0.55, 0.38  # sides, as fractions of the scene's, above which a thing is called large, below which small
 NOISE = ("untitled", "no caption", "holiday 2019", "img 0042", "free download", "best of the week")
 
 
