@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from pacl import ranks, resume
 from pacl.cached import CachedPairs, Texts
 from pacl.params import Train
 from pacl.pretrain import model_config, pretrain
+from pacl.spread import measure_profile
 from pacl.train import Run, batch_loss, train
 
 B, N, D_v, D = 32, 4, 12, 8
@@ -29,7 +31,7 @@ SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, w
 # Starts processes that have imported torch and open_clip already. A Python has one such server, so what it imports is
 # said here, for all test modules: a process without open_clip would take seconds to import it.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pacl.train", "pacl.pretrain"])
+processes.set_forkserver_preload(["pacl.train", "pacl.pretrain", "pacl.spread"])
 
 
 def params(**changes):
@@ -116,11 +118,23 @@ def train_uneven(folder, changes):
     return loss.item(), first, {name: tensor.clone() for name, tensor in embedder.state_dict().items()}, history
 
 
+def join_as(rank, world, port):
+    """This process is one of several, as torchrun's variables say it."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def measure_rank(rank, world, port, folder):
+    """One of several processes that measure the project in a folder."""
+    join_as(rank, world, port)
+    os.chdir(folder)
+    measure_profile("mini", Path("found.json"))
+
+
 def run_rank(rank, world, port, folder, changes):
     """One of several processes that train together; rank 0 writes what it found."""
     resume.SAVE_SECONDS = 0
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    join_as(rank, world, port)
     with ranks.process_group():
         found = train_uneven(folder, changes)
         if rank == 0:

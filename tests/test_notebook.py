@@ -88,11 +88,17 @@ def test_a_failing_cell_keeps_the_last_good_copy(notebook, error, line):
     ],
 )
 def test_a_wrong_call_is_one_sentence(notebook, source, arguments, line):
-    path = notebook.parent / source
-    done = run(path, "new/out.ipynb", *arguments)
-    assert done.returncode == 1
-    assert done.stderr == line.format(source=path) + "\n"
-    assert not (notebook.parent / "new").exists()
+    path, target = notebook.parent / source, notebook.parent / "new/out.ipynb"
+    with pytest.raises(SystemExit) as ended:
+        notebook_module.main([str(path), str(target), *arguments])
+    assert ended.value.code == line.format(source=path)
+    assert not target.parent.exists()
+
+
+def test_a_wrong_calls_sentence_is_all_that_the_command_says(notebook):
+    done = run(notebook, "new/out.ipynb", "profile")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Usage: python -m pacl.notebook SOURCE TARGET name=value ...\n"
 
 
 def test_a_good_run_takes_the_copy_of_a_failed_one_away_and_a_dead_process_leaves_one(notebook, tmp_path, monkeypatch):

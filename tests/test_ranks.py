@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_training import params, processes, random_pairs, run_rank, train_uneven
+from small_training import measure_rank, params, processes, random_pairs, run_rank, train_uneven
 
 from pacl import ranks
 from pacl.checkpoints import load_embedder, save_embedder
@@ -31,18 +31,23 @@ ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
-def train_together(world, folder, changes):
-    """The exit codes of so many processes, and what the first of them found."""
+def run_together(world, target, *arguments):
+    """The exit codes of so many processes that join each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [processes.Process(target=run_rank, args=(rank, world, port, folder, changes)) for rank in range(world)]
+    started = [processes.Process(target=target, args=(rank, world, port, *arguments)) for rank in range(world)]
     for process in started:
         process.start()
     for process in started:
         process.join()
-    found = folder / "found.pt"
-    return [process.exitcode for process in started], torch.load(found) if found.exists() else None
+    return [process.exitcode for process in started]
+
+
+def train_together(world, folder, changes):
+    """The exit codes of so many processes, and what the first of them found."""
+    codes, found = run_together(world, run_rank, folder, changes), folder / "found.pt"
+    return codes, torch.load(found) if found.exists() else None
 
 
 def assert_same(found, expected):
@@ -170,8 +175,7 @@ def test_segmentation_by_several_processes_is_that_of_one(project):
     prepare(project / "data/prepared/mini", load_params("mini", "prepare").prepare)
     torch.manual_seed(0)
     save_embedder(project / "checkpoints/mini/best", VisionEmbedder(128, 128), {})
-    command = [*TORCHRUN, "-m", "pacl.spread", "--profile", "mini", "--output", "found.json"]
-    subprocess.run(command, check=True, capture_output=True)
+    assert run_together(2, measure_rank, project) == [0, 0]
     found = json.loads((project / "found.json").read_text())
     params = load_params("mini", "protocols", "segmentation")
     clip = load_clip("miniclip", "data/miniclip", dtype=mini["model"]["dtype"])
@@ -218,4 +222,15 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_measured
     monkeypatch.setattr("pacl.config.load_params", lambda *_: pytest.fail("measured"))
     monkeypatch.setattr("sys.argv", ["pacl.spread", "--output", str(tmp_path / output)])
     with pytest.raises(SystemExit, match="can't be written: let --output name a file in a folder"):
+        runpy.run_module("pacl.spread", run_name="__main__")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_command_measures_the_profile_it_is_given(tmp_path, monkeypatch):
+    def refuse(profile, *sections):
+        raise ValueError(f"{profile} has no {', '.join(sections)}.")
+
+    monkeypatch.setattr("pacl.config.load_params", refuse)
+    monkeypatch.setattr("sys.argv", ["pacl.spread", "--profile", "paper", "--output", str(tmp_path / "found.json")])
+    with pytest.raises(SystemExit, match="^paper has no model, protocols, segmentation.$"):
         runpy.run_module("pacl.spread", run_name="__main__")

@@ -94,7 +94,7 @@ def test_pretraining_killed_at_random_moments_ends_in_the_same_bytes(tmp_path):
     start(tmp_path / "unbroken").join()
     expected = files(tmp_path / "unbroken")
     assert expected.keys() == {"weights.safetensors", "history.json"}
-    for folder in killed_at_random_moments(start, tmp_path / "cut", "state/*/step*", 6, 0.1):
+    for folder in killed_at_random_moments(start, tmp_path / "cut", "state/*/step*", 4, 0.1):
         assert files(folder) == expected
 
 
