@@ -141,10 +141,11 @@ class Reader(IterableDataset):
     def decoded(self, rng: np.random.Generator, image: bytes, caption: str, bad: Counter) -> list[tuple]:
         """One sample's picture, text and key; none for a torn image, which is counted."""
         try:
-            return [(self.preprocess(open_image(io.BytesIO(image))), *self.draw(rng, caption))]
+            picture = self.preprocess(open_image(io.BytesIO(image)))
         except ValueError:
             bad["torn image"] += 1
             return []
+        return [(picture, *self.draw(rng, caption))]
 
     def draw(self, rng: np.random.Generator, caption: str) -> tuple[str, int]:
         """The caption or, with probability noun_share, one of its nouns in one of the templates, and its key."""

@@ -207,6 +207,15 @@ def test_bad_shards_are_given_up_as_soon_as_enough_samples_are_judged(tiny_clip,
     assert (judged <= seen < 10 and bad < 8) if judged < 16 else (bad, seen) == (8, 16)
 
 
+def test_a_missing_tagger_is_no_torn_image(tiny_clip, shards, monkeypatch):
+    def missing(caption, tagger):
+        raise ValueError("the tagger is missing.")
+
+    monkeypatch.setattr("pacl.stream.nouns", missing)
+    with pytest.raises(ValueError, match="the tagger is missing"):
+        next(streamed(tiny_clip, shards, noun_share=1.0).epoch(0))
+
+
 @pytest.mark.parametrize("bad", [{"jpg": b"no image"}, {"txt": b" "}, {"txt": None, "json": None}])
 def test_shards_of_nothing_else_than_bad_samples_are_not_read_to_their_end(tiny_clip, tmp_path, monkeypatch, bad):
     monkeypatch.setattr("pacl.stream.JUDGED", 6)
