@@ -1,5 +1,6 @@
 """What several test modules share: real photos, and models that are slow to build."""
 
+import gc
 import json
 import os
 import sys
@@ -11,6 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 sys.modules["rfc3987_syntax"] = None  # two seconds to import, see pacl.notebook
+gc.disable()  # until all is imported, since modules stay
+
+
+def pytest_collection_finish(session):
+    """The collector passes over what was imported from now on, in forks, too."""
+    gc.freeze()
+    gc.enable()
+
 
 TINY = {
     "embed_dim": 16,

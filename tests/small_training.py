@@ -30,8 +30,7 @@ SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, w
 
 # Starts processes that have imported torch and open_clip already. A Python has one such server, so what it imports is
 # said here, for all test modules: a process without open_clip would take seconds to import it.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pacl.train", "pacl.pretrain", "pacl.spread"])
+processes = multiprocessing.get_context("fork")
 
 
 def params(**changes):

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -55,10 +56,10 @@ def killed_at_random_moments(start, folder, states, kills, longest):
             while process.is_alive() and before == states_of(folders[-1], states):
                 time.sleep(0.002)
             process.join(chance.uniform(0, longest))
-            if not process.is_alive():
-                break
-            process.kill()
+            process.kill()  # nothing to one that has ended
             process.join()
+            if process.exitcode != -signal.SIGKILL:
+                break
             within += bool(states_of(folders[-1], states))
         assert process.exitcode == 0
     return folders
