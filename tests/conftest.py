@@ -1,4 +1,7 @@
-"""What several test modules share: real photos, and models that are slow to build."""
+"""What several test modules share: real photos, and models that are slow to build.
+
+Torch is imported where it is used: pytest-xdist reads this file in one process more than run tests.
+"""
 
 import gc
 import json
@@ -6,10 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-import open_clip
 import pytest
-import torch
-from safetensors.torch import save_file
 
 sys.modules["rfc3987_syntax"] = None  # two seconds to import, see pacl.notebook
 gc.disable()  # until all is imported, since modules stay
@@ -53,6 +53,10 @@ def random_vit():
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory) -> Path:
     """A folder that load_clip reads: a CLIP of 32 pixels, patches of 8, with random weights."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
     folder = tmp_path_factory.mktemp("tiny_clip")
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -529,13 +529,3 @@ def test_the_notebook_writes_everything_beside_the_photos(folder, tmp_path, tiny
     assert sorted(path.name for path in out.rglob("*.*")) == ["areas.csv", *["red $1 & $2 写.png.png"] * 2]
     text = (tmp_path / "copy.ipynb").read_text(encoding="utf-8")
     assert "CLIP's own projection, no PACL embedder" in text and "image/png" in text and "blue thing" in text
-
-
-def test_the_notebook_names_missing_weights_in_one_sentence(folder, tmp_path):
-    two_colours().save(folder / "a.png")
-    done = run_notebook(tmp_path / "copy.ipynb", images=folder, prompts="red", pretrained="no such weights")
-    assert done.returncode == 1
-    sentence, copy = done.stderr.strip().splitlines()[-2:]
-    assert sentence.startswith("'no such weights' is no file, no folder and no open_clip tag of ViT-B-16")
-    assert copy.startswith("The copy up to the error")
-    assert {path.name for path in tmp_path.iterdir()} == {"my photos", "copy.failed.ipynb"}

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_training import measure_rank, params, processes, random_pairs, run_rank, train_uneven
+from small_training import join_as, measure_rank, params, processes, random_pairs, run_rank, train_uneven
 
 from pacl import ranks
+from pacl.cached import CachedPairs
 from pacl.checkpoints import load_embedder, save_embedder
 from pacl.clip import load_clip
 from pacl.config import load_params
@@ -40,7 +41,9 @@ def run_together(world, target, *arguments):
     for process in started:
         process.start()
     for process in started:
-        process.join()
+        process.join(300)
+    for process in started:
+        process.kill()
     return [process.exitcode for process in started]
 
 
@@ -196,21 +199,22 @@ def test_more_processes_than_pairs_in_a_batch_are_refused(monkeypatch):
         train(None, params(pairs=4, batch_size=2))
 
 
-def test_a_process_that_dies_stops_all_and_says_why(project):
+def test_a_process_that_dies_stops_all_and_says_why(project, monkeypatch, capfd):
     """The second process's disk fails in the second epoch, while the first waits for it."""
-    (project / "dying.py").write_text(
-        "import os\n"
-        "from pacl import train\n"
-        "read = train.CachedPairs.epoch\n"
-        "def epoch(self, number, *who):\n"
-        "    if who[0] == 1 and number == 1:\n"
-        "        raise OSError('the disk of rank 1 is gone')\n"
-        "    yield from read(self, number, *who)\n"
-        "train.CachedPairs.epoch = epoch\n"
-        "train.train_profile('mini')\n"
-    )
-    done = subprocess.run([*TORCHRUN, "dying.py"], capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and "the disk of rank 1 is gone" in done.stderr
+    whole = CachedPairs.epoch
+
+    def epoch(self, number, *who):
+        if number == 1 and ranks.rank() == 1:
+            raise OSError("the disk of rank 1 is gone")
+        return whole(self, number, *who)
+
+    def train_rank(rank, world, port):
+        join_as(rank, world, port)
+        train_profile("mini")
+
+    monkeypatch.setattr(CachedPairs, "epoch", epoch)
+    assert run_together(2, train_rank) == [1, 1]
+    assert "the disk of rank 1 is gone" in capfd.readouterr().err
     assert len(load_embedder(project / "checkpoints/mini/last")[1]["history"]) == 1
     assert list(project.glob("checkpoints/.resume/mini/*/step-000000003.safetensors"))
 
