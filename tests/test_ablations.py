@@ -41,7 +41,7 @@ POINTS["text_linear"] = {"text_embedder": "linear", "learning_rate": 0.05}
 def project(tmp_path_factory):
     """A project whose profile `mini` is a world of 64 pairs and 6 test scenes, seen by the real mini CLIP."""
     folder = tmp_path_factory.mktemp("project")
-    params = yaml.safe_load(yaml.safe_dump(PARAMS))
+    params = json.loads(json.dumps(PARAMS))
     mini = params["mini"]
     mini["prepare"] |= {"train_pairs": 64, "validation_scenes": 2, "test_scenes": 6, "classification_images": 1}
     mini["train"] |= {"pairs": 64, "batch_size": 16, "warmup_steps": 1}
@@ -156,7 +156,7 @@ def test_a_point_that_params_yaml_lacks_is_named(inside):
 
 
 def test_a_points_inputs_change_with_files_shared_settings_and_its_own_changes_only(tmp_path, monkeypatch):
-    params = yaml.safe_load(yaml.safe_dump(PARAMS))
+    params = json.loads(json.dumps(PARAMS))
     lay_out(ROOT, tmp_path, params)
     monkeypatch.chdir(tmp_path)
     points = params["mini"]["ablations"]["points"]

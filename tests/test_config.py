@@ -24,11 +24,11 @@ WINDOWS = {"window": 128, "window_stride": 64, "background_rule": "probability"}
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """Writes params.yaml with changes to mini's keys, as {"train.scale": 2.0}, into the working directory."""
+    """Writes mini into params.yaml, with changes to its keys, as {"train.scale": 2.0}; into the working directory."""
     monkeypatch.chdir(tmp_path)
 
     def write_changed(**changes):
-        params = yaml.safe_load(yaml.safe_dump(PARAMS))
+        params = json.loads(json.dumps({name: PARAMS[name] for name in ("profiles", "mini", "miniclip")}))
         params["mini"]["train"] |= TRAIN
         params["mini"]["protocols"]["tcl"] |= WINDOWS
         for path, value in changes.pop("changes", {}).items():
