@@ -3,6 +3,7 @@
 Torch is imported where it is used: pytest-xdist reads this file in one process more than run tests.
 """
 
+import functools
 import gc
 import json
 import os
@@ -26,6 +27,14 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tokenizer():
+    """open_clip's, of each model, is made once: that takes longer than most tests."""
+    import open_clip
+
+    open_clip.get_tokenizer = functools.cache(open_clip.get_tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """dvc.yaml says what its stages really import and read; a stage that hides one is skipped when it should run."""
 
 import ast
+import functools
 import json
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ SHARED = STAGES["ablation_inputs"]  # names, for all ablation points, what they 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+@functools.cache
 def parse(path: str) -> ast.Module:
     """A module, or a notebook's code cells without IPython's % and ! lines."""
     text = (ROOT / path).read_text(encoding="utf-8")
