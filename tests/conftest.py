@@ -30,11 +30,17 @@ TINY = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_tokenizer():
-    """open_clip's, of each model, is made once: that takes longer than most tests."""
+def slow_starts():
+    """What takes longer than most tests is done once, and not in every fork."""
     import open_clip
 
+    from pacl.miniworld import labelled_scene
+    from pacl.prompts import nouns
+
     open_clip.get_tokenizer = functools.cache(open_clip.get_tokenizer)
+    nouns("a cat")
+    for index in range(40):
+        labelled_scene(index, seed=0, split="test")
 
 
 @pytest.fixture(scope="session")
