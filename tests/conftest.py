@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a test's numbers are a CPU's, and forks can't use a GPU
 sys.modules["rfc3987_syntax"] = None  # two seconds to import, see pacl.notebook
 gc.disable()  # until all is imported, since modules stay
 

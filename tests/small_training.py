@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +14,6 @@ from pacl import ranks, resume
 from pacl.cached import CachedPairs, Texts
 from pacl.params import Train
 from pacl.pretrain import model_config, pretrain
-from pacl.spread import measure_profile
 from pacl.train import Run, batch_loss, train
 
 B, N, D_v, D = 32, 4, 12, 8
@@ -28,9 +26,7 @@ SETTINGS = dict(
 SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, weight_decay=0.1)  # 36 steps
 
 
-# Starts processes that have imported torch and open_clip already. A Python has one such server, so what it imports is
-# said here, for all test modules: a process without open_clip would take seconds to import it.
-processes = multiprocessing.get_context("fork")
+processes = multiprocessing.get_context("fork")  # which have imported torch and open_clip already
 
 
 def params(**changes):
@@ -121,13 +117,6 @@ def join_as(rank, world, port):
     """This process is one of several, as torchrun's variables say it."""
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-
-
-def measure_rank(rank, world, port, folder):
-    """One of several processes that measure the project in a folder."""
-    join_as(rank, world, port)
-    os.chdir(folder)
-    measure_profile("mini", Path("found.json"))
 
 
 def run_rank(rank, world, port, folder, changes):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_training import join_as, measure_rank, params, processes, random_pairs, run_rank, train_uneven
+from small_training import join_as, params, processes, random_pairs, run_rank, train_uneven
 
 from pacl import ranks
 from pacl.cached import CachedPairs
@@ -20,12 +20,12 @@ from pacl.checkpoints import load_embedder, save_embedder
 from pacl.clip import load_clip
 from pacl.config import load_params
 from pacl.data import Images, Masks, all_scenes, rounded
-from pacl.evaluate import methods_of, segmentation_of_sets
+from pacl.evaluate import methods_of, segmentation, segmentation_of_sets
 from pacl.metrics import mean_iou, pixel_accuracy
 from pacl.model import VisionEmbedder
 from pacl.params import Protocol
 from pacl.prepare import prepare
-from pacl.spread import segmentation_over_ranks
+from pacl.spread import measure_profile, segmentation_over_ranks
 from pacl.train import train, train_profile
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +163,7 @@ def test_each_process_measures_whole_batches_and_adds_up_what_all_of_them_counte
     assert found["voc20"]["pacl"].item() == 11
 
 
-def test_segmentation_by_several_processes_is_that_of_one(project):
+def test_segmentation_by_several_processes_is_that_of_one(project, monkeypatch):
     """Five scenes in batches of two by two processes, against the evaluation of one process; to the last digit."""
     settings = yaml.safe_load((project / "params.yaml").read_text())
     mini = settings["mini"]
@@ -178,7 +178,21 @@ def test_segmentation_by_several_processes_is_that_of_one(project):
     prepare(project / "data/prepared/mini", load_params("mini", "prepare").prepare)
     torch.manual_seed(0)
     save_embedder(project / "checkpoints/mini/best", VisionEmbedder(128, 128), {})
-    assert run_together(2, measure_rank, project) == [0, 0]
+
+    def measure_rank(rank, world, port):
+        join_as(rank, world, port)
+        counted = []
+        monkeypatch.setattr(
+            "pacl.spread.segmentation",
+            lambda clip, methods, images, *others, batch_size: (
+                counted.append(len(images)) or segmentation(clip, methods, images, *others, batch_size=batch_size)
+            ),
+        )
+        measure_profile("mini", Path("found.json"))
+        Path(f"images of {rank}.json").write_text(json.dumps(counted))
+
+    assert run_together(2, measure_rank) == [0, 0]
+    assert [json.loads((project / f"images of {rank}.json").read_text()) for rank in (0, 1)] == [[4], [1]]
     found = json.loads((project / "found.json").read_text())
     params = load_params("mini", "protocols", "segmentation")
     clip = load_clip("miniclip", "data/miniclip", dtype=mini["model"]["dtype"])
