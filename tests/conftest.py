@@ -30,15 +30,20 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def slow_starts():
-    """What takes longer than most tests is done once, and not in every fork."""
+@pytest.fixture(scope="session")
+def one_tokenizer():
+    """open_clip's, of each context length, is made once: that takes longer than most tests."""
     import open_clip
 
+    open_clip.factory.SimpleTokenizer = functools.cache(open_clip.factory.SimpleTokenizer)
+
+
+@pytest.fixture(scope="session")
+def before_forks():
+    """The nouns' tagger and what scenes are drawn from: seconds in every fork that has to make them itself."""
     from pacl.miniworld import labelled_scene
     from pacl.prompts import nouns
 
-    open_clip.get_tokenizer = functools.cache(open_clip.get_tokenizer)
     nouns("a cat")
     for index in range(40):
         labelled_scene(index, seed=0, split="test")
@@ -59,7 +64,7 @@ def bfloat16_everywhere(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def random_vit():
+def random_vit(one_tokenizer):
     """ViT-B-16 as OpenAI's, but for its weights."""
     from pacl.clip import load_clip
 
@@ -67,7 +72,7 @@ def random_vit():
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory) -> Path:
+def tiny_folder(tmp_path_factory, one_tokenizer) -> Path:
     """A folder that load_clip reads: a CLIP of 32 pixels, patches of 8, with random weights."""
     import open_clip
     import torch

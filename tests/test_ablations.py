@@ -38,7 +38,7 @@ POINTS["text_linear"] = {"text_embedder": "linear", "learning_rate": 0.05}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory, one_tokenizer, before_forks):
     """A project whose profile `mini` is a world of 64 pairs and 6 test scenes, seen by the real mini CLIP."""
     folder = tmp_path_factory.mktemp("project")
     params = json.loads(json.dumps(PARAMS))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from pacl import weights
 from pacl.clip import class_text_features, load_clip, resize_position_embedding
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},

@@ -97,7 +97,7 @@ def test_three_protocols_on_real_photos_with_random_weights(real_data, random_vi
 
 
 @pytest.fixture(scope="module")
-def mini_world(tmp_path_factory):
+def mini_world(tmp_path_factory, before_forks):
     """A prepared mini world of 32 pairs, 6 scenes a split and 4 images a classification set."""
     folder = tmp_path_factory.mktemp("mini")
     few = {"train_pairs": 32, "validation_scenes": 6, "test_scenes": 6, "classification_images": 4}
@@ -135,7 +135,7 @@ def test_a_mini_world_from_pairs_to_scores(mini_world, tiny_clip, tmp_path):
     assert all(0 <= share <= 1 for share in score_accuracies(*scores, answers, 0.5, (100.0, 100.0)).values())
 
 
-def test_the_same_run_twice_gives_the_same_bytes(tiny_clip, tmp_path):
+def test_the_same_run_twice_gives_the_same_bytes(tiny_clip, before_forks, tmp_path):
     """Preparation, features, training and evaluation in new folders: every file, the metrics among them."""
 
     def run(folder):

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import struct
 import tarfile
 import tracemalloc
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import open_clip
+import psutil
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -44,6 +46,7 @@ from pacl.resume import Progress, read_state
 from pacl.shards import samples, survey, whole_and_bad
 from pacl.sources import COCO, FLICKR8K, captioned
 
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
 CLASSES = 3
 MASK = np.arange(24, dtype=np.uint8).reshape(4, 6) % CLASSES
 SETTINGS = {
@@ -465,6 +468,16 @@ def test_weights_marked_as_a_folder_are_refused(tmp_path):
         load_clip("small", path, device="cpu")
 
 
+@pytest.fixture
+def little_memory():
+    """Two gigabytes beside what is taken: a size that isn't refused would take all that the machine has."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2 * 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.usefixtures("little_memory")
 def test_a_checkpoint_of_impossible_size_takes_no_memory(tmp_path):
     save_embedder(tmp_path / "best", VisionEmbedder(4, 3), {})
     (tmp_path / "best.json").write_text(json.dumps({"embedder": {"in_dim": 10**9, "out_dim": 10**9}}))
@@ -480,6 +493,7 @@ def test_a_checkpoint_of_impossible_size_takes_no_memory(tmp_path):
         *(("vision_cfg", key, value) for key in ("layers", "patch_size") for value in (0, -1, "2", 1.5)),
     ],
 )
+@pytest.mark.usefixtures("little_memory")
 def test_a_clip_of_impossible_size_is_never_built(tower, key, value, tmp_path):
     path = clip_file("open_clip_config.json")(tmp_path)
     about = json.loads(path.read_text())

@@ -79,6 +79,7 @@ PANELS |= {
 
 
 def pixels(figure):
+    figure.set_dpi(50)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())
 

@@ -163,7 +163,7 @@ def test_each_process_measures_whole_batches_and_adds_up_what_all_of_them_counte
     assert found["voc20"]["pacl"].item() == 11
 
 
-def test_segmentation_by_several_processes_is_that_of_one(project, monkeypatch):
+def test_segmentation_by_several_processes_is_that_of_one(project, before_forks, monkeypatch):
     """Five scenes in batches of two by two processes, against the evaluation of one process; to the last digit."""
     settings = yaml.safe_load((project / "params.yaml").read_text())
     mini = settings["mini"]
