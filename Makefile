@@ -13,7 +13,7 @@ reproduce: $(STAMP)
 
 # One thread a worker: two workers that each take every core are slower than one.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 python -m pytest -n 2
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
 
 PROFILE ?= mini
 DATA ?=
