@@ -24,8 +24,6 @@ SETTINGS = dict(
     compile=False, accumulate=1, seed=0,
 )  # fmt: skip
 SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, weight_decay=0.1)  # 36 steps
-
-
 processes = multiprocessing.get_context("fork")  # which have imported torch and open_clip already
 
 

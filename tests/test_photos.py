@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 import stand_in
@@ -529,3 +530,15 @@ def test_the_notebook_writes_everything_beside_the_photos(folder, tmp_path, tiny
     assert sorted(path.name for path in out.rglob("*.*")) == ["areas.csv", *["red $1 & $2 写.png.png"] * 2]
     text = (tmp_path / "copy.ipynb").read_text(encoding="utf-8")
     assert "CLIP's own projection, no PACL embedder" in text and "image/png" in text and "blue thing" in text
+
+
+def test_the_notebooks_cells_name_missing_weights_and_write_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    two_colours().save(folder / "a.png")
+    cells = nbformat.read(ROOT / "notebooks/segment_your_images.ipynb", nbformat.NO_CONVERT).cells
+    parameters, *others = [cell.source for cell in cells if cell.cell_type == "code"]
+    given = f"\nimages, prompts, pretrained = {str(folder)!r}, 'red', 'no such weights'"
+    message = "^'no such weights' is no file, no folder and no open_clip tag of ViT-B-16"
+    with plt.rc_context(), pytest.raises(FileNotFoundError, match=message):
+        exec("\n".join([parameters + given, *others]), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
