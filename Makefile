@@ -19,7 +19,7 @@ PROFILE ?= mini
 DATA ?=
 
 rehearse: $(STAMP)
-	python -m pacl.rehearse $(PROFILE) $(if $(DATA),--data $(DATA))
+	python -m pacl.tools.rehearse $(PROFILE) $(if $(DATA),--data $(DATA))
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pacl.model import VisionEmbedder
-from pacl.resume import write_durably
+from pacl.runtime.files import write_durably
 
 
 def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: dict[str, Tensor] | None = None) -> None:

@@ -5,7 +5,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from pacl.pairs import all_pairs, directions, matched_only
+from pacl.phi import all_pairs, directions, matched_only
 
 PRODUCTS = ("float32", "bfloat16")
 SCORINGS = ("cosine", "dot")
@@ -73,13 +73,13 @@ def compatibility(
         v = torch.einsum("bnk,bnd->bkd", a, patch_embeddings)               # [B, K, D]
         phi = torch.nn.functional.cosine_similarity(v, text_embeddings, dim=-1)
 
-    which is what comes out, but not how: pacl.pairs takes less than half the time and little memory.
+    which is what comes out, but not how: pacl.phi takes less than half the time and little memory.
     pooling="matched_only" averages image i once, with text i's attention, as public re-implementations do: another
     objective, kept for comparison; it needs B == K, or first_text, the number of image 0's text: image i's is then
     first_text + i.
     products="bfloat16" rounds what goes into all pairs' matrix products, and what comes out, which takes about 0.6 of
     the time; benchmarks/README.md says how far off phi and its gradient are then. It is float32 all the same where the
-    device has no such products (pacl.precision).
+    device has no such products (pacl.runtime.precision).
     Can be differentiated once.
     Raises ValueError for shapes that do not fit and for unknown options.
     """

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl.clip import FrozenCLIP
-from pacl.data import as_rgb
-from pacl.labels import best_phrase, label_maps
-from pacl.model import similarity_map
-from pacl.params import Protocol
+from pacl.clip.frozen import FrozenCLIP
+from pacl.data.images import as_rgb
+from pacl.label_maps import best_phrase, label_maps
+from pacl.model import VisionEmbedder, similarity_map
+from pacl.runtime.params import Protocol
 
 Embed = Callable[[Tensor], Tensor]  # patch features [B, N, D_v] -> patch embeddings [B, N, D]
 
@@ -27,7 +27,7 @@ class Method:
     """A way from patches to the text's space: CLIP with this last block, and what maps its tokens and the text's
     embeddings there.
 
-    embed: `clip.project` or a VisionEmbedder. last_block: a name of pacl.baselines.LAST_BLOCKS; for an embedder the
+    embed: `clip.project` or a VisionEmbedder. last_block: a name of pacl.clip.baselines.LAST_BLOCKS; for an embedder the
     `clip.last_block` it was trained on. embed_text: text features [M, D] -> text embeddings [M, D].
     """
 
@@ -183,3 +183,12 @@ def _batch_of(images: Image.Image | Tensor) -> tuple[Tensor, bool]:
             f"images must be a PIL image or uint8 [3, H, W] or [B, 3, H, W], not {images.dtype} {list(images.shape)}."
         )
     return (images[None], True) if images.ndim == 3 else (images, False)
+
+
+def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
+    """Methods by name: "pacl" reads the tokens it was trained on, any other is a last block of pacl.clip.baselines. The
+    embedder moves to CLIP's device.
+    """
+    embedder = embedder.to(clip.device)
+    pacl = Method(embedder, clip.last_block, embedder.text_embedder)
+    return {name: pacl if name == "pacl" else Method(clip.project, name) for name in names}

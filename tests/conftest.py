@@ -41,8 +41,8 @@ def one_tokenizer():
 @pytest.fixture(scope="session")
 def before_forks():
     """The nouns' tagger and what scenes are drawn from: seconds in every fork that has to make them itself."""
-    from pacl.miniworld import labelled_scene
-    from pacl.prompts import nouns
+    from pacl.data.prompts import nouns
+    from pacl.sources.miniworld.scenes import labelled_scene
 
     nouns("a cat")
     for index in range(40):
@@ -60,7 +60,7 @@ def real_data() -> Path:
 @pytest.fixture
 def bfloat16_everywhere(monkeypatch):
     """bfloat16 is used where it's asked for, on processors too that only emulate it."""
-    monkeypatch.setattr("pacl.precision.has_bfloat16", lambda device_type: True)
+    monkeypatch.setattr("pacl.runtime.precision.has_bfloat16", lambda device_type: True)
 
 
 @pytest.fixture(scope="session")

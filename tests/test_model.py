@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pacl import pairs
+from pacl import phi as phi_module
 from pacl.model import VisionEmbedder, attention, compatibility, similarity_map
 
 B, K, N = 4, 5, 7
@@ -54,7 +54,7 @@ OPTIONS = [
 @pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
 def test_compatibility_and_gradients_match_a_double_loop(monkeypatch, options, D, blocks):
     if blocks:
-        monkeypatch.setattr(pairs, "CPU_BLOCK_BYTES", 1)  # one image a block
+        monkeypatch.setattr(phi_module, "CPU_BLOCK_BYTES", 1)  # one image a block
     texts = B if "pooling" in options else K
     patches, text = pair(D, texts)
     weights = torch.randn(B, texts, dtype=torch.double, generator=torch.Generator().manual_seed(1))

@@ -3,15 +3,16 @@
 import numpy as np
 import open_clip
 import pytest
-import stand_in
 import torch
+from helpers import stand_in
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl import labels as labels_module
-from pacl.clip import class_text_features, load_clip
-from pacl.labels import predict
-from pacl.params import Protocol
+from pacl import label_maps as labels_module
+from pacl.clip import load_clip
+from pacl.clip.frozen import class_text_features
+from pacl.label_maps import predict
+from pacl.runtime.params import Protocol
 from pacl.segment import (
     Method,
     coarse_logits,

@@ -1,0 +1,297 @@
+"""CLIP, frozen, as PACL needs it: patch tokens, denser ones too, and text embeddings (paper, section 3)."""
+
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import product
+
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from pacl.clip.baselines import LAST_BLOCKS, check_last_blocks, whole_block
+from pacl.clip.weights import checksum, open_clip_model
+from pacl.runtime.precision import autocast, available
+
+TOKENS = ("after_norm", "before_norm", "value")
+PASSES = ("joint", "shifted")
+PROMPTS_AT_ONCE = 256
+
+
+class FrozenCLIP:
+    """An open_clip model that never trains, made by `load_clip`; what it returns is float32, on `device`.
+
+    patch_size, image_size: pixels, as trained. width: D_v, of a patch token. dim: D, of image and text embeddings.
+    logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned. name: what it was
+    loaded as.
+    dtype: what it computes in, "bfloat16" or "float32".
+    last_block: what `patch_features` reads unless told, a name of `pacl.clip.baselines.LAST_BLOCKS`.
+    """
+
+    def __init__(self, model, tokenizer, dim: int, *, name: str, tokens: str, device: torch.device, dtype: str):
+        visual = model.visual
+        self.is_timm = hasattr(visual, "trunk")
+        _check_supported(visual, tokens)
+        self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
+        self.name, self.tokens, self.random_weights, self.dim = name, tokens, False, dim
+        self.dtype = available(self.device.type, dtype)
+        self.last_block = "maskclip" if tokens == "value" else "clip"
+        patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
+        self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
+        self.width = visual.trunk.embed_dim if self.is_timm else visual.conv1.out_channels
+        self.logit_scale = model.logit_scale.exp().item()
+        self.preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self._mean, self._std = (
+            torch.tensor(v, device=device)[:, None, None] for v in (visual.image_mean, visual.image_std)
+        )
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """What embedders trained on its tokens keep, to tell it from other CLIPs: the weights by their checksum."""
+        return {"name": self.name, "tokens": self.tokens, "weights": checksum(self.model)}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images [..., 3, H, W] with values in [0, 1] -> with CLIP's mean and deviation taken out, on `device`."""
+        return (images.to(self.device) - self._mean) / self._std
+
+    def grid(self, H: int, W: int, stride: int | None = None) -> tuple[int, int]:
+        """Rows and columns of patches (h, w) in an image of H x W pixels.
+
+        Raises ValueError for a stride or an image size this CLIP cannot take.
+        """
+        P = self.patch_size
+        stride = P if stride is None else stride
+        allowed = [P] if self.is_timm else [s for s in range(1, P + 1) if not P % s]
+        if stride not in allowed:
+            raise ValueError(
+                f"stride {stride} does not suit this CLIP's patches of {P} pixels: use {_one_of(allowed)}."
+            )
+        if min(H, W) < P:
+            raise ValueError(f"an image of {H} x {W} pixels is smaller than a patch of {P} pixels: enlarge or pad it.")
+        if self.is_timm and not H == W == self.image_size:
+            raise ValueError(f"this CLIP takes {self.image_size} x {self.image_size} pixels only, not {H} x {W}.")
+        return (H - P) // stride + 1, (W - P) // stride + 1
+
+    def patch_features(
+        self, images: Tensor, stride: int | None = None, *, last_block: str | None = None, passes: str = "joint"
+    ) -> Tensor:
+        """f_v: patch tokens of the last layer, CLS dropped; normalised images [B, 3, H, W] -> [B, N, D_v].
+
+        stride: pixels between patches, patch_size if not given; tokens are on the `grid`, N = h * w. Position
+        embeddings are resized bicubically where the grid is not the trained one.
+        last_block: a name of `pacl.clip.baselines.LAST_BLOCKS`, what to read from the last block; `self.last_block` if not
+        given.
+        passes: how a stride s below patch_size P is computed. "joint": the patch convolution sees overlapping patches,
+        and all attend to all (the paper's inference uses 4 with ViT-B/16), which costs time quadratic in N. "shifted":
+        the plain grid of patches on the image shifted by each multiple of s, (P / s)^2 times, each token from the pass
+        that has a patch at its place; time is linear in the number of passes, memory that of one pass and the tokens.
+        Raises ValueError for shapes, strides and names that do not fit.
+        """
+        name = self.last_block if last_block is None else last_block
+        return self.patch_features_by(images, [name], stride, passes=passes)[name]
+
+    @torch.no_grad()
+    def patch_features_by(
+        self, images: Tensor, last_blocks: list[str], stride: int | None = None, *, passes: str = "joint"
+    ) -> dict[str, Tensor]:
+        """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before."""
+        if passes not in PASSES:
+            raise ValueError(f"passes must be joint or shifted, not {passes!r}.")
+        check_last_blocks(self.model.visual, last_blocks)
+        images, stride = self._on_device(images), self.patch_size if stride is None else stride
+        grid = self.grid(*images.shape[2:], stride)
+        with self._precision():
+            if passes == "shifted":
+                return self._shifted_passes(images, stride, grid, last_blocks)
+            return self._tokens(images, stride, grid, last_blocks)
+
+    @torch.no_grad()
+    def project(self, patch_features: Tensor) -> Tensor:
+        """The baseline "CLIP": its own projection of patch tokens into the text's space, [B, N, D_v] -> [B, N, D]."""
+        visual, patch_features = self.model.visual, patch_features.to(self.device)
+        if self.is_timm:
+            return visual.head(visual.trunk.head(visual.trunk.fc_norm(patch_features))).float()
+        if self.tokens == "before_norm":
+            patch_features = visual.ln_post(patch_features)
+        return (patch_features @ visual.proj).float()
+
+    @torch.no_grad()
+    def image_features(self, images: Tensor) -> Tensor:
+        """Embeddings of length 1 of whole images [B, 3, image_size, image_size], as `preprocess` makes them -> [B, D].
+
+        Raises ValueError for images of another size.
+        """
+        images = self._on_device(images)
+        if images.shape[2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images must be {self.image_size} x {self.image_size} pixels, not {list(images.shape[2:])}."
+            )
+        with self._precision():
+            return F.normalize(self.model.encode_image(images).float(), dim=-1)
+
+    @torch.no_grad()
+    def image_and_patch_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`image_features` [B, D] and `patch_features` [B, N, D_v], from one run of the blocks before the last."""
+        if self.is_timm:
+            return self.image_features(images), self.patch_features(images)
+        images, names = self._on_device(images), dict.fromkeys(("clip", self.last_block))
+        with self._precision():
+            whole = self._with_class_token(images, self.patch_size, self.grid(*images.shape[2:]), list(names))
+            class_token = self.model.visual.ln_post(whole["clip"][:, 0].float())
+            features = F.normalize((class_token @ self.model.visual.proj).float(), dim=-1)
+            return features, self._norm(whole[self.last_block][:, 1:].float())
+
+    @torch.no_grad()
+    def text_features(self, prompts: list[str]) -> Tensor:
+        """f_t: embeddings of length 1 of K prompts -> [K, D]. Prompts longer than CLIP's context are cut."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts:
+            return torch.zeros(0, self.dim, device=self.device)
+        tokens = self.tokenizer(prompts)
+        order = tokens.argmax(-1).argsort(stable=True)  # prompts of like length side by side
+        with self._precision():
+            parts = [self._encode_text(part.to(self.device)) for part in tokens[order].split(PROMPTS_AT_ONCE)]
+        return F.normalize(torch.cat(parts)[order.argsort()], dim=-1)
+
+    def _encode_text(self, tokens: Tensor) -> Tensor:
+        """open_clip's encode_text [K, context] -> [K, D], of no more places than the longest prompt fills: causal
+        attention hides the padding behind the end mark, CLIP's highest token, from it.
+        """
+        model, ends = self.model, tokens.argmax(-1)
+        plain = getattr(model, "text_pool_type", "") == "argmax" and isinstance(model.text_projection, Tensor)
+        if not plain or model.attn_mask is None:
+            return model.encode_text(tokens).float()
+        length = int(ends.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+        return (model.ln_final(x)[torch.arange(len(x)), ends] @ model.text_projection).float()
+
+    def _shifted_passes(
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
+    ) -> dict[str, Tensor]:
+        """Token i of a side lies i * stride pixels in, where pass i modulo P / stride has a patch."""
+        every, shape = self.patch_size // stride, (len(images), *grid, self.width)
+        tokens = {name: torch.empty(shape, device=self.device) for name in last_blocks}
+        for row, column in product(range(min(every, grid[0])), range(min(every, grid[1]))):
+            shifted = images[..., row * stride :, column * stride :]
+            part = self.grid(*shifted.shape[2:])
+            for name, x in self._tokens(shifted, self.patch_size, part, last_blocks).items():
+                tokens[name][:, row::every, column::every] = x.unflatten(1, part)
+        return {name: x.flatten(1, 2) for name, x in tokens.items()}
+
+    def _tokens(self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]) -> dict[str, Tensor]:
+        if self.is_timm:
+            trunk = self.model.visual.trunk
+            return dict.fromkeys(last_blocks, trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float())
+        whole = self._with_class_token(images, stride, grid, last_blocks)
+        return {name: self._norm(x[:, 1:].float()) for name, x in whole.items()}
+
+    def _with_class_token(
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
+    ) -> dict[str, Tensor]:
+        """open_clip's transformer, but for the stride, the position embeddings and the last block: its outputs
+        [B, 1 + N, D_v] before the final LayerNorm.
+        """
+        visual = self.model.visual
+        x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
+        x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
+        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
+        x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
+            x = whole_block(block, x)
+        return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()
+
+    def _precision(self):
+        return autocast(self.device.type, self.dtype)
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images must be normalised floats [B, 3, H, W], not {images.dtype} {list(images.shape)}.")
+        return images.to(self.device)
+
+
+def load_clip(
+    name: str,
+    pretrained: str | os.PathLike,
+    *,
+    tokens: str = "after_norm",
+    device: str | torch.device | None = None,
+    dtype: str = "float32",
+    untrained: bool = False,
+) -> FrozenCLIP:
+    """A frozen CLIP.
+
+    name: an open_clip model name ("ViT-B-16"); a label only where pretrained is a folder.
+    pretrained: an open_clip tag ("openai"), looked for in the caches before any network; a local file (safetensors, a
+        state dict, OpenAI's .pt); a folder with open_clip_config.json, weights and, if its vocabulary is its own,
+        bpe.txt.gz; or "random", weights of seed 0. OpenAI's weights get the QuickGELU they were trained with.
+    tokens: what `patch_features` gives: "after_norm" (the last block's output after CLIP's final LayerNorm),
+        "before_norm" (without; the paper does not say which), or "value" (MaskCLIP's values after that LayerNorm).
+    dtype: "float32", or "bfloat16" for autocast where the device has it (pacl.runtime.precision). device: found if not given.
+    Raises FileNotFoundError for weights that are not there, ValueError for names and models it cannot use.
+    """
+    if tokens not in TOKENS or dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"tokens must be {_one_of(TOKENS)} and dtype float32 or bfloat16, not {tokens!r} and {dtype!r}."
+        )
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, tokenizer, config = open_clip_model(name, str(pretrained), untrained=untrained)
+    called, dim = f"{name} {pretrained}", config["embed_dim"]
+    clip = FrozenCLIP(model, tokenizer, dim, name=called, tokens=tokens, device=device, dtype=dtype)
+    clip.random_weights = untrained or str(pretrained) == "random"
+    return clip
+
+
+def resize_position_embedding(embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Position embeddings, the class token's first, bicubically: [1 + h0 * w0, D_v] -> [1 + h * w, D_v]."""
+    if tuple(trained) == tuple(grid):
+        return embedding
+    patches = embedding[1:].T.reshape(1, -1, *trained)  # [1, D_v, h0, w0]
+    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=False)
+    return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
+
+
+def class_text_features(clip: FrozenCLIP, class_names: list[str], templates: list[str]) -> tuple[Tensor, Tensor]:
+    """One embedding a phrase, the mean over templates -> features [M, D], phrase_index [M], the class of each phrase.
+
+    class_names: a class each, its phrases separated by commas. Each prompt's embedding has length 1 before the mean,
+    and the mean after it (paper, appendix: seven templates).
+    Raises ValueError for a template without {} and for a class without a phrase.
+    """
+    if not templates or any("{}" not in template for template in templates):
+        raise ValueError(f"every template needs a {{}} for the class, which {list(templates)} lacks.")
+    phrases = [[phrase.strip() for phrase in name.split(",") if phrase.strip()] for name in class_names]
+    if not all(phrases):
+        raise ValueError(f"class {phrases.index([])} of {len(phrases)} has no name.")
+    prompts = [template.format(phrase) for names in phrases for phrase in names for template in templates]
+    features = clip.text_features(prompts).reshape(-1, len(templates), clip.dim).mean(dim=1)  # [M, D]
+    index = [k for k, names in enumerate(phrases) for _ in names]
+    return F.normalize(features, dim=-1), torch.tensor(index, dtype=torch.long, device=features.device)
+
+
+def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
+    trunk = getattr(visual, "trunk", None)
+    if isinstance(visual, VisionTransformer):
+        squares = all(height == width for height, width in (visual.image_size, visual.patch_size))
+        usable = visual.attn_pool is None and visual.pool_type == "tok" and squares
+    else:
+        plain = type(getattr(trunk, "patch_embed", None)).__name__ == "PatchEmbed"  # one convolution, a grid of patches
+        usable = plain and getattr(trunk, "attn_pool", None) is None and tokens == "after_norm"
+    if not usable:
+        raise ValueError(
+            "this CLIP does not bring patches to the text's space by a projection (attention pooling, a convolutional "
+            "network, or tokens other than after_norm of a timm network), or its images or patches are no squares: use "
+            "a ViT whose class token is projected, as ViT-B-16."
+        )
+    if tokens == "value":
+        check_last_blocks(visual, ["maskclip"])
+
+
+def _one_of(choices: Iterable) -> str:
+    return " or ".join(", ".join(map(str, choices)).rsplit(", ", 1))

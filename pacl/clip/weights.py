@@ -1,0 +1,258 @@
+"""Where the frozen CLIP comes from: open_clip's models, with weights from a cache, a file, a folder or the network (the
+paper starts from OpenAI's CLIP)."""
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import huggingface_hub
+import open_clip
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.pretrained import download_pretrained
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+VOCABULARY = "bpe.txt.gz"
+NETWORK_SECONDS = 5
+FOLDER_BIT = 0x10  # of the attributes in a zip file's directory
+
+
+def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> tuple[torch.nn.Module, object, dict]:
+    """An open_clip model with weights, its tokenizer and its configuration. Errors: `pacl.clip.frozen.load_clip`."""
+    folder = Path(pretrained) if pretrained != "random" and Path(pretrained).is_dir() else None
+    source = f"local-dir:{folder}" if folder else name.replace("/", "-")
+    config = folder_config(folder) if folder else _built_in_config(source)
+    if any(key.startswith("hf_") for key in config["text_cfg"]):
+        raise ValueError(
+            f"{name} reads text with a Hugging Face model or tokenizer, which is not supported: use another CLIP."
+        )
+    if untrained or pretrained == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _build(source, quick_gelu=False)
+    elif folder:
+        weights = _weights_in(folder)
+        _check_size(folder / CONFIG, config, weights)
+        model = _build(source, quick_gelu=False)
+        _load(model, weights, f"the model in {folder / CONFIG}")
+    else:
+        model = _pretrained(source, pretrained, config)
+    return model, _tokenizer(source, folder, config), config
+
+
+def checksum(model: torch.nn.Module) -> str:
+    """16 hexadecimal digits that other weights would change, whatever device or file they came by."""
+    digest = hashlib.blake2b(digest_size=8)
+    for weight in model.parameters():
+        digest.update(weight.detach().float().cpu().contiguous().reshape(-1).numpy())
+    return digest.hexdigest()
+
+
+def folder_config(folder: Path) -> dict:
+    """The model configuration of a folder as open_clip saves them.
+
+    Raises FileNotFoundError if it has none and ValueError if it cannot be read.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no CLIP folder: it needs {CONFIG} and {WEIGHTS[0]}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        towers = ("vision_cfg", "text_cfg")
+        if type(config["embed_dim"]) is not int or not all(isinstance(config[name], dict) for name in towers):
+            raise ValueError
+        return config
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f'{path} is no JSON with a "model_cfg" of a CLIP.') from error
+
+
+def find_cached(tag: dict) -> Path | None:
+    """The weights of an open_clip.get_pretrained_cfg in Hugging Face's cache or ~/.cache/clip; None if in neither."""
+    for repository, filename in _hub_files(tag):
+        found = huggingface_hub.try_to_load_from_cache(
+            repository, filename, cache_dir=huggingface_hub.constants.HF_HUB_CACHE
+        )
+        if isinstance(found, str):
+            return Path(found)
+    downloaded = Path.home() / ".cache" / "clip" / os.path.basename(tag.get("url", ""))
+    return downloaded if downloaded.is_file() else None
+
+
+def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if tag:
+        quick_gelu = tag.get("quick_gelu", False)
+    elif Path(pretrained).is_file():
+        quick_gelu = _trained_with_quick_gelu(Path(pretrained), config)
+    else:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise FileNotFoundError(
+            f"{pretrained!r} is no file, no folder and no open_clip tag of {name} (its tags: {tags})."
+        )
+    if config.get("quick_gelu") and not quick_gelu:
+        raise ValueError(
+            f"{name} computes QuickGELU, but {pretrained!r} was trained without it: use another model name."
+        )
+    weights = (find_cached(tag) or _download(name, pretrained, tag)) if tag else Path(pretrained)
+    model = _build(name, quick_gelu=quick_gelu, preprocess=tag)
+    _load(model, weights, name)
+    return model
+
+
+def _trained_with_quick_gelu(weights: Path, config: dict) -> bool:
+    """A state dict does not tell the activation it was trained with, so its neighbour or a name must."""
+    if (weights.parent / CONFIG).is_file():
+        return bool(folder_config(weights.parent).get("quick_gelu"))
+    return _is_openai_archive(weights) or "openai" in str(weights.resolve()).lower() or bool(config.get("quick_gelu"))
+
+
+def _download(name: str, pretrained: str, tag: dict) -> Path:
+    hub = _hub_files(tag)
+    looked_in = huggingface_hub.constants.HF_HUB_CACHE if hub else Path.home() / ".cache" / "clip"
+    missing = FileNotFoundError(
+        f"the weights {pretrained!r} of {name} are not in {looked_in} and cannot be downloaded from here: run "
+        f"`python -c \"from pacl.clip import load_clip; load_clip('{name}', '{pretrained}')\"` with a network "
+        f"and copy that folder, or give the path of a local weights file instead of {pretrained!r}."
+    )
+    if not _reachable(huggingface_hub.constants.ENDPOINT if hub else tag["url"]):
+        raise missing  # asked first, since huggingface_hub would try each file six times
+    try:
+        return Path(download_pretrained(tag))
+    except (OSError, RuntimeError, HfHubHTTPError) as error:
+        raise missing from error
+
+
+def _hub_files(tag: dict) -> list[tuple[str, str]]:
+    if not tag.get("hf_hub"):
+        return []
+    repository, filename = os.path.split(tag["hf_hub"])
+    names = (os.path.splitext(filename)[0] + ".safetensors", filename) if filename else (WEIGHTS[0], WEIGHTS[2])
+    return [(repository, name) for name in names]
+
+
+def _reachable(url: str) -> bool:
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=NETWORK_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _build(source: str, *, quick_gelu: bool, preprocess: dict | None = None) -> torch.nn.Module:
+    try:
+        with _quiet():  # open_clip warns of random weights; they are loaded next
+            return open_clip.create_model(
+                source,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                force_preprocess_cfg=preprocess,
+                pretrained_text=False,
+            )
+    except Exception as error:  # a folder's configuration may say anything
+        raise ValueError(f"open_clip can build no CLIP from {source} ({error}): check {CONFIG}.") from error
+
+
+def _check_size(path: Path, config: dict, weights: Path) -> None:
+    """Raises ValueError for a configuration of a model that is larger than its weights: it would take any memory."""
+    try:
+        vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
+    except TypeError:
+        return  # open_clip refuses it, too
+    image, patch = _longer_side(vision.image_size), _longer_side(vision.patch_size)
+    towers = [(text.layers, text.width, text.context_length)]
+    if vision.timm_model_name is None and not isinstance(vision.layers, list):  # else no ViT of open_clip's own
+        towers.append((vision.layers, vision.width, (image // patch) ** 2 if _is_size(image, patch) else None))
+    if not _is_size(config["embed_dim"], text.vocab_size, *chain(*towers)):
+        raise ValueError(f"{path} has a size that is no positive whole number.")
+    least = text.vocab_size * text.width + text.context_length**2  # the causal mask
+    least += sum(layers * 4 * width**2 + length * width + config["embed_dim"] for layers, width, length in towers)
+    if least > weights.stat().st_size:
+        raise ValueError(f"{path} is of a model with more than {least:,} numbers, which {weights} does not hold.")
+
+
+def _longer_side(size):
+    """That of [height, width]; anything else as it is."""
+    return max(size) if isinstance(size, list) and size and _is_size(*size) else size
+
+
+def _is_size(*values) -> bool:
+    return all(type(value) is int and value > 0 for value in values)
+
+
+def _load(model: torch.nn.Module, path: Path, name: str) -> None:
+    try:
+        _check_archive(path)
+        if _is_openai_archive(path):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+            sizes = ("input_resolution", "context_length", "vocab_size")
+            model.load_state_dict({key: value for key, value in state.items() if key not in sizes})
+        else:
+            open_clip.load_checkpoint(model, str(path), weights_only=True)
+    except Exception as error:  # the readers raise nearly every kind for a damaged file
+        raise ValueError(f"{path} does not hold weights of {name} that open_clip can read.") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raises BadZipFile for a damaged .pt or .bin archive: torch.jit doesn't look at checksums, and of a file that is
+    marked as a folder torch reads nothing and leaves the weights' memory as it was.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            folders = [e.filename for e in archive.infolist() if e.external_attr & FOLDER_BIT and not e.is_dir()]
+            if damaged := archive.testzip() or folders:
+                raise zipfile.BadZipFile(f"{damaged}")
+
+
+def _is_openai_archive(path: Path) -> bool:
+    """OpenAI's .pt files are TorchScript, which torch.load(weights_only=True) refuses."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # no archive, or a damaged one, for which zipfile raises nearly every kind
+        return False
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder} has a configuration but no weights: it needs {WEIGHTS[0]}.")
+
+
+def _tokenizer(source: str, folder: Path | None, config: dict):
+    if folder and (folder / VOCABULARY).is_file():
+        context_length = config["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+        return open_clip.tokenizer.SimpleTokenizer(bpe_path=str(folder / VOCABULARY), context_length=context_length)
+    return open_clip.get_tokenizer(source)
+
+
+def _built_in_config(name: str) -> dict:
+    if name not in open_clip.list_models():
+        near = ", ".join(difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)) or "ViT-B-16"
+        raise ValueError(f"open_clip has no model {name!r}: did you mean {near}?")
+    return open_clip.get_model_config(name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)

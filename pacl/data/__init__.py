@@ -1,0 +1,1 @@
+"""What every stage reads: pictures, masks, captions and labels in one form, benchmarks, prompts."""

@@ -1,0 +1,112 @@
+"""What a profile reads: images with captions, images with masks, images with labels; prepared once, the same form for
+every source (paper, section 4).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pacl.data.images import Images, Masks, TorchvisionImages
+from pacl.runtime.files import read_json, write_json
+
+
+def store(folder: Path, name: str, source):
+    """What a prepared file says of its pictures: an array is written beside it and named, a list of paths and what
+    `TorchvisionImages` takes are kept as they are.
+    """
+    if isinstance(source, dict):
+        return source
+    if not isinstance(source, np.ndarray):
+        return [str(path) for path in source]
+    np.save(folder / f"{name}.npy", source)
+    return f"{name}.npy"
+
+
+def source_of(folder: Path, stored):
+    if isinstance(stored, dict):
+        return TorchvisionImages(**stored)
+    return read_pictures(folder / stored) if isinstance(stored, str) else stored
+
+
+def read_pictures(path: Path) -> np.ndarray:
+    """The array that `store` wrote, memory-mapped. Raises FileNotFoundError, or ValueError for a torn one."""
+    try:
+        array = np.load(path, mmap_mode="r")
+        if array.dtype != np.uint8 or array.ndim != 3 and (array.ndim != 4 or array.shape[-1] != 3):
+            raise ValueError(f"{array.dtype} {list(array.shape)}")
+        return array
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: run the stage that writes it.") from None
+    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged header
+        raise ValueError(
+            f"{path} is no whole array of pictures ({error}): remove it and run the stage that writes it again."
+        ) from None
+
+
+def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> None:
+    """images: uint8 [M, H, W, 3] or M paths; captions: for each image the list of its captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{split}.json", {"images": store(folder, f"{split}_images", images), "captions": captions})
+
+
+def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
+    content = read_json(folder / f"{split}.json", "images", "captions")
+    return Images(source_of(folder, content["images"])), content["captions"]
+
+
+def write_scenes(folder: Path, split: str, images, masks, benchmarks: dict, image_set: str = "") -> None:
+    """Images and masks that several benchmarks share; benchmarks of other images are another image set.
+
+    benchmarks: name -> {"classes": one string a class with its phrases comma-separated, "table": 256 integers from a
+    mask's values to class indices}, and what else is to be said of it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "_".join(filter(None, (split, image_set)))
+    content = {
+        "images": store(folder, f"{name}_scenes", images),
+        "masks": store(folder, f"{name}_masks", masks),
+        "benchmarks": benchmarks,
+    }
+    write_json(folder / f"{name}_scenes.json", content)
+
+
+def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, tuple[Images, Masks, dict]]:
+    """Every image set of a split, by name: images, masks, and its benchmarks as they were written.
+
+    The mini world's only set has the name "". Raises FileNotFoundError where there is none, unless none is needed.
+    """
+    paths = sorted(folder.glob(f"{split}_*scenes.json"))
+    if needed and not paths:
+        raise FileNotFoundError(f"{folder} has no {split} scenes: run `dvc repro`, or the notebook before this one.")
+    sets = {
+        path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_json(
+            path, "images", "masks", "benchmarks"
+        )
+        for path in paths
+    }
+    return {
+        name: (Images(source_of(folder, one["images"])), Masks(source_of(folder, one["masks"])), one["benchmarks"])
+        for name, one in sets.items()
+    }
+
+
+def read_scenes(folder: Path, split: str, benchmark: str | None = None) -> tuple[Images, Masks, dict]:
+    """The image set that has a benchmark, by default the only one. Raises ValueError where that is none or several."""
+    sets = all_scenes(folder, split)
+    found = [one for one in sets.values() if benchmark is None or benchmark in one[2]]
+    if len(found) != 1:
+        has = ", ".join(name for _, _, benchmarks in sets.values() for name in benchmarks)
+        raise ValueError(f"{folder}: there is no one set of {split} scenes for {benchmark or 'all of'}: it has {has}.")
+    return found[0]
+
+
+def write_labelled(folder: Path, split: str, set_name: str, images, labels: list[int], classes: list[str]) -> None:
+    """A classification set. images: as `write_pairs` takes them, or what `TorchvisionImages` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"images": store(folder, f"{split}_{set_name}", images), "labels": labels, "classes": classes}
+    write_json(folder / f"{split}_{set_name}.json", content)
+
+
+def read_labelled(folder: Path, split: str, set_name: str) -> tuple[Images, np.ndarray, list[str]]:
+    content = read_json(folder / f"{split}_{set_name}.json", "images", "labels", "classes")
+    return Images(source_of(folder, content["images"])), np.array(content["labels"]), content["classes"]

@@ -1,0 +1,1 @@
+"""The paper's open choices, one at a time."""

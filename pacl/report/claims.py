@@ -1,0 +1,160 @@
+"""Decides which of the paper's claims a run reproduces, by the rules in data/claims.yaml (abstract and section 4)."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import yaml
+
+from pacl.runtime.config import project_root
+from pacl.runtime.files import read_json, write_json
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
+TERMS = (
+    "mIoU: intersection over union of predicted and true pixels, averaged over classes. AUC: area under the ROC curve; "
+    "0.5 is chance. φ (phi): PACL's similarity of an image and a text."
+)  # what stands under each claims table
+
+
+def load_ledger(path: Path | None = None) -> list[dict]:
+    """The claims of data/claims.yaml, in its order."""
+    text = (path or project_root() / "data/claims.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, Loader=yaml.CSafeLoader)  # safe_load's, in C
+
+
+def write_claims(folder: Path, params) -> list[dict]:
+    """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare, model and
+    patch_alignment.
+
+    Raises FileNotFoundError without metrics.json, or prepare.json, which says what the run's data are called and which
+    benchmarks are whole.
+    """
+    prepared = read_json(folder / "prepare.json", "label")
+    setting = {
+        "label": prepared["label"],
+        "source": params.prepare.source,
+        "backbone": params.model.backbone,
+        "pretrained": params.model.pretrained,
+        "all test scenes of": prepared.get("whole benchmarks", []),
+        "patches of": params.patch_alignment.benchmark,
+    }
+    claims = judge(load_ledger(), read_json(folder / "metrics.json"), setting)
+    write_json(folder / "claims.json", claims)
+    return claims
+
+
+def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
+    """One row a claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, else ""), place, kind, rule.
+
+    metrics: as metrics.json holds them, fractions in [0, 1].
+    setting: the run's label (what its data are called), source, backbone, pretrained, "all test scenes of" (a list of
+    benchmarks) and "patches of" (the benchmark of the patch alignment).
+    """
+    return [judge_one(claim, metrics, setting) for claim in ledger]
+
+
+def judge_one(claim: dict, metrics: dict, setting: dict) -> dict:
+    measured, reason = "not measured", untestable(claim, setting)
+    quantities = [quantity(metrics, condition) for condition in claim["rule"]]
+    if not reason and None in quantities:
+        lacking = claim["rule"][quantities.index(None)]
+        reason = f"metrics.json lacks {needed(lacking)}"
+    elif None not in quantities and comparable(claim, setting):
+        measured = f"{shown(claim, metrics, quantities)} ({setting['label']})"
+    holds = [satisfied(value, condition) for value, condition in zip(quantities, claim["rule"], strict=True)]
+    verdict = NOT_TESTED if reason else REPRODUCED if all(holds) else NOT_REPRODUCED
+    row = {
+        "id": claim["id"],
+        "claim": claim["claim"],
+        "paper": claim["paper"],
+        "measured": measured,
+        "verdict": verdict,
+    }
+    return row | {"reason": reason, "place": claim["place"], "kind": claim["kind"], "rule": claim["words"].strip()}
+
+
+def untestable(claim: dict, setting: dict) -> str:
+    """Why this run can't decide the claim whatever it measures, "" if it can."""
+    if setting["pretrained"] == "random":
+        return "the weights are random"
+    wanted = claim.get("setting", {})
+    other = [f"{key} {value}" for key, value in wanted.items() if value not in as_list(setting[key])]
+    return f"needs the paper's setting ({', '.join(other)})" if other else ""
+
+
+def as_list(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def comparable(claim: dict, setting: dict) -> bool:
+    """Whether the measured value may stand beside the paper's: the mini world's may not, nor random weights'."""
+    return setting["pretrained"] != "random" and (claim["kind"] != "number" or setting["source"] != "miniworld")
+
+
+def value_at(tree: dict, path: str):
+    """The value at a dotted path, None where there is none."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def quantity(metrics: dict, condition: dict) -> float | None:
+    """What a condition compares with its bound; None where metrics lack a part of it."""
+    if "over" not in condition:
+        return difference(metrics, condition)
+    entries = value_at(metrics, condition["over"]) or {}
+    differences = [difference(entry, condition) for entry in entries.values()]
+    if len(differences) < condition["sets"] or None in differences:
+        return None
+    taken = {"mean": sum(differences) / len(differences), "not_worse": sum(d >= 0 for d in differences)}
+    return (taken | {"better": sum(d > 0 for d in differences), "count": len(differences)})[condition["take"]]
+
+
+def difference(tree: dict, condition: dict) -> float | None:
+    """The value, less that at `minus`, to six decimals: a tie in metrics.json is then a tie."""
+    parts = [value_at(tree, condition[key]) for key in ("value", "minus") if key in condition]
+    known = all(isinstance(part, (int, float)) and part == part for part in parts)  # NaN is no measurement
+    return round(parts[0] - sum(parts[1:]), 6) if known else None
+
+
+def needed(condition: dict) -> str:
+    """The path or paths a condition reads, in words."""
+    paths = " and ".join(condition[key] for key in ("value", "minus") if key in condition)
+    return f"{paths} of {condition['sets']} sets in {condition['over']}" if "over" in condition else paths
+
+
+def satisfied(value: float | None, condition: dict) -> bool:
+    bounds = {"at_least": lambda a, b: a >= b, "above": lambda a, b: a > b, "at_most": lambda a, b: a <= b}
+    return value is not None and all(
+        holds(value, condition[name]) for name, holds in bounds.items() if name in condition
+    )
+
+
+def shown(claim: dict, metrics: dict, quantities: list) -> str:
+    """The claim's `measured` with its {path or name:format} filled in."""
+    named = {
+        condition["name"]: value
+        for condition, value in zip(claim["rule"], quantities, strict=True)
+        if "name" in condition
+    }
+
+    def filled(match: re.Match) -> str:
+        path, form = match.groups()
+        value = named[path] if path in named else value_at(metrics, path)
+        return (f"{100 * value:+.1f} points" if form == "points" else format(value, form)).replace("-", "−")
+
+    return re.sub(r"\{([\w.]+):([^}]+)\}", filled, claim["measured"])
+
+
+def as_text(claims: list[dict], widths=(15, 44, 27, 40)) -> str:
+    """The claims as aligned text, long cells wrapped: verdict, claim, paper, measured."""
+    rows = [("Verdict", "Claim", "Paper", "Measured here")]
+    rows += [(claim["verdict"], claim["claim"], claim["paper"], claim["measured"]) for claim in claims]
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for i in range(max(map(len, cells))):
+            parts = [(cell[i] if i < len(cell) else "").ljust(width) for cell, width in zip(cells, widths, strict=True)]
+            lines.append("  ".join(parts).rstrip())
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([lines[0], rule, *lines[1:]])

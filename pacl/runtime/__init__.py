@@ -1,0 +1,1 @@
+"""What every run stands on: parameters, files, processes, precision."""

@@ -1,0 +1,275 @@
+"""Reads params.yaml, the one place where a run is configured."""
+
+import difflib
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import yaml
+from pydantic import ValidationError
+
+from pacl.runtime.params import SECTIONS, Section, Train
+
+
+class ConfigError(ValueError):
+    """params.yaml, or what was asked of it, is wrong; the message has one sentence per error."""
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which by itself would let the last of two equal keys win."""
+
+    def compose_mapping_node(self, anchor):
+        node, first = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            if (name := (key.tag, str(key.value))) in first:
+                problem = f"{key.value} is already in line {first[name]}: remove one of the two"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            first[name] = key.start_mark.line + 1
+        return node
+
+
+def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
+    """The asked-for sections of a profile: load_params("mini", "train").train.learning_rate.
+
+    path: looked for in the working directory, then in its parents. Only these sections are validated, so a mistake
+    elsewhere doesn't stop this stage; what they must have in common with other sections, too. Raises ConfigError (a
+    ValueError), one sentence per error.
+    """
+    table = read_yaml(find_file(path))
+    profiles = [name for name, value in table.items() if isinstance(value, dict)]
+    if profile not in profiles:
+        raise ConfigError(f"{profile!r} is no profile of {Path(path).name}; it has {', '.join(map(str, profiles))}.")
+    values = table[profile] if isinstance(table[profile], dict) else {}
+    found = {name: read_section(profile, name, values) for name in sections}
+    check_together(profile, found, values, find_file(path).parent)
+    return SimpleNamespace(**found)
+
+
+def project_root(path: str | Path = "params.yaml") -> Path:
+    """The folder that holds params.yaml: the working directory or the nearest parent. Raises ConfigError."""
+    return find_file(path).parent
+
+
+def find_file(path: str | Path) -> Path:
+    """`path` in the working directory or its nearest parent that has it. Raises ConfigError."""
+    here = Path.cwd()
+    found = next((folder / path for folder in (here, *here.parents) if (folder / path).is_file()), None)
+    if found is None:
+        raise ConfigError(f"{path} is neither in {here} nor above it: run this inside the project's folder.")
+    return found
+
+
+def read_yaml(path: Path) -> dict:
+    """The mapping a YAML file holds. Raises ConfigError."""
+    try:
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
+    except Exception as error:  # beside YAMLError, whatever its values' constructors raise
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path.name}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path.name} must hold one section per profile.")
+    return table
+
+
+def read_section(profile: str, name: str, values: dict) -> Section:
+    """One validated section. Raises ConfigError."""
+    if name not in SECTIONS:
+        raise ConfigError(f"{name!r} is no section of a profile; the sections are {', '.join(SECTIONS)}.")
+    if name not in values:
+        raise ConfigError(f"{profile}.{name} is missing.")
+    kind = SECTIONS[name]
+    try:
+        return kind.model_validate(values[name])
+    except ValidationError as error:
+        raise ConfigError("\n".join(sentence(f"{profile}.{name}", kind, e) for e in error.errors())) from None
+
+
+def check_together(profile: str, found: dict[str, Section], values: dict, root: Path) -> None:
+    """Raises ConfigError where a section that was read does not go with another one of its profile."""
+    others = dict(found)
+    for name in {"prepare", "model", "train", "protocols"} & values.keys() - found.keys():
+        with suppress(ConfigError):  # a mistake in a section that was not asked for
+            others[name] = read_section(profile, name, values)
+    errors = [error for name in found for error in CHECKS.get(name, lambda *_: [])(profile, others, root)]
+    if errors:
+        raise ConfigError("\n".join(errors))
+
+
+def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
+    """As many pairs are prepared as will be trained on, but where training reads them from shards."""
+    prepare = sections["prepare"]
+    trained = sections["train"].pairs if "train" in sections and prepare.source != "webdataset" else 0
+    if prepare.train_pairs >= trained:
+        return []
+    path = f"{profile}.prepare.train_pairs"
+    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs."]
+
+
+def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
+    """Token strides divide the patch; the templates, words and benchmarks that are named are there."""
+    protocols = dict(sections["protocols"])
+    strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in protocols.items()}
+    errors = check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
+    known = known_names(sections, root)
+    return errors + [
+        f"{profile}.protocols.{name}.{key} names {value!r}, but must name one of {', '.join(known[key])}."
+        for name, one in protocols.items()
+        for key, values in (
+            ("templates", [one.templates]),
+            ("phrases", [one.phrases]),
+            ("per_benchmark", one.per_benchmark),
+        )
+        for value in values
+        if known[key] and value is not None and value not in known[key]
+    ]
+
+
+def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
+    """What a protocol's keys may name; an empty list where that can't be known."""
+    lists, classes = root / "data/templates.yaml", root / "data/classes"
+    files = sorted(classes.iterdir()) if classes.is_dir() else []
+    benchmarks = [path.stem for path in files if path.suffix == ".txt"] if "prepare" in sections else []
+    return {
+        "templates": list(read_yaml(lists)) if lists.is_file() else [],
+        "phrases": [path.name for path in files if path.is_dir()],
+        "per_benchmark": list(dict.fromkeys(benchmarks + sections["prepare"].benchmarks)) if benchmarks else [],
+    }
+
+
+def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
+    """Its protocols are protocols."""
+    known = dict(sections["protocols"]) if "protocols" in sections else sections["segmentation"].protocols
+    return [
+        f"{profile}.segmentation.protocols.{i} is {name!r}, but must be one of {', '.join(known)}."
+        for i, name in enumerate(sections["segmentation"].protocols)
+        if name not in known
+    ]
+
+
+def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
+    """Every point is a change of parameters that there are but the seed, to values that they may have; its strides
+    divide the patch.
+    """
+    ablations = sections["ablations"]
+    errors = [
+        f"{profile}.ablations.points.{name}.seed can't be a point's own: write it into {profile}.ablations.seeds."
+        for name, point in ablations.points.items()
+        if "seed" in point
+    ]
+    for name, point in ablations.points.items() if "train" in sections else ():
+        changes, place = ablations.base | point, f"{profile}.ablations.points.{name}"
+        own = {key: value for key, value in changes.items() if key not in BESIDE_TRAIN}
+        for kind, changed in ((Train, sections["train"].model_dump() | own), *beside_train(changes, sections)):
+            try:
+                kind.model_validate(changed)
+            except ValidationError as error:
+                errors += [sentence(place, kind, e) for e in error.errors()]
+    strides = {f"ablations.strides.{i}": stride for i, stride in enumerate(ablations.strides)}
+    return errors + check_strides(profile, strides, sections, root)
+
+
+def beside_train(changes: dict, sections: dict) -> list[tuple[type[Section], dict]]:
+    """The other sections that an ablation point changes, as they become."""
+    changed = {key: value for key, value in changes.items() if BESIDE_TRAIN.get(key) == "model"}
+    return [(SECTIONS["model"], sections["model"].model_dump() | changed)] if changed and "model" in sections else []
+
+
+def check_strides(profile: str, strides: dict[str, int], sections: dict, root: Path) -> list[str]:
+    patch = patch_size(sections["model"], root) if "model" in sections else None
+    allowed = [stride for stride in range(1, (patch or 0) + 1) if patch % stride == 0]
+    return [
+        f"{profile}.{path} is {stride}, but must be one of {', '.join(map(str, allowed))}, which divide the patches of "
+        f"{patch} pixels."
+        for path, stride in strides.items()
+        if patch and stride not in allowed
+    ]
+
+
+def patch_size(model: Section, root: Path) -> int | None:
+    """Pixels of a patch as the weights' folder or the model's name (ViT-B-16, ViT-L-14-336) says, else None."""
+    config = root / model.pretrained / "open_clip_config.json"
+    if config.is_file():
+        with suppress(ValueError, KeyError, TypeError):
+            return int(json.loads(config.read_text(encoding="utf-8"))["model_cfg"]["vision_cfg"]["patch_size"])
+    named = re.match(r"ViT-[A-Za-z]+-(\d+)", model.backbone)
+    return int(named[1]) if named else None
+
+
+def sentence(section: str, kind: type[Section], error: dict) -> str:
+    """One of pydantic's errors as a sentence with the value's full path and what is allowed there."""
+    path, value, context = ".".join([section, *map(str, error["loc"])]), error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return f"{path} is missing."
+        case "value_error":
+            return f"{path}: {context['error']}."
+        case "extra_forbidden":
+            return f"{path} is no parameter: {known_keys(kind, error['loc'])}."
+        case "model_type" | "model_attributes_type":
+            return f"{path} is {value!r}, but must be a section: {known_keys(kind, (*error['loc'], ''))}."
+    if isinstance(value, str) and (number := as_yaml_number(value)):
+        return f"{path} is the text {value!r}: write {number}, without quotes."
+    return f"{path} is {value!r}, but must be {allowed(error)}."
+
+
+def allowed(error: dict) -> str:
+    """What a value must be, in words."""
+    context = error.get("ctx", {})
+    words = {
+        "literal_error": f"one of {context.get('expected')}",
+        "greater_than": f"above {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"below {context.get('lt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "bool_type": "true or false",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "string_type": "text",
+        "invalid_key": "text",
+        "dict_type": "a section",
+        "tuple_type": "a list",
+        "too_short": f"a list of at least {context.get('min_length')}",
+    }
+    return words.get(error["type"], error["msg"].removeprefix("Input should be "))
+
+
+def known_keys(kind: type[Section], loc: tuple) -> str:
+    """The keys of the (nested) section in which loc's last key was found, the likeliest first named."""
+    for key in loc[:-1]:
+        kind = kind_below(kind, key)
+    near = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1)
+    return f"did you mean {near[0]}" if near else f"there are {', '.join(kind.model_fields)}"
+
+
+def kind_below(kind, key: str) -> type:
+    """The type of what a section, or a table of sections by names of one's own, holds under a key."""
+    if key in getattr(kind, "model_fields", {}):
+        return kind.model_fields[key].annotation
+    return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
+
+
+def as_yaml_number(text: str) -> str | None:
+    """The spelling YAML 1.1 reads as a number (5e-4 -> 5.0e-4), None for a text that is none."""
+    try:
+        float(text)
+    except ValueError:
+        return None
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    if not exponent:
+        return mantissa
+    point = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{point}e{exponent if exponent[0] in '+-' else '+' + exponent}"
+
+
+BESIDE_TRAIN = {"tokens": "model", "templates": "features"}  # what an ablation point may change elsewhere
+CHECKS = {
+    "prepare": check_prepare,
+    "protocols": check_protocols,
+    "segmentation": check_segmentation,
+    "ablations": check_ablations,
+}

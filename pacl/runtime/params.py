@@ -1,0 +1,281 @@
+"""What params.yaml may say: one pydantic model a section of a profile (paper, section 4 and appendix: its
+hyper-parameters).
+
+To add a section: write its class and name it in `Profile`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+BatchSize = Annotated[int, Field(ge=2)]  # a contrastive batch of one pair has no negatives
+Betas = Annotated[tuple[Momentum, Momentum], Field(strict=False)]  # YAML has lists only
+
+
+class Section(BaseModel):
+    """Unknown keys, texts for numbers and later assignments are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Prepare(Section):
+    """source: what is trained on. raw: the folder that holds downloaded data. train_pairs: of shards, how many are
+    unpacked for the ablations. validation_scenes: how many pairs, and scenes of each image set, are held out.
+    benchmarks: those of pacl.sources.segmentation_sets, or folders below raw. classification_sets: those of
+    data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes, classification_images: at most so
+    many of a split, None for all. max_bad_share: of the samples in shards.
+    """
+
+    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
+    raw: str | None
+    seed: Count
+    train_pairs: PositiveInt
+    validation_scenes: PositiveInt
+    test_scenes: PositiveInt | None
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    classification_sets: list[str]
+    classification_images: PositiveInt | None
+    max_bad_share: Fraction
+
+    @model_validator(mode="after")
+    def sources_have_what_they_need(self):
+        if self.source != "miniworld" and self.raw is None:
+            raise ValueError(f"raw must name the folder that holds {self.source}")
+        if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
+            raise ValueError("test_scenes and classification_images must be numbers, as the mini world has no end")
+        return self
+
+
+class Model(Section):
+    backbone: str
+    pretrained: str
+    tokens: Literal["after_norm", "before_norm", "value"]
+    dtype: Literal["float32", "bfloat16"]
+
+
+class Features(Section):
+    """batch_size: images at a time. templates: a list of data/templates.yaml, for noun prompts. nouns: the tagger that
+    finds a caption's nouns, see pacl.data.prompts.nouns.
+    """
+
+    batch_size: PositiveInt
+    templates: str
+    nouns: Literal["textblob", "spacy"]
+
+
+class Train(Section):
+    """products: the type of all_pairs' matrix products. accumulate: parts of a batch whose activations are in memory
+    one after the other; each is computed twice.
+    """
+
+    embedder: Literal["residual", "mlp", "linear"]
+    text_embedder: Literal["frozen", "linear"]
+    scoring: Literal["cosine", "dot"]
+    scale: Positive
+    activation: Literal["softmax", "sigmoid"]
+    pooling: Literal["all_pairs", "matched_only"]
+    products: Literal["float32", "bfloat16"] = "float32"
+    pairs: PositiveInt
+    noun_share: Fraction
+    mask_same_text: bool
+    batch_size: BatchSize
+    epochs: PositiveInt
+    learning_rate: Positive
+    betas: Betas
+    eps: Positive
+    weight_decay: NonNegative
+    warmup_steps: Count
+    max_logit_scale: Annotated[float, Field(ge=15, allow_inf_nan=False)]  # CLIP's starts at 1 / 0.07
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
+    accumulate: PositiveInt
+    seed: Count
+
+    @model_validator(mode="after")
+    def steps_add_up(self):
+        if self.pairs < self.batch_size:
+            raise ValueError(f"pairs ({self.pairs}) must be at least batch_size ({self.batch_size})")
+        steps = self.epochs * (self.pairs // self.batch_size)
+        if self.warmup_steps >= steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below all of its {steps} steps")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})")
+        return self
+
+
+class OnBenchmark(Section):
+    """What a protocol changes on one benchmark; None for nothing."""
+
+    short_side: PositiveInt | None = None
+    logit_scale: Positive | None = None
+    background_threshold: NonNegative | None = None
+
+
+class Protocol(Section):
+    """How an image is segmented; by default the whole image as it is, at CLIP's own patches and logit scale, and no
+    background rule.
+
+    short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
+    sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
+    tokens, None for CLIP's patch size; passes: whether the tokens of a stride below the patch size come from one
+    "joint" pass or from "shifted" ones of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml.
+    phrases: whose words for the classes, where a benchmark has such a list ("sclip": data/classes/sclip, with words for
+    the background, too); None for the classes' names. logit_scale, background_rule and background_threshold: see
+    pacl.label_maps.predict; the rule applies where a benchmark has a background class. per_benchmark: what differs on a
+    benchmark of that name.
+    """
+
+    short_side: PositiveInt | None = None
+    window: PositiveInt | None = None
+    window_stride: PositiveInt | None = None
+    token_stride: PositiveInt | None = None
+    passes: Literal["joint", "shifted"] = "joint"
+    templates: str = "seven"
+    phrases: str | None = None
+    logit_scale: Positive = 100.0
+    background_rule: Literal["none", "entropy", "probability"] = "none"
+    background_threshold: NonNegative = 0.0
+    per_benchmark: dict[str, OnBenchmark] = {}
+
+    def on(self, benchmark: str) -> "Protocol":
+        """The protocol with what it changes on a benchmark of that name."""
+        changes = self.per_benchmark.get(benchmark, OnBenchmark()).model_dump(exclude_none=True)
+        return self.model_copy(update=changes)
+
+    @model_validator(mode="after")
+    def windows_cover_the_image(self):
+        if (self.window is None) != (self.window_stride is None):
+            raise ValueError("window and window_stride must both be numbers or both null")
+        if self.window is not None and self.window_stride > self.window:
+            raise ValueError(f"window_stride ({self.window_stride}) must be at most window ({self.window})")
+        return self
+
+    @model_validator(mode="after")
+    def probabilities_are_at_most_1(self):
+        places = {"": self, **{f"per_benchmark.{name}.": self.on(name) for name in self.per_benchmark}}
+        for place, one in places.items():
+            if one.background_rule == "probability" and one.background_threshold > 1:
+                raise ValueError(
+                    f"{place}background_threshold ({one.background_threshold}) must be at most 1 with rule probability"
+                )
+        return self
+
+
+class Protocols(Section):
+    """Protocols by name; beside these three, any other section under `protocols` is one, too."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Protocol]
+    native: Protocol
+    sclip: Protocol
+    tcl: Protocol
+
+    def named(self, names: list[str]) -> dict[str, Protocol]:
+        """Raises ValueError for a name that has no section."""
+        known = dict(self)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no protocol {name}: params.yaml's protocols are {', '.join(known)}.")
+        return {name: known[name] for name in names}
+
+
+MethodName = Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]
+
+
+class PatchAlignment(Section):
+    benchmark: str
+    batch_size: PositiveInt
+    templates: str
+    pairs: PositiveInt
+    methods: list[MethodName]
+    seed: Count
+
+
+class Segmentation(Section):
+    benchmarks: Annotated[list[str], Field(min_length=1)]
+    protocols: Annotated[list[str], Field(min_length=1)]
+    methods: list[MethodName]
+    batch_size: PositiveInt
+    shown: PositiveInt
+
+    @model_validator(mode="after")
+    def clip_and_pacl_are_compared(self):
+        if missing := [name for name in ("clip", "pacl") if name not in self.methods]:
+            raise ValueError(f"methods must name {' and '.join(missing)}, as clip and pacl are what is compared")
+        return self
+
+
+class Classification(Section):
+    sets: list[str]
+    templates: str
+    batch_size: PositiveInt
+    weights: Annotated[list[Fraction], Field(min_length=1)]
+
+
+class Ablations(Section):
+    """base: the train parameters that all points change, to be quick; points: name -> what it changes beside, in train,
+    or `tokens` of model, or `templates` of features. inference_scenes: the first test scenes that are read in several
+    ways, strides the token strides among them.
+    """
+
+    base: dict
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    strides: Annotated[list[PositiveInt], Field(min_length=1)]
+    inference_scenes: PositiveInt
+    points: dict[str, dict]
+
+
+class Pretrain(Section):
+    """The mini world's CLIP; sizes as open_clip names them."""
+
+    world_seed: Count
+    scenes: PositiveInt
+    image_size: PositiveInt
+    patch_size: PositiveInt
+    width: PositiveInt
+    layers: PositiveInt
+    head_width: PositiveInt
+    embed_dim: PositiveInt
+    context_length: PositiveInt
+    text_width: PositiveInt
+    text_layers: PositiveInt
+    batch_size: BatchSize
+    epochs: PositiveInt
+    learning_rate: Positive
+    weight_decay: NonNegative
+    seed: Count
+
+    @model_validator(mode="after")
+    def sizes_divide(self):
+        for part, whole in (("patch_size", "image_size"), ("head_width", "width"), ("head_width", "text_width")):
+            if getattr(self, whole) % getattr(self, part):
+                divisors = [n for n in range(1, getattr(self, whole) + 1) if getattr(self, whole) % n == 0]
+                raise ValueError(
+                    f"{part} ({getattr(self, part)}) must divide {whole} ({getattr(self, whole)}): one of "
+                    f"{', '.join(map(str, divisors))}"
+                )
+        return self
+
+
+class Profile(Section):
+    """The sections of a profile, in params.yaml's order."""
+
+    prepare: Prepare
+    model: Model
+    features: Features
+    train: Train
+    protocols: Protocols
+    patch_alignment: PatchAlignment
+    segmentation: Segmentation
+    classification: Classification
+    ablations: Ablations
+
+
+SECTIONS = {name: field.annotation for name, field in Profile.model_fields.items()} | {
+    "pretrain": Pretrain
+}  # the last is `miniclip:`'s

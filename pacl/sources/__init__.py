@@ -1,0 +1,1 @@
+"""Brings each source, drawn or downloaded, into the form that `pacl.data` reads."""

@@ -1,0 +1,295 @@
+"""Segmentation benchmarks in their official layouts, and any folder of images and masks (paper, section 4).
+
+Benchmarks that share images and masks are one image set. A benchmark is a list of classes and a table from a mask's
+values to them.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pacl.data.benchmark import IGNORE, target_of
+from pacl.data.images import Masks
+from pacl.runtime.config import project_root
+from pacl.sources.layouts import class_list, files, lines_of, numbered_lines, partial, parts_of
+
+NO_LABEL = -1  # in a table: a value that no mask of the benchmark holds
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values of COCO-Stuff that no class has
+CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # of the 19 classes
+# Classes of Pascal Context that fill most of its pixels, by which the two orders of its labels are told apart.
+CONTEXT_COMMON = ("sky", "wall", "grass", "ground", "person", "building", "tree", "water", "road", "floor")
+CONTEXT_SPELLINGS = {"bedcloth": "bedclothes", "clothes": "cloth", "diningtable": "table"}
+ORDER_MASKS = 100  # are read to check the order
+
+FLICKR_TERMS = "research; the photos' Flickr terms"
+VOC = {
+    "name": "PASCAL VOC 2012",
+    "key": "voc",
+    "folder": "VOCdevkit/VOC2012",
+    "benchmarks": ("voc20", "voc21"),
+    "test": "val",
+    "validation": "train",
+    "sizes": {"train": 1464, "val": 1449, "trainval": 2913},
+    "parts": {
+        "split": ("ImageSets/Segmentation/{split}.txt",),
+        "photos": ("JPEGImages",),
+        "masks": ("SegmentationClass",),
+    },
+    "get": "unpack VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012 in {folder.parent.parent}",
+    "terms": FLICKR_TERMS,
+}
+CONTEXT = {
+    "name": "Pascal Context",
+    "key": "context",
+    "folder": "VOCdevkit/VOC2010",
+    "benchmarks": ("context59", "context60"),
+    "test": "val",
+    "validation": "train",
+    "sizes": {"train": (4998, 4996), "val": (5105, 5104)},  # VOC 2010's lists, and those of the field's evaluators
+    "parts": {
+        "split": ("ImageSets/SegmentationContext/{split}.txt", "ImageSets/Main/{split}.txt"),
+        "photos": ("JPEGImages",),
+        "masks": ("SegmentationClassContext", "59_context_labels"),
+    },
+    "get": "unpack VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC/voc2010 in {folder.parent.parent}, "
+    "and make the masks by mmsegmentation's tools/dataset_converters/pascal_context.py, or unpack "
+    "59_context_labels.tar.gz and 59_labels.txt of cs.stanford.edu/~roozbeh/pascal-context",
+    "terms": FLICKR_TERMS,
+}
+COCO_STUFF = {
+    "name": "COCO-Stuff 164k",
+    "key": "coco_stuff",
+    "folder": "coco_stuff164k",
+    "benchmarks": ("coco_stuff", "coco_object"),
+    "test": "val2017",
+    "validation": "train2017",
+    "sizes": {"train2017": 118287, "val2017": 5000},
+    "parts": {"photos": ("images/{split}",), "masks": ("annotations/{split}",)},
+    "mask_suffixes": ("", "_labelTrainIds"),
+    "get": "unpack val2017.zip of images.cocodataset.org/zips in {folder}/images, stuffthingmaps_trainval2017.zip of "
+    "calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset in {folder}/annotations",
+    "terms": "annotations CC BY 4.0; the photos' Flickr terms",
+}
+ADE20K = {
+    "name": "ADE20K",
+    "key": "ade20k",
+    "folder": "ADEChallengeData2016",
+    "benchmarks": ("ade20k",),
+    "test": "validation",
+    "validation": "training",
+    "sizes": {"training": 20210, "validation": 2000},
+    "parts": {"photos": ("images/{split}",), "masks": ("annotations/{split}",)},
+    "get": "unpack ADEChallengeData2016.zip of data.csail.mit.edu/places/ADEchallenge in {folder.parent}",
+    "terms": "non-commercial research",
+}
+CITYSCAPES = {
+    "name": "Cityscapes",
+    "key": "cityscapes",
+    "folder": "cityscapes",
+    "benchmarks": ("cityscapes",),
+    "test": "val",
+    "validation": "train",
+    "sizes": {"train": 2975, "val": 500},
+    "parts": {"photos": ("leftImg8bit/{split}",), "masks": ("gtFine/{split}",)},
+    "photo_suffix": "_leftImg8bit",
+    "mask_suffixes": ("_gtFine_labelIds", "_gtFine_labelTrainIds"),
+    "get": "register at cityscapes-dataset.com, unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip in "
+    "{folder}",
+    "terms": "non-commercial research",
+}
+IMAGE_SETS = (VOC, CONTEXT, COCO_STUFF, ADE20K, CITYSCAPES)
+
+
+def own_set(name: str) -> dict:
+    """A folder of one's own: images/, masks/ with the same names as PNG, classes.txt, line i for the value i."""
+    known = ", ".join(benchmark for known in IMAGE_SETS for benchmark in known["benchmarks"])
+    return {
+        "name": name,
+        "key": name.strip("/").replace("/", "_"),  # part of a file's name
+        "folder": name,
+        "benchmarks": (name,),
+        "test": "all",
+        "validation": None,
+        "sizes": {},
+        "parts": {"photos": ("images",), "masks": ("masks",), "classes": ("classes.txt",)},
+        "get": f"put them there, or name one of {known}",
+        "terms": "your own",
+    }
+
+
+def image_sets(names: list[str]) -> list[tuple[dict, list[str]]]:
+    """The image sets of the named benchmarks, each with its named ones. Raises ValueError for two sets of one name."""
+    set_of = {benchmark: known for known in IMAGE_SETS for benchmark in known["benchmarks"]}
+    sets = {}
+    for one in (set_of.get(name) or own_set(name) for name in names):
+        if sets.setdefault(one["key"], one)["name"] != one["name"]:
+            raise ValueError(f"benchmark {one['name']}: {sets[one['key']]['name']} is called so, too: rename it.")
+    return [(one, [name for name in names if name in one["benchmarks"]]) for one in sets.values()]
+
+
+def check_benchmarks(raw: Path, names: list[str]) -> list[tuple]:
+    """What `check_present` must find for the test scenes of the named benchmarks."""
+    return [(raw / one["folder"], one, one["test"]) for one, _ in image_sets(names)]
+
+
+def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], list[Path], str]:
+    """The images and masks of a split of an image set, and a sentence if that isn't the whole split, else "".
+
+    In the order of the official list, or of the names. Images without a mask are left out. Raises FileNotFoundError
+    where a part, or every pair, is missing, and ValueError for another split.
+    """
+    if dataset["sizes"] and split not in dataset["sizes"]:
+        raise ValueError(
+            f"{split!r} is no split of {dataset['name']} that has masks: use {', '.join(dataset['sizes'])}."
+        )
+    paths = parts_of(folder, dataset, split)
+    photos = files(paths["photos"], PHOTO_SUFFIXES, dataset.get("photo_suffix", ""))
+    names = [line.split()[0] for line in lines_of(paths["split"])] if "split" in paths else sorted(photos)
+    for suffix in dataset.get("mask_suffixes", ("",)):
+        masks = files(paths["masks"], {".png"}, suffix)
+        found = [name for name in names if name in photos and name in masks]
+        if found:
+            break
+    else:
+        raise FileNotFoundError(
+            f"{folder} has no image with a mask in {paths['photos']} and {paths['masks']}: unpack it again."
+        )
+    images, masks = [photos[name] for name in found], [masks[name] for name in found]
+    if dataset["sizes"]:
+        return images, masks, partial(dataset, len(found), split)
+    without = len(names) - len(found)
+    return images, masks, f"{dataset['name']}: {without} images have no mask and are left out." if without else ""
+
+
+def check_sizes(images: list[Path], masks: list[Path]) -> None:
+    """Raises ValueError where a mask is of another size than its upright image; reads the files' headers only."""
+    for image_path, mask_path in zip(images, masks, strict=True):
+        try:
+            with Image.open(image_path) as image, Image.open(mask_path) as mask:
+                turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
+                size, other = mask.size, turned.size
+        except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
+            raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
+        if size != other:
+            raise ValueError(
+                f"{mask_path} is {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: "
+                "they must be of one size."
+            )
+
+
+def check_values(masks: list[Path], described: dict[str, dict]) -> None:
+    """Raises ValueError naming a mask with a value that is no class of a benchmark, before anything is computed.
+
+    described: name -> {"classes", "table"}. Reads every mask.
+    """
+    labels = Masks(masks)
+    for i, path in enumerate(masks):
+        values = np.unique(labels[i])[None]
+        for name, one in described.items():
+            try:
+                target_of(values, one["table"])
+            except ValueError as error:
+                raise ValueError(f"{path}, for {name}: {error}") from None
+
+
+def benchmark(name: str, folder: str | Path, masks: list[Path]) -> dict:
+    """A benchmark's {"classes", "table"}, as `pacl.data.prepared.write_scenes` stores it; with {"phrases": {"sclip": [...]}}
+    where that protocol's evaluators give a class other words, or several.
+
+    folder, masks: of its image set; what the masks hold decides the table.
+    """
+    classes = class_list(name) if name in TABLES else numbered_lines(Path(folder) / "classes.txt")
+    table = TABLES[name](Path(folder), masks) if name in TABLES else value_table({k: k for k in range(len(classes))})
+    phrases = project_root() / f"data/classes/sclip/{name}.txt"
+    other = {"phrases": {"sclip": lines_of(phrases)}} if name in TABLES and phrases.is_file() else {}
+    return {"classes": classes, "table": table, **other}
+
+
+def value_table(classes: dict[int, int]) -> list[int]:
+    """256 entries, a mask's value -> its class; 255 is void everywhere, and values not in `classes` are no labels."""
+    return [classes.get(value, IGNORE if value == 255 else NO_LABEL) for value in range(256)]
+
+
+def without_background(count: int) -> list[int]:
+    """Values 1 to count are the classes, 0 is ignored."""
+    return value_table({0: IGNORE} | {value: value - 1 for value in range(1, count + 1)})
+
+
+def context_table(folder: Path, masks: list[Path], *, background: bool) -> list[int]:
+    """Of masks in the alphabetical order or, where 59_labels.txt lies beside them, in the order that it says.
+
+    Raises ValueError for masks that look like ones of the other order.
+    """
+    alphabetical, voc_first = class_list("context59"), class_list("context59_voc_first")
+    listed = next((path for place in ("59_labels.txt", "*/59_labels.txt") for path in folder.glob(place)), None)
+    order = listed_order(listed) if listed else alphabetical
+    check_order(masks, order, voc_first if order == alphabetical else alphabetical)
+    first = 1 if background else 0
+    return value_table(
+        {0: 0 if background else IGNORE} | {v: first + alphabetical.index(c) for v, c in enumerate(order, 1)}
+    )
+
+
+def listed_order(path: Path) -> list[str]:
+    """The class names of 59_labels.txt, lines such as "11: diningtable", in this project's spelling."""
+    names = [line.partition(":")[2].strip() for line in lines_of(path)]
+    names = [CONTEXT_SPELLINGS.get(name, name) for name in names if name != "background"]
+    if sorted(names) != sorted(class_list("context59")):
+        raise ValueError(
+            f"{path} doesn't list Pascal Context's 59 classes, one a line as 1: aeroplane: download it again."
+        )
+    return names
+
+
+def check_order(masks: list[Path], order: list[str], other: list[str]) -> None:
+    """Raises ValueError if the classes that fill most of Pascal Context fill far more in the other order."""
+    pixels = sum(np.bincount(mask.ravel(), minlength=256)[:256] for mask in Masks(masks[:ORDER_MASKS]))
+    common, in_other = (sum(pixels[1 + names.index(name)] for name in CONTEXT_COMMON) for names in (order, other))
+    if in_other > 1.5 * common:
+        raise ValueError(
+            f"the labels in {masks[0].parent} are in the order aeroplane, {other[1]}, {other[2]} ..., but "
+            f"aeroplane, {order[1]}, {order[2]} ... was expected: masks with VOC's classes first need 59_labels.txt "
+            "beside them, masks in alphabetical order must not have it."
+        )
+
+
+def coco_stuff_table(folder: Path, masks: list[Path]) -> list[int]:
+    """Of the raw values (official id - 1), or of train ids where the files are called so."""
+    return value_table({value: value for value in range(171)} if train_ids(masks) else coco_train_ids())
+
+
+def coco_object_table(folder: Path, masks: list[Path]) -> list[int]:
+    """COCO-Stuff's 80 things; all stuff, and what has no label, is background, class 0 (as GroupViT made it)."""
+    ids = {value: value for value in range(171)} if train_ids(masks) else coco_train_ids()
+    return value_table({IGNORE: 0} | {value: index + 1 if index < 80 else 0 for value, index in ids.items()})
+
+
+def coco_train_ids() -> dict[int, int]:
+    return {value: index for index, value in enumerate(v for v in range(182) if v not in COCO_UNUSED)}
+
+
+def cityscapes_table(folder: Path, masks: list[Path]) -> list[int]:
+    """Of the official ids, of which 19 are evaluated, or of train ids where the files are called so."""
+    if train_ids(masks):
+        return value_table({index: index for index in range(19)})
+    ignored = {value: IGNORE for value in range(34)}
+    return value_table(ignored | {value: index for index, value in enumerate(CITYSCAPES_IDS)})
+
+
+def train_ids(masks: list[Path]) -> bool:
+    return masks[0].stem.endswith("_labelTrainIds")
+
+
+TABLES = {
+    "voc20": lambda folder, masks: without_background(20),
+    "voc21": lambda folder, masks: value_table({value: value for value in range(21)}),
+    "context59": functools.partial(context_table, background=False),
+    "context60": functools.partial(context_table, background=True),
+    "coco_stuff": coco_stuff_table,
+    "coco_object": coco_object_table,
+    "ade20k": lambda folder, masks: without_background(150),
+    "cityscapes": cityscapes_table,
+}

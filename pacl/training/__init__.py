@@ -1,0 +1,1 @@
+"""Trains the vision embedder, resumes interrupted runs, and pre-trains the small CLIP."""

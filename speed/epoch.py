@@ -1,0 +1,153 @@
+"""Where the time of an epoch goes, and what a step costs at ViT-B/16's size: python -m speed.epoch. All cores.
+
+The mini world's sizes and training settings, on random tokens and texts, which cost the same.
+"""
+
+import tempfile
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pacl.clip.features import Texts
+from pacl.loss import LogitScale, contrastive_loss
+from pacl.model import VisionEmbedder, compatibility
+from pacl.runtime.config import load_params
+from pacl.runtime.files import write_json
+from speed import compatibility as phi
+from speed import tables
+from speed.measuring import held, in_own_process, medians, product_rate, row
+
+IMAGES, N, WIDTH, NOUNS, TEMPLATES = 5120, 64, 128, 90, 7  # the mini world's, but for a quarter of its images
+LARGE = {"B": 256, "N": 196, "in_dim": 768, "out_dim": 512}  # ViT-B/16 at 224 pixels
+FLOOR = "the embedder's and phi's operations, forward and backward, at a large matrix product's rate"
+
+
+def stand_in(folder: Path) -> tuple[np.ndarray, Texts]:
+    """Tokens [M, N, D_v], float16, memory-mapped, and texts: a caption of its own and two nouns an image."""
+    rng = np.random.default_rng(0)
+    np.save(folder / "patches.npy", rng.standard_normal((IMAGES, N, WIDTH), np.float32).astype(np.float16))
+    np.save(folder / "caption_features.npy", rng.standard_normal((IMAGES, WIDTH)).astype(np.float16))
+    np.save(folder / "noun_features.npy", rng.standard_normal((NOUNS, TEMPLATES, WIDTH)).astype(np.float16))
+    captions, nouns = [[i] for i in range(IMAGES)], rng.integers(NOUNS, size=(IMAGES, 2)).tolist()
+    write_json(folder / "texts.json", {"train": {"captions": captions, "nouns": nouns}})
+    return np.load(folder / "patches.npy", mmap_mode="r"), Texts(folder, "train")
+
+
+class Training:
+    """An embedder with its logit scale and optimiser, and the seconds that each part of its steps took so far."""
+
+    def __init__(self, in_dim: int, out_dim: int, params):
+        torch.manual_seed(0)
+        self.params, self.taken = params, Counter()
+        self.embedder, self.logit_scale = VisionEmbedder(in_dim, out_dim, params.embedder), LogitScale()
+        parameters = [*self.embedder.parameters(), *self.logit_scale.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
+
+    @contextmanager
+    def timed(self, part: str):
+        start = perf_counter()
+        yield
+        self.taken[part] += perf_counter() - start
+
+    def step(self, tokens: Tensor, texts: Tensor, keys: Tensor) -> float:
+        """The loss of tokens [B, N, D_v], texts [B, D] and keys [B] before a step down its gradient."""
+        with self.timed("embedder"):
+            patches = self.embedder(tokens)
+        with self.timed("phi"):
+            similarity = compatibility(patches, texts, scoring=self.params.scoring, scale=self.params.scale)
+        with self.timed("loss"):
+            loss = contrastive_loss(similarity, self.logit_scale(), keys[:, None] == keys)
+        self.optimizer.zero_grad()
+        with self.timed("gradients"):
+            loss.backward()
+        with self.timed("optimiser"):
+            self.optimizer.step()
+        return loss.item()
+
+    def epoch(self, patches: np.ndarray, texts: Texts, rng: np.random.Generator) -> list[float]:
+        """The losses of every whole batch of patches [M, N, D_v] in random order."""
+        losses, size = [], self.params.batch_size
+        for batch in rng.permutation(len(patches))[: len(patches) // size * size].reshape(-1, size):
+            batch = np.sort(batch)
+            with self.timed("reading"):
+                tokens = torch.from_numpy(np.asarray(patches[batch])).float()
+            with self.timed("drawing texts"):
+                drawn, keys = texts.draw(rng, batch, self.params.noun_share)
+            losses.append(self.step(tokens, drawn, keys))
+        return losses
+
+
+def operations(B: int, N: int, in_dim: int, out_dim: int) -> int:
+    """Of a step: forward, and the gradients of the weights and of all but the first layer's inputs; phi's own."""
+    main, skip, last = (2 * B * N * size for size in (in_dim * out_dim, in_dim * out_dim, out_dim * out_dim))
+    return 2 * (main + skip) + 3 * last + phi.operations(B, N, B, out_dim)
+
+
+def mini_epoch(params) -> dict:
+    """An epoch of the mini world's pairs, and its parts."""
+    with tempfile.TemporaryDirectory() as folder:
+        patches, texts = stand_in(Path(folder))
+        training, rng = Training(WIDTH, WIDTH, params), np.random.default_rng(0)
+        training.epoch(patches[: 4 * params.batch_size], texts, rng)  # warms up
+        training.taken.clear()
+        steps = len(training.epoch(patches, texts, rng))
+    in_epoch = params.pairs // params.batch_size
+    parts = {part: seconds / steps * in_epoch for part, seconds in training.taken.items()}
+    return row(
+        f"an epoch of the mini world, {in_epoch} steps of {params.batch_size} pairs",
+        {"ours": sum(parts.values())},
+        floor_seconds=in_epoch * operations(params.batch_size, N, WIDTH, WIDTH) / product_rate(),
+        floor=FLOOR,
+        parts=parts,
+    )
+
+
+def large_batch() -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randn(LARGE["B"], LARGE["N"], LARGE["in_dim"], generator=rng)
+    return tokens, torch.randn(LARGE["B"], LARGE["out_dim"], generator=rng), torch.arange(LARGE["B"])
+
+
+def memory(params) -> float:
+    """GB of a step at ViT-B/16's size with its inputs; to be called in a process of its own."""
+    training = Training(LARGE["in_dim"], LARGE["out_dim"], params)
+    return held(lambda: training.step(*large_batch()))
+
+
+def large_step(params) -> dict:
+    """A training step at ViT-B/16's size."""
+    training, batch = Training(LARGE["in_dim"], LARGE["out_dim"], params), large_batch()
+    taken = medians({"ours": lambda: training.step(*batch)}, 3)
+    return row(
+        f"a training step at ViT-B/16's size, {LARGE['B']} pairs",
+        taken,
+        gigabytes={"ours": in_own_process(memory, params)},
+        floor_seconds=operations(**LARGE) / product_rate(),
+        floor=FLOOR,
+        seconds_a_pair=taken["ours"] / LARGE["B"],
+    )
+
+
+def measure() -> dict:
+    params = load_params("mini", "train").train
+    epoch = mini_epoch(params)
+    whole = epoch["seconds"]["ours"]
+    shares = [f"{part} {seconds / whole:.0%}" for part, seconds in epoch["parts"].items()]
+    return {
+        "threads": torch.get_num_threads(),
+        "rows": [epoch, large_step(params)],
+        "notes": [f"Of the mini world's epoch: {', '.join(shares)}."],
+    }
+
+
+def main() -> None:
+    print(tables.text(measure()["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""How the benchmarks measure: interleaved medians, peak memory in a process of its own, and what the machine can do.
+
+A row of a benchmark is a dict: name; against, what the plain way is; seconds and gigabytes, of "ours" and "plain" where
+there is one; ratio, of ours to plain; targets, for the ratios, or as "seconds_limit" and "gigabytes_limit" for ours
+itself; floor_seconds, what physics asks for, floor, how that was computed, and to_floor, ours in units of it.
+"""
+
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from pacl.runtime.precision import has_bfloat16
+
+MATRIX = 1024  # rows and columns of the matrices whose product gives the machine's rate
+RATE_REPEATS = 20
+COPIED = 2**28  # bytes of the copy that gives its bandwidth: many times a cache
+
+
+def row(
+    name: str,
+    seconds: dict[str, float],
+    *,
+    against: str = "",
+    gigabytes: dict[str, float] | None = None,
+    targets: dict[str, float] | None = None,
+    floor_seconds: float | None = None,
+    floor: str = "",
+    **more,
+) -> dict:
+    """A row of a benchmark with its ratios computed. more: other numbers to keep beside it."""
+    measured = {"seconds": seconds, "gigabytes": gigabytes or {}}
+    ratio = {kind: of["ours"] / of["plain"] for kind, of in measured.items() if {"ours", "plain"} <= of.keys()}
+    result = {"name": name, "against": against, **measured, "ratio": ratio, "targets": targets or {}}
+    if floor_seconds is not None:
+        result |= {"floor_seconds": floor_seconds, "floor": floor}
+        if "ours" in seconds:
+            result["to_floor"] = seconds["ours"] / floor_seconds
+    return result | more
+
+
+def seconds(call: Callable, *arguments) -> float:
+    """Processor time with one thread, which other programs on the machine disturb less, else the clock's."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    call(*arguments)
+    return clock() - start
+
+
+def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call; they take turns, so that a slower minute of the machine is slower for all."""
+    taken = [{name: seconds(call) for name, call in calls.items()} for _ in range(repeats + 1)]
+    return {name: statistics.median(of[name] for of in taken[1:]) for name in calls}  # the first turn warms up
+
+
+def in_own_process(function: Callable, *arguments):
+    """function(*arguments) in a new Python, in which nothing has been imported or allocated yet."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def held(call: Callable[[], object]) -> float:
+    """GB that the process held at most during the call, beyond what it held before. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far becomes what is held now
+    before = _peak()
+    call()
+    return (_peak() - before) / 1e9
+
+
+def _peak() -> int:
+    """Bytes. getrusage would count the parent's memory, too."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+def product_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second in a matrix product that is large enough for the machine's best, with torch's threads."""
+    matrix = torch.randn(MATRIX, MATRIX, dtype=dtype)
+    return 2 * MATRIX**3 / _best(lambda: torch.mm(matrix, matrix))
+
+
+def copy_rate() -> float:
+    """Bytes a second that are read, and written elsewhere, in a large copy in memory."""
+    source = torch.ones(COPIED, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return COPIED / _best(lambda: target.copy_(source))
+
+
+def _best(call: Callable) -> float:
+    """Seconds of the fastest of many calls: what the machine can do when nothing else disturbs it."""
+    return min(seconds(call) for _ in range(RATE_REPEATS))
+
+
+def machine() -> dict:
+    """The machine in words; load: programs that waited for a processor in the last minute, 0 on a quiet machine."""
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def processor() -> str:
+    """Its name, and whether rows that ask for bfloat16 are float32's on it."""
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    lacking = "" if has_bfloat16("cpu") else " without bfloat16 (float32 in its place)"
+    return (models[0] if models else platform.machine()) + lacking
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []

@@ -1,0 +1,130 @@
+"""Small training settings and pairs of random numbers, for all tests that train."""
+
+import json
+import multiprocessing
+import os
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pacl.clip.features import Texts
+from pacl.runtime.params import Train
+from pacl.training import distributed, resume
+from pacl.training.cached import CachedPairs
+from pacl.training.pretrain import model_config, pretrain
+from pacl.training.train import Run, batch_loss, train
+
+B, N, D_v, D = 32, 4, 12, 8
+SETTINGS = dict(
+    embedder="residual", text_embedder="frozen", scoring="cosine", scale=10.0, activation="softmax",
+    pooling="all_pairs", pairs=B, noun_share=0.0, mask_same_text=True, batch_size=B, epochs=2, learning_rate=1e-2,
+    betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup_steps=0, max_logit_scale=100.0, precision="float32",
+    compile=False, accumulate=1, seed=0,
+)  # fmt: skip
+SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, weight_decay=0.1)  # 36 steps
+processes = multiprocessing.get_context("fork")  # which have imported torch and open_clip already
+
+
+def params(**changes):
+    return Train(**SETTINGS | changes)
+
+
+def texts_of(features, numbers, folder, nouns=None):
+    """A Texts whose image i has the caption numbers[i], made of the files that pacl.clip.features writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "caption_features.npy", features.astype(np.float16))
+    np.save(folder / "noun_features.npy", np.zeros((0, 1, D), np.float16) if nouns is None else nouns)
+    found = [[0]] * len(numbers) if nouns is not None else [[]] * len(numbers)
+    table = {"train": {"captions": [[number] for number in numbers], "nouns": found}}
+    (folder / "texts.json").write_text(json.dumps(table))
+    return Texts(folder, "train")
+
+
+def random_pairs(folder, count=B, seed=0):
+    rng = np.random.default_rng(seed)
+    patches = rng.normal(size=(count, N, D_v)).astype(np.float16)
+    text = rng.normal(size=(count, D))
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    return patches, texts_of(text, range(count), folder)
+
+
+def run_training(folder, changes):
+    """What a process of its own does: a state after every step, so that a kill can hit any moment."""
+    resume.SAVE_SECONDS = 0
+    torch.set_num_threads(1)
+    settings = params(**SHORT | changes)
+    patches, texts = random_pairs(folder / f"data {os.getpid()}", 30)
+    train(CachedPairs(patches, texts, settings), settings, validation=(patches, texts), folder=folder / "out/mini")
+
+
+def run_pretraining(folder):
+    """Six epochs of two steps of a tiny CLIP; its weights and history are what is left."""
+    torch.set_num_threads(1)
+    sizes = dict(image_size=16, patch_size=8, width=16, layers=1, head_width=16, embed_dim=8, context_length=8)
+    settings = SimpleNamespace(
+        **sizes, text_width=16, text_layers=1, batch_size=8, epochs=6, learning_rate=3e-3, weight_decay=0.1, seed=0
+    )
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+    captions = [f"caption {i}" for i in range(16)]
+
+    def tokenizer(texts):
+        return torch.arange(len(texts) * 8).reshape(-1, 8) % 90
+
+    model, history = pretrain(
+        images, captions, model_config(settings, 100), tokenizer, settings, resume=folder / "state"
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors"
+    )
+    (folder / "history.json").write_text(json.dumps(history))
+
+
+class UnevenPairs(CachedPairs):
+    """Pairs whose epochs end with a batch that lacks two."""
+
+    def epoch(self, number, rank=0, world=1, start=0):
+        for i, batch in enumerate(super().epoch(number, start=start), start):
+            size = len(batch[0]) - 2 * (i == self.steps - 1)
+            own = np.array_split(np.arange(size), world)[rank]
+            yield tuple(part[own] for part in batch)
+
+
+def train_uneven(folder, changes):
+    """Trains on uneven batches, ends after `stop` steps if the changes have it; the first batch's gradients first."""
+    stop = changes.pop("stop", None)
+    settings = params(**SHORT | {"batch_size": 7, "pairs": 21, "learning_rate": 1e-3, "eps": 1e-4} | changes)
+    pairs = random_pairs(folder / f"data {os.getpid()}", 30)
+    source = UnevenPairs(*pairs, settings)
+    run = Run(source, settings)
+    loss, _ = batch_loss(
+        run.embedder, run.logit_scale(), next(source.epoch(0, distributed.rank(), distributed.world())), settings
+    )
+    loss.backward()
+    distributed.sum_gradients(run.embedder.parameters())
+    first = {name: p.grad for name, p in run.embedder.named_parameters()} | {"scale": run.logit_scale.log_scale.grad}
+    if stop:
+        whole = source.epoch
+        source.epoch = lambda number, *who: (
+            sys.exit("cut") if number * source.steps + i == stop else b for i, b in enumerate(whole(number, *who))
+        )
+    embedder, history = train(source, settings, validation=pairs, folder=folder / "out/mini")
+    return loss.item(), first, {name: tensor.clone() for name, tensor in embedder.state_dict().items()}, history
+
+
+def join_as(rank, world, port):
+    """This process is one of several, as torchrun's variables say it."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def run_rank(rank, world, port, folder, changes):
+    """One of several processes that train together; rank 0 writes what it found."""
+    resume.SAVE_SECONDS = 0
+    join_as(rank, world, port)
+    with distributed.process_group():
+        found = train_uneven(folder, changes)
+        if rank == 0:
+            torch.save(found, folder / "found.pt")

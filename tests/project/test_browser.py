@@ -1,0 +1,287 @@
+"""The report in a real browser: it opens from the disk without a network, sorts, switches, enlarges, prints. And two
+notebooks in a real JupyterLab (python -m pytest -m slow tests/test_browser.py).
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from pacl.checkpoints import save_embedder
+from pacl.clip import load_clip
+from pacl.data.images import Images, Masks
+from pacl.evaluation.viewer import write_viewer
+from pacl.model import VisionEmbedder
+from pacl.report.__main__ import write_report
+from pacl.report.claims import write_claims
+from pacl.runtime.config import load_params
+from pacl.runtime.params import Protocol
+from pacl.segment import Method
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install -e .[dev]")
+ROOT = Path(__file__).parents[2]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+KERNEL_IS_READY = """() => {
+    const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
+    return session?.isReady && session.session?.kernel?.status === "idle";
+}"""
+SECTIONS = ("prepare", "model", "features", "train", "protocols")
+LAB_NOTEBOOKS = ("segment_your_images.ipynb", "00_pacl_explained.ipynb")
+MEASURED = ("patch_alignment", "segmentation", "classification", "ablations")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, tiny_folder) -> Path:
+    """The committed run's report, with a viewer made of three random scenes and two random methods."""
+    folder = tmp_path_factory.mktemp("report") / "mini"
+    shutil.copytree(
+        ROOT / "reports/mini", folder, ignore=shutil.ignore_patterns("*.ipynb", "report.*", "findings.json")
+    )
+    for path in folder.rglob("*.png"):  # as large on the page, and much sooner in it
+        with Image.open(path) as picture:
+            picture.reduce(4).save(path, dpi=[side / 4 for side in picture.info["dpi"]])
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    masks = rng.integers(0, 3, (3, 2, 2), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
+    masks[:, 0, :3] = [0, 1, 2]
+    clip = load_clip("tiny", tiny_folder)
+    benchmark = {"classes": ["cat", "dog", "sea", "</script>"], "table": [0, 1, 2] + [255] * 253}
+    methods = {"clip": Method(clip.project, "clip"), "pacl": Method(lambda x: clip.project(x.flip(-1)), "clip")}
+    protocol = Protocol(templates="seven", logit_scale=40.0)
+    write_viewer(folder / "viewer.json", clip, methods, Images(images), Masks(masks), benchmark, protocol)
+    params = load_params("mini", *SECTIONS, *MEASURED)
+    write_claims(folder, params)
+    return write_report("mini", params, folder)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, report):
+    """Opens the report in a window of a size and theme; at the end nothing may have complained or left the page."""
+    contexts, complaints, requests = [], [], []
+
+    def opened(width=1280, height=900, **settings):
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert {url for url in requests if not url.startswith("data:")} == {report.as_uri()}
+
+
+def column(page, table: str, number: int) -> list[str]:
+    return page.locator(f"{table} tbody tr > :nth-child({number})").all_inner_texts()
+
+
+def test_tables_sort_by_number_by_name_and_with_the_keyboard(opened):
+    page = opened()
+    table = "#segmentation table.sortable >> nth=0"
+    page.evaluate("document.querySelector('#segmentation table.sortable').id = 'measured'")
+    table = "#measured"
+    before = column(page, table, 4)
+    page.click(f"{table} th:nth-child(4) button")
+    numbers = [float(text) for text in column(page, table, 4)]
+    assert numbers == sorted(map(float, before), reverse=True) != list(map(float, before))
+    assert page.get_attribute(f"{table} th:nth-child(4)", "aria-sort") == "descending"
+    page.focus(f"{table} th:nth-child(4) button")
+    page.keyboard.press("Enter")
+    assert [float(text) for text in column(page, table, 4)] == numbers[::-1]
+    page.click(f"{table} th:nth-child(1) button")
+    names = column(page, table, 1)
+    assert names == sorted(names) and page.get_attribute(f"{table} th:nth-child(4)", "aria-sort") is None
+
+
+def test_versions_are_not_sorted_as_numbers(opened):
+    assert opened().locator("#reproducibility th button").all_inner_texts() == ["Package"]
+
+
+def test_the_search_for_logit_scales_fits_on_a_small_desktop_screen(opened):
+    page = opened()
+    table = page.locator("#ablations .tight .scroll")
+    assert table.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_the_viewer_switches_scene_and_prompt(opened):
+    page = opened()
+    pictures = page.locator("#explorer .views img")
+    assert page.locator("#explorer .scenes label").count() == 3
+    assert pictures.count() == 11 and page.locator("#explorer .views figure").count() == 6
+    pictures.last.scroll_into_view_if_needed()
+    assert page.evaluate(
+        "[...document.querySelectorAll('#explorer .views img')].every((image) => image.naturalWidth > 0)"
+    )
+    first = pictures.evaluate_all("images => images.map((image) => image.src)")
+    page.click("#explorer .scenes label >> nth=1")
+    second = pictures.evaluate_all("images => images.map((image) => image.src)")
+    assert first[0] != second[0]
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#explorer .scenes input >> nth=2").is_checked()
+    page.locator("#explorer .prompts label").last.click()
+    assert page.inner_text("#explorer .told").startswith("“</script>” is not in this scene: CLIP takes ")
+    assert "not in this scene" in page.inner_text("#explorer .views")
+    page.click("#explorer .prompts label >> nth=0")
+    assert re.search(r"CLIP IoU \d+\.\d %, PACL IoU \d+\.\d %", page.inner_text("#explorer .told"))
+
+
+def test_a_picture_opens_large_and_closes_with_escape(opened):
+    page = opened()
+    page.locator(".enlarge").first.click()
+    dialog = page.locator("#viewer")
+    assert dialog.is_visible()
+    assert page.locator("#viewer img").get_attribute("src") == page.locator(".enlarge img").first.get_attribute("src")
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_contents_lead_to_their_chapters(opened):
+    page = opened()
+    links = page.locator("nav a")
+    assert links.count() >= 8
+    for target in links.evaluate_all("links => links.map((link) => link.hash)"):
+        assert page.locator(target).count() == 1
+    assert page.locator("nav a[href='#look']").count() == 1
+
+
+def test_a_phone_needs_no_sideways_scrolling_and_folds_the_contents(opened):
+    page = opened(width=390, height=844, has_touch=True, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not page.locator("nav details").evaluate("fold => fold.open")
+
+
+def test_dark_follows_the_system_and_the_button_changes_it(opened):
+    page = opened(color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    assert max(map(int, re.findall(r"\d+", dark)[:3])) < 60
+    page.click("#theme")
+    assert min(map(int, re.findall(r"\d+", page.evaluate(background))[:3])) > 200
+
+
+def test_it_prints(opened):
+    page = opened()
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) > 3
+
+
+def test_paper_is_white_has_no_controls_and_cuts_nothing_off(opened):
+    """A4, 794 pixels wide, of which its margins leave 688; everything unfolded, with a dark system."""
+    page = opened(width=794, color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.add_style_tag(content="body { width: 688px !important; }")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for part in ("#theme", "nav", ".scenes", ".prompts", ".screen"):
+        assert not page.locator(part).first.is_visible(), part
+    wide = "nodes => nodes.map((node) => [node.getBoundingClientRect().right, node.textContent.slice(0, 80)])"
+    for right, text in page.locator("table, img, pre, .bars").evaluate_all(wide):
+        assert right <= 689, text
+
+
+@pytest.fixture
+def jupyterlab(tmp_path, tiny_folder):
+    """A JupyterLab server on a copy of the project with a tiny model in it: its address, and the project."""
+    project = tmp_path / "project"
+    for name in ("notebooks", "data", "checkpoints/mini"):
+        (project / name).mkdir(parents=True)
+    (project / "params.yaml").symlink_to(ROOT / "params.yaml")
+    for path in (ROOT / "data").iterdir():
+        if path.name not in ("prepared", "features", "raw"):
+            (project / "data" / path.name).symlink_to(path)
+    clip = load_clip("miniclip", ROOT / "data/miniclip")
+    about = {"history": [{"logit_scale": 20.0}]}
+    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(clip.width, clip.dim), about)
+    for name in LAB_NOTEBOOKS:
+        shutil.copy(ROOT / "notebooks" / name, project / "notebooks" / name)
+    photos = project / "photos"
+    photos.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(photos / "a.png")
+    given = project / "notebooks/segment_your_images.ipynb"  # as a reader would change its first cell
+    text = given.read_text(encoding="utf-8").replace("ViT-B-16", "tiny", 2)
+    given.write_text(text.replace('pretrained = \\"openai\\"', f'pretrained = \\"{tiny_folder}\\"'), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    settings = [
+        f"--ServerApp.root_dir={project}",
+        "--IdentityProvider.token=here",
+        "--LabApp.expose_app_in_browser=True",
+    ]
+    home = os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    log = (tmp_path / "lab.log").open("w")
+    server = subprocess.Popen([*command, *settings], cwd=project, env=home, stdout=log, stderr=log)
+    yield f"http://127.0.0.1:{port}", project
+    server.terminate()
+    server.wait(30)
+    log.close()
+
+
+def wait_for(address: str, seconds: int = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"{address}/api?token=here", timeout=5)
+            return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail("JupyterLab didn't answer")
+
+
+@pytest.mark.slow
+def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
+    address, project = jupyterlab
+    wait_for(address)
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    sources = {name: (project / "notebooks" / name).read_text(encoding="utf-8") for name in LAB_NOTEBOOKS}
+    for name in LAB_NOTEBOOKS:
+        page = context.new_page()
+        page.goto(f"{address}/lab/workspaces/{name[:2]}/tree/notebooks/{name}?token=here")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+        page.wait_for_function(KERNEL_IS_READY, timeout=120_000)  # before, JupyterLab would ask for a kernel
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        for _ in range(60):
+            page.wait_for_timeout(2000)
+            page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+            cells = nbformat.read(project / "notebooks" / name, as_version=4).cells
+            failed = [o.evalue for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
+            if failed or all(cell.execution_count for cell in cells if cell.cell_type == "code"):
+                break
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        if os.environ.get("PACL_SCREENSHOTS"):
+            page.screenshot(path=Path(os.environ["PACL_SCREENSHOTS"], f"lab_{name}.png"))
+        assert failed == [], name
+        assert all(cell.execution_count for cell in cells if cell.cell_type == "code"), name
+        told = " ".join(o.text for o in outputs if o.get("name") == "stderr")
+        assert "Warning" not in told
+        assert any("image/png" in output.get("data", {}) for output in outputs)
+        page.close()
+        strip = [sys.executable, "-m", "nbstripout", "--extra-keys", "metadata.language_info"]
+        subprocess.run([*strip, project / "notebooks" / name], check=True)
+        assert (project / "notebooks" / name).read_text(encoding="utf-8") == sources[name]
+    assert (project / "photos_segmented/areas.csv").is_file()
+    context.close()

@@ -1,0 +1,384 @@
+"""A claim's verdict follows from its rule and the numbers, and from nothing else."""
+
+import ast
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pacl.clip.features import Texts, patch_tokens, text_features, text_table
+from pacl.data.prepared import read_pairs, read_scenes, write_pairs, write_scenes
+from pacl.report.claims import as_text, judge, load_ledger, quantity, satisfied, write_claims
+from pacl.runtime import processes
+from pacl.runtime.config import load_params
+from pacl.runtime.files import write_json
+from pacl.training.cached import CachedPairs
+from pacl.training.train import train
+
+ROOT = Path(__file__).parents[2]
+MINI = {
+    "label": "mini world, not Pascal VOC",
+    "source": "miniworld",
+    "backbone": "miniclip",
+    "pretrained": "data/miniclip",
+    "all test scenes of": [],
+    "patches of": "coco_stuff",
+}
+PAPER = {
+    "label": "Pascal VOC",
+    "source": "webdataset",
+    "backbone": "ViT-B-16",
+    "pretrained": "openai",
+    "all test scenes of": ["voc20", "voc21", "ade20k"],
+    "patches of": "voc20",
+}
+BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
+
+
+def metrics_with(pacl=0.8, clip=0.4, auc=0.87, sets=12, gain=0.01) -> dict:
+    """Equal values everywhere; each of `sets` classification sets gains `gain` over 0.5."""
+    patches = {
+        "clip": {"accuracy": clip, "auc": auc},
+        "pacl": {"accuracy": pacl, "auc": auc},
+        "random": {"accuracy": 0.1, "auc": 0.5},
+        "colours": {"auc": 0.6},
+    }
+    methods = {"clip": {"miou": clip, "pixel_accuracy": clip}, "pacl": {"miou": pacl, "pixel_accuracy": pacl}}
+    one_set = {"clip": 0.5, "pacl": 0.5 + gain, "ensemble": 0.5 + 2 * gain}
+    return {
+        "patch_alignment": patches,
+        "segmentation": {benchmark: {"native": methods} for benchmark in BENCHMARKS},
+        "classification": {f"set{i}": dict(one_set) for i in range(sets)},
+    }
+
+
+def verdicts(metrics: dict, setting: dict = MINI) -> dict[str, str]:
+    return {row["id"]: row["verdict"] for row in judge(load_ledger(), metrics, setting)}
+
+
+def kinds(kind: str) -> set[str]:
+    return {claim["id"] for claim in load_ledger() if claim["kind"] == kind}
+
+
+def test_ledger_has_every_claim_of_the_paper():
+    in_the_paper = {
+        "clip-coherence",
+        "patch-accuracy-vit-b-16",
+        "patch-accuracy-vit-l-14",
+        "miou-voc-number",
+        "miou-context59-number",
+        "miou-coco-stuff-number",
+        "miou-ade20k-number",
+        "classification",
+        "no-annotation",
+    }
+    as_directions = {
+        "patch-accuracy",
+        "classification-with-clip",
+        *(f"miou-{name.replace('_', '-')}" for name in BENCHMARKS),
+    }
+    claims = load_ledger()
+    assert {claim["id"] for claim in claims} == in_the_paper | as_directions
+    assert len(claims) == len({claim["id"] for claim in claims})
+    values = {claim["id"]: claim["paper"] for claim in claims}
+    assert values["patch-accuracy-vit-b-16"] == "52.49 → 96.51" and values["patch-accuracy-vit-l-14"] == "27.91 → 95.33"
+    assert [values[f"miou-{name}-number"] for name in ("voc", "context59", "coco-stuff", "ade20k")] == [
+        "72.3",
+        "50.1",
+        "38.8",
+        "31.4",
+    ]
+
+
+def test_in_the_mini_world_directions_are_decided_and_numbers_are_not():
+    rows = judge(load_ledger(), metrics_with(), MINI)
+    for row in rows:
+        expected = "not tested" if row["id"] in kinds("number") else "reproduced"
+        assert row["verdict"] == expected, row
+        assert ("mini world, not Pascal VOC" in row["measured"]) == (expected == "reproduced")
+        assert bool(row["reason"]) == (expected == "not tested")
+    assert (
+        next(row for row in rows if row["id"] == "patch-accuracy")["measured"]
+        == "40.0% → 80.0% (mini world, not Pascal VOC)"
+    )
+
+
+def test_a_worse_pacl_reproduces_no_direction():
+    found = verdicts(metrics_with(pacl=0.3, auc=0.6, gain=-0.01))
+    assert {found[name] for name in kinds("direction")} == {"not reproduced"}
+    level = verdicts(metrics_with(pacl=0.4))
+    compared = {"patch-accuracy", *(f"miou-{name.replace('_', '-')}" for name in BENCHMARKS)}
+    assert {level[name] for name in compared} == {"not reproduced"}, "equal is not above"
+    for control in ("random", "colours"):
+        no_better = metrics_with(auc=0.9)
+        no_better["patch_alignment"][control]["auc"] = 0.9
+        assert verdicts(no_better)["clip-coherence"] == "not reproduced"
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_benchmark_where_pacls_miou_is_no_better_fails_its_own_claim_only(benchmark):
+    metrics = metrics_with()
+    level = {"clip": {"miou": 0.5, "pixel_accuracy": 0.6}, "pacl": {"miou": 0.5, "pixel_accuracy": 0.7}}
+    metrics["segmentation"][benchmark] = {"native": level, "tcl": metrics["segmentation"][benchmark]["native"]}
+    found = verdicts(metrics)
+    failed = {name for name in kinds("direction") if found[name] != "reproduced"}
+    assert failed == {f"miou-{benchmark.replace('_', '-')}"}
+
+
+def test_tokens_are_coherent_from_an_auc_of_seven_tenths_on():
+    found = [verdicts(metrics_with(auc=auc))["clip-coherence"] for auc in (0.7, 0.6999)]
+    assert found == ["reproduced", "not reproduced"]
+
+
+def test_random_weights_test_nothing():
+    rows = judge(load_ledger(), metrics_with(), PAPER | {"pretrained": "random"})
+    assert {row["verdict"] for row in rows} == {"not tested"} and {row["measured"] for row in rows} == {"not measured"}
+
+
+def test_numbers_are_decided_in_the_papers_setting_only():
+    assert verdicts(metrics_with(pacl=0.96, clip=0.525), PAPER)["patch-accuracy-vit-b-16"] == "reproduced"
+    assert verdicts(metrics_with(pacl=0.95, clip=0.525), PAPER)["patch-accuracy-vit-b-16"] == "not reproduced"
+    for other in (0.6, 0.4):  # a CLIP that is worse than the paper's shows another measure, too
+        assert verdicts(metrics_with(pacl=0.96, clip=other), PAPER)["patch-accuracy-vit-b-16"] == "not reproduced"
+    for changed in ({"all test scenes of": ["voc21", "ade20k"]}, {"patches of": "coco_stuff"}):
+        found = verdicts(metrics_with(pacl=0.96, clip=0.525), PAPER | changed)
+        assert found["patch-accuracy-vit-b-16"] == "not tested"
+    assert verdicts(metrics_with(pacl=0.96, clip=0.525), PAPER)["patch-accuracy-vit-l-14"] == "not tested"
+    found = judge(load_ledger(), metrics_with(pacl=0.5), PAPER | {"label": "Flickr8k", "source": "flickr8k"})
+    voc = next(row for row in found if row["id"] == "miou-voc-number")
+    assert voc["verdict"] == "not tested" and voc["measured"] == "50.0% (Flickr8k)"
+    assert voc["reason"] == "needs the paper's setting (source webdataset)"
+
+
+@pytest.mark.parametrize(("backbone", "clip", "pacl"), [("ViT-B-16", 0.5249, 0.9651), ("ViT-L-14", 0.2791, 0.9533)])
+def test_the_papers_patch_accuracies_are_met_within_a_point(backbone, clip, pacl):
+    def verdict(clip, pacl):
+        found = verdicts(metrics_with(round(pacl, 4), round(clip, 4)), PAPER | {"backbone": backbone})
+        return found[f"patch-accuracy-{backbone.lower()}"]
+
+    met = [(clip - 0.01, pacl - 0.01), (clip + 0.01, 1.0)]
+    missed = [(clip - 0.0101, pacl), (clip + 0.0101, pacl), (clip, pacl - 0.0101)]
+    assert [verdict(*one) for one in met + missed] == ["reproduced"] * 2 + ["not reproduced"] * 3
+
+
+@pytest.mark.parametrize(
+    ("claim", "benchmark", "paper"),
+    [
+        ("miou-voc-number", "voc21", 0.723),
+        ("miou-context59-number", "context59", 0.501),
+        ("miou-coco-stuff-number", "coco_stuff", 0.388),
+        ("miou-ade20k-number", "ade20k", 0.314),
+    ],
+)
+def test_a_miou_of_the_papers_is_met_within_a_point_by_pacl_on_all_of_that_benchmark(claim, benchmark, paper):
+    for below, verdict in ((0.01, "reproduced"), (0.0101, "not reproduced")):
+        miou = round(paper - below, 4)
+        metrics = metrics_with(pacl=0.0 if verdict == "reproduced" else 1.0, clip=0.0)  # elsewhere
+        metrics["segmentation"][benchmark]["native"] = {"clip": {"miou": 0.1}, "pacl": {"miou": miou}}
+        (row,) = (
+            one
+            for one in judge(load_ledger(), metrics, PAPER | {"all test scenes of": [benchmark]})
+            if one["id"] == claim
+        )
+        assert (row["verdict"], row["measured"]) == (verdict, f"{miou:.1%} (Pascal VOC)")
+    others = [name for name in BENCHMARKS if name != benchmark]
+    assert verdicts(metrics, PAPER | {"all test scenes of": others})[claim] == "not tested"
+
+
+def test_a_part_of_a_benchmark_reproduces_no_number_of_it():
+    rows = {row["id"]: row for row in judge(load_ledger(), metrics_with(pacl=0.8), PAPER)}
+    assert rows["miou-voc-number"]["verdict"] == rows["miou-ade20k-number"]["verdict"] == "reproduced"
+    stuff = rows["miou-coco-stuff-number"]
+    assert stuff["verdict"] == "not tested" and "(all test scenes of coco_stuff)" in stuff["reason"]
+
+
+@pytest.mark.parametrize(("claim", "score"), [("classification", "pacl"), ("classification-with-clip", "ensemble")])
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([0.02] * 9 + [-0.01] * 3, "reproduced"),
+        ([0.02] * 8 + [-0.01] * 4, "not reproduced"),
+        ([0.0] * 5 + [0.05] * 7, "reproduced"),
+        ([0.0] * 6 + [0.05] * 6, "not reproduced"),  # ties are no improvement
+        ([0.01] * 11 + [-0.5], "not reproduced"),
+        ([0.02] * 11, "not tested"),
+    ],
+)
+def test_classification_needs_the_mean_seven_better_and_nine_not_worse_of_twelve(gains, verdict, claim, score):
+    metrics = metrics_with()
+    other = 0.4 if verdict == "reproduced" else 0.6  # the score that this claim isn't about
+    metrics["classification"] = {
+        f"set{i}": {"clip": 0.5, "pacl": other, "ensemble": other} | {score: round(0.5 + gain, 6)}
+        for i, gain in enumerate(gains)
+    }
+    assert verdicts(metrics)[claim] == verdict
+
+
+def test_each_direction_shows_its_own_numbers():
+    metrics = metrics_with(sets=0)
+    metrics["patch_alignment"] = {
+        "clip": {"accuracy": 0.41, "auc": 0.81},
+        "pacl": {"accuracy": 0.72, "auc": 0.92},
+        "random": {"accuracy": 0.13, "auc": 0.53},
+        "colours": {"auc": 0.64},
+    }
+    for i, name in enumerate(BENCHMARKS):
+        native = {"clip": {"miou": 0.1 + i / 100}, "pacl": {"miou": 0.3 + i / 100}}
+        metrics["segmentation"][name] = {"native": native, "tcl": {"clip": {"miou": 0.9}, "pacl": {"miou": 0.9}}}
+    gains = [0.04] * 8 + [0.0] * 2 + [-0.31] * 2
+    metrics["classification"] = {
+        f"set{i}": {"clip": 0.5, "pacl": 0.5 + gain, "ensemble": 0.5 + abs(gain)} for i, gain in enumerate(gains)
+    }
+    shown = {row["id"]: row["measured"] for row in judge(load_ledger(), metrics, MINI)}
+    expected = {
+        "clip-coherence": "AUC 0.81; of colours alone 0.64, of an untrained encoder 0.53",
+        "patch-accuracy": "41.0% → 72.0%",
+        "classification": "−2.5 points on average, 8 of 12 sets better, 10 not worse",
+        "classification-with-clip": "+7.8 points on average, 10 of 12 sets better, 12 not worse",
+    }
+    for i, name in enumerate(BENCHMARKS):
+        expected[f"miou-{name.replace('_', '-')}"] = f"{10 + i}.0% → {30 + i}.0%"
+    assert {name: shown[name].removesuffix(" (mini world, not Pascal VOC)") for name in kinds("direction")} == expected
+
+
+def test_missing_numbers_are_not_tested_and_named():
+    metrics = metrics_with()
+    del metrics["segmentation"]["ade20k"]
+    metrics["patch_alignment"]["clip"]["auc"] = float("nan")
+    rows = {row["id"]: row for row in judge(load_ledger(), metrics, MINI)}
+    assert rows["miou-ade20k"]["verdict"] == rows["clip-coherence"]["verdict"] == "not tested"
+    assert "segmentation.ade20k.native.pacl.miou" in rows["miou-ade20k"]["reason"]
+    assert {row["verdict"] for row in judge(load_ledger(), {}, MINI)} == {"not tested"}
+
+
+def test_the_reason_is_the_weights_then_the_setting_then_the_first_number_that_is_missing():
+    rows = judge(load_ledger(), {}, PAPER | {"pretrained": "random"})
+    assert {row["reason"] for row in rows} == {"the weights are random"}
+    rows = {row["id"]: row for row in judge(load_ledger(), {}, PAPER | {"label": "Flickr8k", "source": "flickr8k"})}
+    assert {row["measured"] for row in rows.values()} == {"not measured"}
+    assert rows["miou-voc-number"]["reason"] == "needs the paper's setting (source webdataset)"
+    assert rows["classification"]["reason"] == "metrics.json lacks pacl and clip of 12 sets in classification"
+    rows = {row["id"]: row for row in judge(load_ledger(), metrics_with(sets=13), MINI)}
+    assert rows["classification"]["measured"].startswith("+1.0 points on average, 13 of 13 sets better, 13 not")
+    metrics = metrics_with()
+    del metrics["patch_alignment"]["colours"]
+    (row,) = judge(load_ledger()[:1], metrics, MINI)
+    assert row["reason"] == "metrics.json lacks patch_alignment.clip.auc and patch_alignment.colours.auc"
+
+
+def test_conditions_by_hand():
+    metrics = {"a": {"b": 0.3}, "c": 0.1, "t": {"x": {"p": 0.6, "q": 0.5}, "y": {"p": 0.2, "q": 0.5}}}
+    assert quantity(metrics, {"value": "a.b"}) == 0.3
+    assert quantity(metrics, {"value": "a.b", "minus": "c"}) == 0.2
+    assert quantity(metrics, {"value": "a.z"}) is None
+    over = {"over": "t", "sets": 2, "value": "p", "minus": "q"}
+    assert quantity(metrics, over | {"take": "mean"}) == pytest.approx(-0.1)
+    assert quantity(metrics, over | {"take": "mean", "sets": 1}) == pytest.approx(-0.1), "of all sets that are there"
+    assert quantity(metrics, over | {"take": "not_worse"}) == 1
+    assert [quantity(metrics, over | {"take": "count", "sets": least}) for least in (1, 2, 3)] == [2, 2, None]
+    metrics["t"]["y"]["p"] = 0.5
+    assert [quantity(metrics, over | {"take": take}) for take in ("not_worse", "better")] == [2, 1]
+    metrics["t"]["y"]["p"] = 0.49999
+    assert [quantity(metrics, over | {"take": take}) for take in ("not_worse", "better")] == [1, 1], "no tie"
+    metrics["t"]["z"] = {"p": 0.7}
+    assert quantity(metrics, over | {"take": "better"}) is None
+    assert [satisfied(v, {"above": 0.5}) for v in (0.5, 0.51)] == [False, True]
+    assert [satisfied(v, {"at_least": 0.5, "at_most": 0.6}) for v in (0.4, 0.5, 0.6, 0.7)] == [False, True, True, False]
+    assert not satisfied(None, {"above": 0})
+
+
+def test_every_rule_can_be_met_and_missed():
+    """A rule that no numbers fail, or none pass, decides nothing."""
+    bad = metrics_with(pacl=0.1, clip=0.9, auc=0.5, gain=-0.1)
+    for claim in load_ledger():
+        good = metrics_with(pacl=0.99, clip=0.2791 if "vit-l-14" in claim["id"] else 0.5249)
+        setting = MINI | claim.get("setting", {})
+        assert judge([claim], good, setting)[0]["verdict"] == "reproduced", claim["id"]
+        assert claim["kind"] == "construction" or judge([claim], bad, setting)[0]["verdict"] == "not reproduced", claim[
+            "id"
+        ]
+
+
+def test_a_claim_by_construction_names_a_test_that_exists():
+    for claim in load_ledger():
+        if claim["kind"] == "construction":
+            path, name = claim["test"].split("::")
+            assert name in {
+                node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)
+            }
+
+
+def test_written_claims_have_the_agreed_keys(tmp_path):
+    write_json(tmp_path / "metrics.json", metrics_with())
+    write_json(tmp_path / "prepare.json", {"label": "mini world, not Pascal VOC"})
+    claims = write_claims(tmp_path, load_params("mini", "prepare", "model", "patch_alignment"))
+    assert all({"id", "claim", "paper", "measured", "verdict"} <= set(row) for row in claims)
+    assert all(isinstance(row["paper"], str) and isinstance(row["measured"], str) for row in claims)
+    lines = as_text(claims).splitlines()
+    assert {lines[0].index("Claim"), lines[0].index("Paper")} == {
+        i + 2 for i in (lines[1].index("  "), lines[1].index("  ", 18))
+    }
+    assert sum(line.startswith("reproduced") for line in lines) == len(kinds("direction") | kinds("construction"))
+    (row,) = (line for line in lines if line.startswith("reproduced") and "52.49" in line)
+    assert row[lines[0].index("Measured here") :].startswith("40.0% → 80.0%")
+
+
+def test_written_claims_are_judged_by_what_the_run_was_made_with(tmp_path):
+    """The source, CLIP and benchmark of the parameters; of prepare.json, which benchmarks are whole."""
+    write_json(tmp_path / "metrics.json", metrics_with(pacl=0.96, clip=0.525))
+    params = load_params("paper", "prepare", "model", "patch_alignment")
+
+    def tested(whole: list[str], patches: str) -> set[str]:
+        prepared = {"label": "Pascal VOC", "source": "another"} | ({"whole benchmarks": whole} if whole else {})
+        write_json(tmp_path / "prepare.json", prepared)
+        params.patch_alignment = params.patch_alignment.model_copy(update={"benchmark": patches})
+        return kinds("number") & {row["id"] for row in write_claims(tmp_path, params) if row["verdict"] == "reproduced"}
+
+    assert tested(["voc20", "voc21"], "voc20") == {"patch-accuracy-vit-b-16", "miou-voc-number"}
+    assert tested(["voc20", "ade20k"], "coco_stuff") == {"miou-ade20k-number"}
+    assert tested([], "voc20") == set()
+
+
+def stand_in_clip():
+    """What features asks of a CLIP: tokens are the mean colours of 8 x 8 patches, texts random directions."""
+    mean_colours = torch.nn.AvgPool2d(8)
+    return SimpleNamespace(
+        device=torch.device("cpu"),
+        image_size=16,
+        width=3,
+        dim=4,
+        identity={"name": "stand-in", "tokens": "after_norm", "weights": "none"},
+        grid=lambda height, width: (2, 2),
+        preprocess=lambda image: torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255,
+        patch_features=lambda images: mean_colours(images).flatten(2).transpose(1, 2),
+        text_features=lambda prompts: torch.nn.functional.normalize(torch.randn(len(prompts), 4), dim=-1),
+    )
+
+
+def test_training_never_opens_a_mask(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "processes", lambda: 1)  # what another process opens would not be seen here
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    described = {"voc20": {"classes": ["cat"], "table": [0] * 256}}
+    write_pairs(tmp_path, "train", images, [[f"a photo of cat {i}"] for i in range(4)])
+    write_scenes(tmp_path, "train", images, np.zeros((4, 16, 16), np.uint8), described)
+    opened, watching = [], True
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if watching and event == "open" else None)
+
+    found, captions = read_pairs(tmp_path, "train")
+    patch_tokens(stand_in_clip(), found, tmp_path / "features" / "train.npy", batch_size=2)
+    text_features(stand_in_clip(), text_table({"train": captions}), tmp_path / "features", "seven")
+    settings = load_params("mini", "train").train.model_copy(update={"pairs": 4, "batch_size": 2, "epochs": 1})
+    patches = np.load(tmp_path / "features" / "train.npy", mmap_mode="r")
+    source = CachedPairs(patches, Texts(tmp_path / "features", "train"), settings)
+    train(source, settings, folder=tmp_path / "checkpoints")
+
+    names = {Path(path).name for path in opened}
+    assert {"train.json", "train_images.npy", "train.npy"} <= names, "the watch sees what is opened"
+    assert not {"train_masks.npy", "train_scenes.json"} & names
+    read_scenes(tmp_path, "train")
+    assert "train_masks.npy" in {Path(path).name for path in opened}, "it would have seen a mask"
+    watching = False

@@ -1,0 +1,363 @@
+"""params.yaml is read strictly, and every mistake in it is named with its path and its remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pacl.runtime.config import ConfigError, load_params, project_root, read_yaml
+from pacl.runtime.params import OnBenchmark, Profile, Protocol
+
+PARAMS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+# Values that the tests below count on, whatever params.yaml says.
+TRAIN = {
+    "pairs": 20000,
+    "batch_size": 256,
+    "epochs": 8,
+    "warmup_steps": 50,
+    "learning_rate": 5e-4,
+    "betas": [0.9, 0.98],
+}
+WINDOWS = {"window": 128, "window_stride": 64, "background_rule": "probability"}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes mini into params.yaml, with changes to its keys, as {"train.scale": 2.0}; into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_changed(**changes):
+        params = json.loads(json.dumps({name: PARAMS[name] for name in ("profiles", "mini", "miniclip")}))
+        params["mini"]["train"] |= TRAIN
+        params["mini"]["protocols"]["tcl"] |= WINDOWS
+        for path, value in changes.pop("changes", {}).items():
+            *parents, key = path.split(".")
+            section = params["mini"]
+            for parent in parents:
+                section = section[parent]
+            section[key] = value
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params | changes))
+
+    (tmp_path / "data/miniclip").mkdir(parents=True)
+    weights = {"model_cfg": {"vision_cfg": {"patch_size": 8}}}
+    (tmp_path / "data/miniclip/open_clip_config.json").write_text(json.dumps(weights))
+    return write_changed
+
+
+@pytest.mark.parametrize("profile", [name for name in PARAMS if isinstance(PARAMS[name], dict) and name != "miniclip"])
+def test_every_profile_is_valid_and_has_every_section(profile):
+    params = load_params(profile, *Profile.model_fields)
+    assert vars(params).keys() == PARAMS[profile].keys()
+
+
+def test_what_runs_is_a_list_of_profiles():
+    assert set(PARAMS["profiles"]) <= PARAMS.keys() - {"profiles"}
+
+
+def test_values_arrive_as_numbers_and_cannot_be_changed(write):
+    write()
+    train = load_params("mini", "train").train
+    assert train.learning_rate == pytest.approx(5e-4)
+    assert train.betas == (0.9, 0.98)
+    with pytest.raises(ValueError, match="frozen"):
+        train.scale = 1.0
+
+
+def test_found_from_a_folder_below(tmp_path, write, monkeypatch):
+    write()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert load_params("mini", "features").features.batch_size == PARAMS["mini"]["features"]["batch_size"]
+    assert project_root() == tmp_path
+
+
+def test_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="run this inside the project's folder"):
+        load_params("mini", "train")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("train.pooling", "mean", "mini.train.pooling is 'mean', but must be one of 'all_pairs' or 'matched_only'."),
+        ("train.products", "half", "mini.train.products is 'half', but must be one of 'float32' or 'bfloat16'."),
+        ("train.scale", 0.0, "mini.train.scale is 0.0, but must be above 0."),
+        ("train.scale", None, "mini.train.scale is None, but must be a number."),
+        ("train.noun_share", 1.5, "mini.train.noun_share is 1.5, but must be at most 1."),
+        ("train.noun_share", -0.1, "mini.train.noun_share is -0.1, but must be at least 0."),
+        ("train.weight_decay", -0.5, "mini.train.weight_decay is -0.5, but must be at least 0."),
+        ("train.betas", [0.9, 1.0], "mini.train.betas.1 is 1.0, but must be below 1."),
+        ("train.epochs", 2.5, "mini.train.epochs is 2.5, but must be a whole number."),
+        ("train.mask_same_text", 1, "mini.train.mask_same_text is 1, but must be true or false."),
+        ("train.betas", 0.9, "mini.train.betas is 0.9, but must be a list."),
+        ("train.batch_size", 1, "mini.train.batch_size is 1, but must be at least 2."),
+        ("train.pairs", 10, "mini.train: pairs (10) must be at least batch_size (256)."),
+        ("train.warmup_steps", 10**6, "mini.train: warmup_steps (1000000) must be below all of its 624 steps."),
+        ("train.warmup_steps", 624, "mini.train: warmup_steps (624) must be below all of its 624 steps."),
+        ("train.learning_rate", "5e-4", "mini.train.learning_rate is the text '5e-4': write 5.0e-4, without quotes."),
+        ("train.eps", "1.5e6", "mini.train.eps is the text '1.5e6': write 1.5e+6, without quotes."),
+        ("train.max_logit_scale", 10.0, "mini.train.max_logit_scale is 10.0, but must be at least 15."),
+        ("train.accumulate", 300, "mini.train: accumulate (300) must be at most batch_size (256)."),
+        (
+            "prepare.train_pairs",
+            19999,
+            "mini.prepare.train_pairs is 19999, but must be at least 20000, mini.train.pairs.",
+        ),
+        ("train.precision", "fp16", "mini.train.precision is 'fp16', but must be one of 'float32' or 'bfloat16'."),
+        ("train.scal", 1.0, "mini.train.scal is no parameter: did you mean scale."),
+        ("features", 3, "mini.features is 3, but must be a section: there are batch_size, "),
+        ("prepare.source", "flickr8k", "mini.prepare: raw must name the folder that holds flickr8k."),
+        ("protocols.tcl.window", None, "window and window_stride must both be numbers or both null."),
+        ("protocols.tcl.window_stride", 200, "window_stride (200) must be at most window (128)."),
+        ("protocols.tcl.background_threshold", 2.0, "background_threshold (2.0) must be at most 1"),
+        (
+            "protocols.native.token_stride",
+            3,
+            "mini.protocols.native.token_stride is 3, but must be one of 1, 2, 4, 8, which divide the patches of 8 pix",
+        ),
+        ("ablations.strides", [8, 5], "mini.ablations.strides.1 is 5, but must be one of 1, 2, 4, 8"),
+        ("ablations.strides", [], "mini.ablations.strides is [], but must be a list of at least 1."),
+        ("segmentation.protocols", ["native", "nativ"], "mini.segmentation.protocols.1 is 'nativ', but must be one of"),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": {"background_threshold": 5.0}},
+            "mini.protocols.tcl: per_benchmark.voc21.background_threshold (5.0) must be at most 1 with rule",
+        ),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": {"logit_scales": 65.0}},
+            "mini.protocols.tcl.per_benchmark.voc21.logit_scales is no parameter: did you mean logit_scale.",
+        ),
+        (
+            "protocols.tcl.per_benchmark",
+            {"voc21": 65.0},
+            "mini.protocols.tcl.per_benchmark.voc21 is 65.0, but must be a section: there are short_side, logit_scale,",
+        ),
+        (
+            "protocols.mine",
+            {"short_sides": 3},
+            "mini.protocols.mine.short_sides is no parameter: did you mean short_side.",
+        ),
+        ("protocols.mine", 3, "mini.protocols.mine is 3, but must be a section: there are short_side, window,"),
+        (
+            "protocols.mine",
+            {"per_benchmark": {"voc21": {"short_sides": 3}}},
+            "mini.protocols.mine.per_benchmark.voc21.short_sides is no parameter: did you mean short_side.",
+        ),
+        ("protocols.mine", {"per_benchmark": 3}, "mini.protocols.mine.per_benchmark is 3, but must be a section."),
+        ("segmentation.protocols", [], "mini.segmentation.protocols is [], but must be a list of at least 1."),
+        ("segmentation.benchmarks", [], "mini.segmentation.benchmarks is [], but must be a list of at least 1."),
+        ("segmentation.methods", ["clip"], "mini.segmentation: methods must name pacl, as clip and pacl are what is"),
+        ("segmentation.methods", ["pacl"], "mini.segmentation: methods must name clip, as clip and pacl are what is"),
+        ("ablations.base", {"scal": 1.0}, "mini.ablations.points.default.scal is no parameter: did you mean scale."),
+        ("segmentation.methods", [], "mini.segmentation: methods must name clip and pacl, as clip and pacl are what"),
+        ("protocols.tcl.stride", 4, "mini.protocols.tcl.stride is no parameter: did you mean"),
+    ],
+)
+def test_a_wrong_value_is_named(write, path, value, expected):
+    write(changes={path: value})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", *Profile.model_fields)
+    assert expected in str(error.value)
+
+
+def test_values_may_lie_on_their_limits(write):
+    """A step an epoch, all but one of them to warm up; parts of one pair; windows that only touch; a threshold of 1."""
+    limits = {
+        "pairs": 256,
+        "warmup_steps": 7,
+        "accumulate": 256,
+        "noun_share": 1.0,
+        "weight_decay": 0.0,
+        "betas": [0.0, 0.9],
+    }
+    own = {f"protocols.tcl.{key}": value for key, value in (("window_stride", 128), ("background_threshold", 1.0))}
+    write(changes={f"train.{key}": value for key, value in limits.items()} | own)
+    params = load_params("mini", "train", "protocols")
+    assert (params.train.accumulate, params.protocols.tcl.window_stride) == (256, 128)
+
+
+def test_a_protocol_that_says_nothing_is_the_papers():
+    """One pass of the whole image at CLIP's own logit scale, seven templates, no background."""
+    assert Protocol().model_dump(exclude_none=True) == {
+        "passes": "joint",
+        "templates": "seven",
+        "logit_scale": 100.0,
+        "background_rule": "none",
+        "background_threshold": 0.0,
+        "per_benchmark": {},
+    }
+    one = Protocol(short_side=448, per_benchmark={"city": OnBenchmark(short_side=560)})
+    assert (one.on("city").short_side, one.on("city").logit_scale, one.on("voc21").short_side) == (560, 100.0, 448)
+
+
+NAMES = [
+    ("templates", "sevn", "mini.protocols.sclip.templates names 'sevn', but must name one of plain, one, seven, tcl, "),
+    ("phrases", "sclp", "mini.protocols.sclip.phrases names 'sclp', but must name one of sclip."),
+    ("per_benchmark", {"vco21": {}}, "mini.protocols.sclip.per_benchmark names 'vco21', but must name one of ade20k, "),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), NAMES)
+def test_what_a_protocol_names_must_be_there(write, tmp_path, key, value, expected):
+    link_data(tmp_path)
+    write(changes={f"protocols.sclip.{key}": value})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "protocols")
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_protocol_may_name_a_benchmark_of_ones_own(write, tmp_path):
+    link_data(tmp_path)
+    own = {"beach": {"logit_scale": 50.0}, "cityscapes": {"short_side": 560}}
+    write(changes={"prepare.benchmarks": ["beach", "voc20"], "protocols.sclip.per_benchmark": own})
+    assert load_params("mini", "protocols").protocols.sclip.on("beach").logit_scale == 50
+
+
+def link_data(folder):
+    """The project's templates and class lists, in the folder of a test."""
+    for name in ("templates.yaml", "classes"):
+        (folder / "data" / name).symlink_to(Path(__file__).parents[2] / "data" / name)
+
+
+def test_scientific_notation_as_yaml_reads_it(write, tmp_path):
+    write()
+    text = (tmp_path / "params.yaml").read_text().replace("learning_rate: 0.0005", "learning_rate: 5e-4")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"write 5\.0e-4"):
+        load_params("mini", "train")
+
+
+def test_every_error_has_its_own_line(write):
+    write(changes={"train.scale": -1.0, "train.seed": -1})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "train")
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_mistake_elsewhere_does_not_matter(write):
+    write(changes={"train.scale": -1.0})
+    assert load_params("mini", "features").features.templates
+
+
+def test_missing_key_and_section(write):
+    write(mini={"features": {"batch_size": 4}})
+    with pytest.raises(ConfigError, match=r"mini\.features\.templates is missing\."):
+        load_params("mini", "features")
+    with pytest.raises(ConfigError, match=r"mini\.train is missing\."):
+        load_params("mini", "train")
+
+
+def test_unknown_names_list_the_known(write):
+    write()
+    with pytest.raises(ConfigError, match=r"'maxi' is no profile of params.yaml; it has .*mini"):
+        load_params("maxi", "train")
+    with pytest.raises(ConfigError, match=r"'training' is no section of a profile; .*features, train"):
+        load_params("mini", "training")
+
+
+def test_broken_yaml_names_the_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("mini:\n  train: [1\n")
+    with pytest.raises(ConfigError, match=r"params.yaml, line 3 is not YAML"):
+        load_params("mini", "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mini:\n  train:\n    scale: 1.0\n    scale: 2.0\n", "line 4 is not YAML: scale is already in line 3: remove"),
+        ("mini: {train: {scale: 1.0, scale: 2.0}}\n", "line 1 is not YAML: scale is already in line 1: remove"),
+        ("mini: {seed: 2024-13-45}\n", "params.yaml is not YAML: month must be in 1..12."),
+        ("- mini\n", "params.yaml must hold one section per profile."),
+        ("mini: {}\nprofiles: []\nmini: {}\n", "params.yaml, line 3 is not YAML: mini is already in line 1: remove"),
+    ],
+)
+def test_a_key_that_is_there_twice_and_what_is_no_table_are_refused(tmp_path, monkeypatch, text, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "train")
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_merged_key_may_be_changed(tmp_path):
+    text = "a: &a {x: 1, y: 2}\nb: &b\n  <<: *a\n  x: 3\nc:\n  d: {<<: *b, y: 4}\n"
+    (tmp_path / "merged.yaml").write_text(text)
+    assert read_yaml(tmp_path / "merged.yaml") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": {"d": {"x": 3, "y": 4}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"scal": 3.0}, "mini.ablations.points.default.scal is no parameter: did you mean scale."),
+        ({"scale": -3.0}, "mini.ablations.points.default.scale is -3.0, but must be above 0."),
+        ({"pairs": 10}, "mini.ablations.points.default: pairs (10) must be at least batch_size ("),
+        ({"seed": 3}, "points.default.seed can't be a point's own: write it into mini.ablations.seeds."),
+        ({"tokens": "last"}, "mini.ablations.points.default.tokens is 'last', but must be one of 'after_norm'"),
+    ],
+)
+def test_an_ablation_point_that_cannot_be_trained_is_named(write, changes, expected):
+    write(changes={"ablations.points": {"default": changes}})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "ablations")
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "allowed"), [("ViT-L-14-336", [1, 2, 7, 14]), ("ViT-B-32-quickgelu", [1, 2, 4, 8, 16, 32])]
+)
+def test_strides_divide_the_patch_in_the_models_name(write, backbone, allowed):
+    for stride in (*allowed, 3, 28, 33):
+        write(
+            changes={
+                "model.backbone": backbone,
+                "model.pretrained": "openai",
+                "protocols": {name: {"token_stride": stride} for name in ("native", "sclip", "tcl")},
+            }
+        )
+        if stride in allowed:
+            load_params("mini", "protocols")
+            continue
+        with pytest.raises(ConfigError) as error:
+            load_params("mini", "protocols")
+        assert str(error.value).count("token_stride is") == 3
+        assert f"must be one of {', '.join(map(str, allowed))}, which divide" in str(error.value)
+
+
+def test_strides_divide_the_patch_in_the_weights_folder(write, tmp_path):
+    (tmp_path / "weights").mkdir()
+    weights = {"model_cfg": {"vision_cfg": {"patch_size": 6}}}
+    (tmp_path / "weights/open_clip_config.json").write_text(json.dumps(weights))
+    write(changes={"model.pretrained": "weights", "ablations.strides": [6, 4]})
+    with pytest.raises(ConfigError, match=r"ablations.strides.1 is 4, but must be one of 1, 2, 3, 6, which divide"):
+        load_params("mini", "ablations")
+
+
+def test_a_torn_file_of_the_weights_leaves_the_models_name_to_tell_the_patch(write, tmp_path):
+    (tmp_path / "weights").mkdir()
+    for torn in ("{", "{}", "[]"):
+        (tmp_path / "weights/open_clip_config.json").write_text(torn)
+        write(changes={"model.pretrained": "weights", "model.backbone": "ViT-B-32", "ablations.strides": [32, 7]})
+        with pytest.raises(
+            ConfigError, match=r"ablations.strides.1 is 7, but must be one of 1, 2, 4, 8, 16, 32, which"
+        ):
+            load_params("mini", "ablations")
+
+
+def test_sizes_of_the_mini_clip_divide(write):
+    for name, value, expected in (
+        ("patch_size", 7, "patch_size (7) must divide image_size (64): one of 1, 2, 4, 8, 16, 32, 64."),
+        ("head_width", 33, "head_width (33) must divide width (128): one of 1, 2, 4,"),
+        ("text_width", 100, "head_width (32) must divide text_width (100): one of 1, 2, 4, 5, 10, 20, 25, 50, 100."),
+    ):
+        write(miniclip={"pretrain": PARAMS["miniclip"]["pretrain"] | {name: value}})
+        with pytest.raises(ConfigError) as error:
+            load_params("miniclip", "pretrain")
+        assert expected in str(error.value)

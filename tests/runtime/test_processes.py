@@ -1,0 +1,138 @@
+"""Work in several processes gives what one gives, errors included."""
+
+import multiprocessing
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.colour_world import BENCHMARKS, METHODS, PROTOCOLS, ColourCLIP, pictures
+
+from pacl.data.images import Images, Masks
+from pacl.evaluation.segmentation import segmentation, segmentation_of_sets
+from pacl.runtime import processes
+from pacl.runtime.processes import in_parts, progress_bar
+
+
+@pytest.fixture(autouse=True)
+def three(monkeypatch):
+    monkeypatch.setattr(processes, "processes", lambda: 3)
+
+
+def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes():
+    found = in_parts(lambda part: (list(part), os.getpid()), 23, 4)
+    assert [len(items) for items, _ in found] == [8, 8, 7]
+    assert sum((items for items, _ in found), []) == list(range(23))
+    assert len({pid for _, pid in found} | {os.getpid()}) == 4
+    assert in_parts(lambda part: os.getpid(), 4, 4) == [os.getpid()]  # one batch needs no other process
+    assert in_parts(list, 0, 4) == []
+    assert in_parts(list, 5, parts=5) == [[0], [1], [2], [3], [4]]  # more processes than cores, if asked for
+
+
+def test_with_a_gpu_which_a_fork_cannot_use_there_is_no_other_process(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert in_parts(lambda part: (part, os.getpid()), 23, 4) == [(range(23), os.getpid())]
+
+
+def test_forks_compute_on_a_thread_each():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert in_parts(lambda part: torch.get_num_threads(), 9, 3) == [1, 1, 1]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_of_forks_only_the_first_shows_its_progress(capfd):
+    assert in_parts(lambda part: len(list(progress_bar(part, desc=f"from {part.start}"))), 9, 3) == [3, 3, 3]
+    assert list(progress_bar(range(2), desc="own")) == [0, 1]
+    shown = capfd.readouterr().err
+    assert "from 0: 100%" in shown and "own: 100%" in shown and "from 3" not in shown and "from 6" not in shown
+
+
+def test_an_error_of_a_part_is_raised_and_a_death_is_named():
+    def fails(part):
+        raise ValueError(f"scene {part[0]} is bad")
+
+    with pytest.raises(ValueError, match="scene 0 is bad"):
+        in_parts(fails, 9, 3)
+    with pytest.raises(KeyError, match="no such scene"):
+        in_parts(lambda part: {}["no such scene"], 9, 3)
+    with pytest.raises(ChildProcessError, match="died"):
+        in_parts(lambda part: os._exit(1), 9, 3)
+
+
+def test_an_error_waits_for_the_other_parts_however_much_they_say():
+    """A megabyte doesn't fit into a pipe that nobody reads."""
+
+    def fails(part):
+        if part[0] == 0:
+            raise ValueError("the first is bad")
+        return bytes(2**20)
+
+    with pytest.raises(ValueError, match="the first is bad"):
+        in_parts(fails, 9, 3)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lists its processes in /proc")
+@pytest.mark.parametrize("seconds", [0.5, 60])
+def test_forks_end_when_their_parent_is_killed(tmp_path, monkeypatch, seconds):
+    """They want to say a megabyte, and nobody reads it; or they have much to compute yet, and the system ends them."""
+    if seconds < 1:
+        monkeypatch.setattr(processes, "end_with_parent", lambda: None)
+
+    def answer(part):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(seconds)
+        return bytes(2**20)
+
+    parent = multiprocessing.get_context("fork").Process(target=in_parts, args=(answer, 9, 3))
+    parent.start()
+    while len(list(tmp_path.iterdir())) < 3:
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    children = [int(path.name) for path in tmp_path.iterdir()]
+    for _ in range(200):
+        if not any(is_running(pid) for pid in children):
+            return
+        time.sleep(0.05)
+    pytest.fail("a fork is left")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_confusion_matrices_are_those_of_one_process():
+    images, masks = pictures([(14, 20)] * 7)
+    scenes = Images(np.stack(images)), Masks(np.stack(masks))
+    sets = {"": (*scenes, BENCHMARKS)}
+    found = segmentation_of_sets(ColourCLIP(), METHODS, sets, list(BENCHMARKS), PROTOCOLS["whole"], batch_size=2)
+    expected = segmentation(ColourCLIP(), METHODS, *scenes, BENCHMARKS, PROTOCOLS["whole"], batch_size=2)
+    for name in BENCHMARKS:
+        assert all(torch.equal(found[name][method], expected[name][method]) for method in METHODS)
+    with pytest.raises(ValueError, match="there are no scenes of ade20k; prepare.benchmarks made plain"):
+        segmentation_of_sets(ColourCLIP(), METHODS, sets, ["ade20k"], PROTOCOLS["whole"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory can be told to stay")
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """A tensor of 16 MB is 4,096 pages that the system must hand out, at the first time only once they are kept."""
+
+    def pages(times: range) -> int:  # in a fork, which keeps its memory
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in times:
+            torch.ones(4 * 2**20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    once, often = in_parts(pages, 2, parts=2)[0], in_parts(lambda _: pages(range(20)), 2, parts=2)[0]
+    assert once >= 2000 and often < 10 * once, "twenty times as many if nothing is kept"

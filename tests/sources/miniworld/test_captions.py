@@ -1,0 +1,175 @@
+"""Captions: nothing is said that isn't there, mention rates by hand, articles and plurals."""
+
+import re
+
+import numpy as np
+import pytest
+
+from pacl.sources.miniworld import textures
+from pacl.sources.miniworld.captions import (
+    FRAMES,
+    GROUP_OF,
+    NOISE,
+    WHERE,
+    article,
+    caption,
+    plural,
+    stuff_phrase,
+    thing_phrases,
+)
+from pacl.sources.miniworld.scenes import rng_of, scene
+from pacl.sources.miniworld.things import ODD, things
+
+APPLE, DUCK = ("apple", "red apple", 0.45), ("duck", "brown duck", 0.45)
+
+
+@pytest.fixture(scope="module")
+def captioned():
+    """(caption, things, stuff) of 150 scenes, three captions each."""
+    rows = []
+    for index in range(150):
+        rng = rng_of(11, "train", index)
+        made = scene(rng)
+        rows += [(caption(rng, made["things"], made["stuff"]), made["things"], made["stuff"]) for _ in range(3)]
+    return rows
+
+
+def captions_of(things, stuff, count=3000, **rates):
+    rng = np.random.default_rng(0)
+    return [caption(rng, things, stuff, **rates) for _ in range(count)]
+
+
+def says(text, phrase):
+    return re.search(rf"\b{phrase}\b", text) is not None
+
+
+def share(texts, phrase):
+    return np.mean([says(text, phrase) for text in texts])
+
+
+def test_captions_name_only_what_is_in_the_scene(captioned):
+    said = 0
+    for text, placed, stuff in captioned:
+        names = [name for name, _, _ in placed]
+        for name, drawing in things().items():
+            if says(text, name) or says(text, plural(name)):
+                assert name in names, text
+                said += 1
+            assert name == plural(name) or not says(text, plural(name)) or names.count(name) > 1, text
+            for kind in drawing["kinds"]:
+                assert not says(text, kind) or kind in [kind for _, kind, _ in placed], text
+        for texture in textures.NAMES:
+            if texture != "lava" and says(text, texture):  # the one texture that is called like its group
+                assert texture in stuff, text
+        for group in textures.GROUPS:
+            assert not says(text, group) or group in [GROUP_OF[name] for name in stuff], text
+        assert not says(text, ODD)
+    assert said > 300  # the loop above had something to look at
+
+
+def test_counts_are_not_above_what_is_there(captioned):
+    for text, placed, _ in captioned:
+        names = [name for name, _, _ in placed]
+        for word, count in (("two", 2), ("three", 3), ("many", 4)):
+            for name in things():
+                assert not says(text, f"{word} {plural(name)}") or names.count(name) >= count, text
+
+
+def test_articles_suit_the_next_word(captioned):
+    texts = [text for text, _, _ in captioned]
+    texts += captions_of([("apple", ODD, 0.4), ("snowman", "icy snowman", 0.4)], ["ice"], count=300)
+    assert not any(re.search(r"\ba [aeiou]", text) or re.search(r"\ban [^aeiou]", text) for text in texts)
+    assert any(says(text, "an apple") for text in texts) and any(says(text, "an icy snowman") for text in texts)
+    assert [article(word) for word in ("apple", "umbrella", "large apple", "orange fish", "key")] == (
+        ["an", "an", "a", "an", "a"]
+    )
+
+
+def test_plurals_by_hand():
+    irregular = {"butterfly": "butterflies", "cactus": "cacti", "fish": "fish"}
+    assert {name: plural(name) for name in irregular} == irregular
+    assert [plural(name) for name in ("apple", "house", "key", "boat")] == ["apples", "houses", "keys", "boats"]
+
+
+def test_words_are_mentioned_as_often_as_stated():
+    """With neither thing nor texture chosen, the thing is named: 0.98 * (0.75 + 0.25 * 0.45) of captions name it."""
+    texts = captions_of([APPLE], ["grass"])
+    assert share(texts, "apple") == pytest.approx(0.98 * (0.75 + 0.25 * 0.45), abs=0.03)
+    assert share(texts, "(grass|ground)") == pytest.approx(0.98 * 0.55, abs=0.03)
+    assert share(texts, "ground") == pytest.approx(0.98 * 0.55 * 0.2, abs=0.02)
+    with_apple = [text for text in texts if says(text, "apple")]
+    assert share(with_apple, "red apple") == pytest.approx(0.5, abs=0.03)
+    assert np.mean([text in NOISE for text in texts]) == pytest.approx(0.02, abs=0.01)
+    both = captions_of([APPLE, DUCK], [])
+    assert np.mean([says(text, "apple") and says(text, "duck") for text in both]) == pytest.approx(
+        0.98 * 0.75**2, abs=0.03
+    )
+
+
+def test_rates_of_zero_and_one_are_always_and_never():
+    texts = captions_of([APPLE], ["grass"], 200, mention_thing=1, mention_stuff=1, mention_kind=1, coarse=1, noise=0)
+    assert all(says(text, "red apple") and says(text, "ground") and not says(text, "grass") for text in texts)
+    texts = captions_of([APPLE], ["grass"], 200, mention_thing=0, mention_stuff=0, mention_kind=0, noise=0)
+    assert all(says(text, "apple") and not says(text, "(red|grass|ground)") for text in texts)
+    assert set(captions_of([APPLE], ["grass"], 200, noise=1)) == set(NOISE)
+
+
+def test_sizes_are_said_of_large_and_small_things_only():
+    for side, word in ((0.56, "large"), (0.37, "small"), (0.54, None), (0.39, None)):
+        texts = captions_of([("duck", ODD, side)], [], 3000 if word else 100, mention_thing=1, noise=0)
+        found = {size: share(texts, f"{size} duck") for size in ("large", "small")}
+        for size, often in found.items():
+            assert often == (pytest.approx(0.2, abs=0.03) if size == word else 0)
+
+
+def test_an_empty_scene_is_called_by_its_texture():
+    texts = captions_of([], ["grass"], coarse=0, noise=0)
+    assert share(texts, "grass") == 1
+    assert {"grass", "a photo of grass", "art of grass"} <= set(texts)  # bare, without "on the"
+    assert not any(re.search("(on|standing on|the) grass", text) for text in texts)
+
+
+def test_only_the_first_words_of_a_caption_stand_without_a_preposition():
+    always = {"mention_thing": 1, "mention_stuff": 1, "mention_kind": 0, "coarse": 0, "noise": 0}
+    texts = captions_of([], ["grass", "sea"], 200, **always)
+    assert all(re.search(r"grass (by|in|on) the sea", text) for text in texts)
+    texts = captions_of([APPLE], ["grass"], 200, **always)
+    assert all(re.search(r"apple (on|standing on|on the) grass", text) for text in texts)
+
+
+def test_several_of_a_kind_are_counted_once():
+    for count, phrase in ((2, "two ducks"), (3, "three ducks"), (4, "many ducks"), (5, "many ducks")):
+        rng = np.random.default_rng(0)
+        assert thing_phrases(rng, [DUCK] * count, mention_kind=1, mention_size=1) == [phrase]
+    phrases = thing_phrases(np.random.default_rng(0), [DUCK, APPLE, DUCK], mention_kind=1, mention_size=0)
+    assert "two ducks" in phrases and len(phrases) == 2
+
+
+def test_things_come_in_any_order_with_any_article():
+    texts = captions_of([APPLE, DUCK], [], 400, mention_thing=1, mention_kind=0, noise=0)
+    order = [text.index("apple") < text.index("duck") for text in texts]
+    assert np.mean(order) == pytest.approx(0.5, abs=0.1)
+    first = [re.search(r"(\w+) duck", text)[1] for text in texts]
+    assert set(first) == {"a", "the", "this", "one"}
+    assert np.mean([word == "a" for word in first]) == pytest.approx(0.4, abs=0.1)
+
+
+def test_stuff_is_placed_by_a_preposition_of_its_group():
+    rng = np.random.default_rng(0)
+    phrases = {stuff_phrase(rng, "sea", coarse=0, bare=False) for _ in range(100)}
+    assert phrases == {"by the sea", "in the sea", "on the sea"}
+    assert {stuff_phrase(rng, "sea", coarse=1, bare=True) for _ in range(5)} == {"water"}
+    assert set(WHERE) == set(textures.GROUPS)
+
+
+def test_every_frame_is_used_as_often_as_its_weight():
+    texts = captions_of([APPLE], [], 6000, mention_thing=1, mention_kind=0, mention_size=0, noise=0)
+    subjects = ("an apple", "the apple", "this apple", "one apple")
+    total = sum(weight for _, weight in FRAMES)
+    for form, weight in FRAMES:
+        found = np.mean([text in [form.format(subject) for subject in subjects] for text in texts])
+        assert found == pytest.approx(weight / total, rel=0.3), form
+
+
+def test_the_same_generator_gives_the_same_captions():
+    assert captions_of([APPLE, DUCK], ["grass", "sea"], 50) == captions_of([APPLE, DUCK], ["grass", "sea"], 50)

@@ -1,0 +1,553 @@
+"""The mini world: masks against drawings made another way, label tables by hand, and what each set of images claims."""
+
+import re
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from scipy import ndimage
+
+from pacl.sources.miniworld import scenes as miniworld
+from pacl.sources.miniworld import textures
+from pacl.sources.miniworld.captions import PLURALS
+from pacl.sources.miniworld.scenes import (
+    BENCHMARKS,
+    IGNORE,
+    SETS,
+    SIDE,
+    SPLITS,
+    VIEW,
+    backdrop,
+    benchmark_classes,
+    benchmark_map,
+    classification_image,
+    fine_labels,
+    label_of,
+    labelled_scene,
+    pair,
+    paste,
+    place,
+    render,
+    scene,
+    set_classes,
+    small_view,
+    spoiled,
+)
+from pacl.sources.miniworld.things import (
+    ODD,
+    ODD_COLOURS,
+    SHEET,
+    line_drawing,
+    lit,
+    multiplied,
+    neighbourhood,
+    odd_colouring,
+    outlined,
+    part_mask,
+    part_masks,
+    patterned,
+    shaded,
+    smooth,
+    solid,
+    sprite,
+    things,
+)
+
+KINDS = [kind for drawing in things().values() for kind in drawing["kinds"]]
+
+
+def recorded(monkeypatch, name):
+    """The arguments of each call of a function of pacl.sources.miniworld.scenes, which goes on working."""
+    calls, function = [], getattr(miniworld, name)
+    monkeypatch.setattr(miniworld, name, lambda *arguments: calls.append(arguments) or function(*arguments))
+    return calls
+
+
+# --- names ---
+
+
+def test_benchmarks_are_the_papers():
+    assert BENCHMARKS == ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
+
+
+def test_names_of_things_kinds_and_textures_are_distinct():
+    names = [*things(), *KINDS, *textures.NAMES]
+    assert len(names) == len(set(names)) == 20 + 40 + 24
+    thing_words = set(things()) | set(PLURALS.values()) | {name + "s" for name in things()}
+    stuff_words = {word for name in (*textures.NAMES, *textures.GROUPS) for word in name.split()}
+    assert not thing_words & stuff_words
+    for thing, drawing in things().items():
+        assert len(drawing["kinds"]) == 2
+        assert all(re.fullmatch(rf"[a-z]+ {thing}", kind) for kind in drawing["kinds"])
+
+
+def test_every_fine_label_is_listed_once():
+    assert len(fine_labels()) == len(set(fine_labels())) == 3 * 20 + 24 <= IGNORE
+    assert fine_labels()[:4] == (
+        ("apple", "red apple"),
+        ("apple", "green apple"),
+        ("apple", ODD),
+        ("balloon", "striped balloon"),
+    )
+    assert [label_of("whale", ODD), label_of("blue sky", None), label_of("lava", None)] == [59, 60, 83]
+
+
+# --- benchmark tables ---
+
+
+@pytest.mark.parametrize(
+    "benchmark, count, by_hand",
+    [  # fine labels: 0-2 apples, 3-5 balloons, 57-59 whales, 60 blue sky, 61 night sky, 63 brick wall, 83 lava
+        ("voc20", 20, {0: 0, 1: 0, 2: 0, 3: 1, 5: 1, 57: 19, 59: 19, 60: 255, 83: 255}),
+        ("voc21", 21, {0: 1, 1: 1, 2: 1, 3: 2, 5: 2, 57: 20, 59: 20, 60: 0, 83: 0}),
+        ("context59", 28, {0: 0, 2: 0, 4: 1, 58: 19, 60: 20, 61: 20, 63: 21, 66: 21, 83: 27}),
+        ("coco_stuff", 44, {0: 0, 2: 0, 4: 1, 58: 19, 60: 20, 61: 21, 63: 23, 66: 26, 83: 43}),
+        ("ade20k", 64, {0: 0, 1: 1, 2: 255, 3: 2, 4: 3, 5: 255, 57: 38, 58: 39, 59: 255, 60: 40, 61: 41, 83: 63}),
+    ],
+)
+def test_benchmark_tables_by_hand(benchmark, count, by_hand):
+    table, classes = benchmark_map(benchmark), benchmark_classes(benchmark)
+    assert len(classes) == len(set(classes)) == count
+    assert {label: table[label] for label in by_hand} == by_hand
+    assert table.shape == (256,) and (table[len(fine_labels()) :] == IGNORE).all()
+    assert set(table.tolist()) - {IGNORE} == set(range(count))  # no class without a label
+
+
+def expected_class(benchmark, name, kind):
+    if kind is not None:
+        return name if benchmark != "ade20k" else (None if kind == ODD else kind)
+    group = next(group for group, names in textures.GROUPS.items() if name in names)
+    return {"voc20": None, "voc21": "background", "context59": group, "coco_stuff": name, "ade20k": name}[benchmark]
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_every_fine_label_has_the_class_of_its_name(benchmark):
+    names = dict(enumerate(benchmark_classes(benchmark)))
+    for label, (name, kind) in enumerate(fine_labels()):
+        found = names.get(int(benchmark_map(benchmark)[label]))
+        assert found == expected_class(benchmark, name, kind), (name, kind)
+
+
+# --- masks ---
+
+
+def test_mask_is_where_the_sheet_shows():
+    """A red disc on black: the red of a pixel is the disc's share of it, the shadow adds at most 8."""
+    y, x = np.mgrid[:SHEET, :SHEET]
+    sheet = Image.new("RGB", (SHEET, SHEET), "red")
+    sheet.putalpha(Image.fromarray((np.hypot(x - 100, y - 140) < 90).astype(np.uint8) * 255))
+    image, mask = Image.new("RGB", (SIDE, SIDE)), np.full((SIDE, SIDE), 70, np.uint8)
+    paste(image, mask, sheet, [50.0, 77.0, 61.0], 20.0, 7)
+    red = np.asarray(image)[..., 0]
+    assert set(np.unique(mask)) == {7, 70}
+    assert (mask[red > 136] == 7).all() and (mask[red <= 120] == 70).all()
+    assert (mask == 7).sum() == pytest.approx(np.pi * (90 * 61 / SHEET) ** 2, rel=0.01)
+    # the disc's centre is at (-28, +12) of the sheet's, which PIL turns anticlockwise
+    angle, scale = np.deg2rad(20), 61 / SHEET
+    dx, dy = -28 * scale, 12 * scale
+    expected = (
+        77 + -dx * np.sin(angle) + dy * np.cos(angle),
+        50 + dx * np.cos(angle) + dy * np.sin(angle),
+    )
+    assert np.abs(np.array(ndimage.center_of_mass(mask == 7)) - expected).max() < 1
+
+
+def test_a_shadow_is_drawn_but_not_labelled():
+    sheet = Image.new("RGBA", (SHEET, SHEET), "red")
+    image, mask = Image.new("RGB", (SIDE, SIDE), "white"), np.zeros((SIDE, SIDE), np.uint8)
+    paste(image, mask, sheet, [60.0, 60.0, 40.0], 0.0, 1)
+    pixels = np.asarray(image)
+    assert (mask[40:80, 40:80] == 1).all() and mask.sum() == 40 * 40
+    assert (pixels[mask == 1] == (255, 0, 0)).all()
+    below = pixels[82, 60]
+    assert (below < 200).all() and mask[82, 60] == 0
+
+
+def test_what_is_pasted_later_covers_what_was_there_and_edges_cut_it_off():
+    image, mask = Image.new("RGB", (SIDE, SIDE)), np.zeros((SIDE, SIDE), np.uint8)
+    paste(image, mask, Image.new("RGBA", (SHEET, SHEET), "red"), [40.0, 40.0, 40.0], 0.0, 1)
+    paste(image, mask, Image.new("RGBA", (SHEET, SHEET), "lime"), [60.0, 60.0, 40.0], 0.0, 2)
+    paste(image, mask, Image.new("RGBA", (SHEET, SHEET), "blue"), [128.0, 0.0, 20.0], 0.0, 3)
+    assert (mask == 1).sum() == 40 * 40 - 20 * 20 and (mask == 2).sum() == 40 * 40
+    assert (np.asarray(image)[mask == 2] == (0, 255, 0)).all()
+    assert (mask == 3).sum() == 10 * 10 and (mask[:10, 118:] == 3).all()
+
+
+def drawn_another_way(sheet, box, degrees):
+    """A sheet's colours [SIDE, SIDE, 3] and alpha [SIDE, SIDE] in the scene, by looking up each pixel in the sheet."""
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    angle, dx, dy = np.deg2rad(degrees), x - box[0], y - box[1]
+    across = (dx * np.cos(angle) - dy * np.sin(angle)) * SHEET / box[2] + SHEET / 2 - 0.5
+    down = (dx * np.sin(angle) + dy * np.cos(angle)) * SHEET / box[2] + SHEET / 2 - 0.5
+    smoothed = ndimage.uniform_filter(np.asarray(sheet, float), (int(SHEET / box[2]), int(SHEET / box[2]), 0))
+    found = np.stack([ndimage.map_coordinates(smoothed[..., c], [down, across], order=1) for c in range(4)], -1)
+    return found[..., :3], found[..., 3] / 255
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_scene_of_one_thing_is_labelled_where_its_sprite_is(seed, monkeypatch):
+    before, stuff_mask, _ = backdrop(np.random.default_rng(seed))  # the first thing a scene draws
+    calls = recorded(monkeypatch, "paste")
+    made = scene(np.random.default_rng(seed), count=1)
+    (_, _, sheet, box, degrees, label) = calls[0]
+    assert [(name, kind) for name, kind, _ in made["things"]] == [fine_labels()[label]] and len(calls) == 1
+    colours, alpha = drawn_another_way(sheet, box, degrees)
+    mask, inside = made["mask"], alpha > 0.5
+    near = ndimage.binary_dilation(inside, iterations=2)  # positions are rounded to whole pixels
+    core = ndimage.binary_erosion(inside, iterations=2)
+    assert core.sum() > 50 and (mask[core] == label).all()
+    assert np.array_equal(mask[~near], stuff_mask[~near]) and set(mask[near]) <= {label, *stuff_mask.flat}
+    smooth_image = ndimage.uniform_filter(made["image"].astype(float), (3, 3, 0))
+    smooth_sprite = ndimage.uniform_filter(colours, (3, 3, 0))
+    assert np.abs(smooth_image - smooth_sprite)[core].mean() < 12
+    reached = ndimage.binary_dilation(near, np.ones((3, 3)), iterations=8)  # by the shadow
+    assert np.array_equal(made["image"][~reached], np.asarray(before)[~reached])
+
+
+def test_backdrops_have_the_label_of_the_texture_in_every_pixel(monkeypatch):
+    flat = {name: 3 * i for i, name in enumerate(textures.NAMES)}
+    monkeypatch.setattr(textures, "texture", lambda name, rng, size: np.full((size, size, 3), flat[name], np.uint8))
+    kinds, upper, lower = [], set(), set()
+    for seed in range(200):
+        image, mask, stuff = backdrop(np.random.default_rng(seed))
+        assert np.array_equal(np.asarray(image)[..., 0], 3 * (mask.astype(int) - label_of(textures.NAMES[0], None)))
+        assert {label_of(name, None) for name in stuff} == set(np.unique(mask).tolist())
+        sides = {textures.SIDE[name] for name in stuff}
+        assert len(stuff) == 1 or sides <= {"top", "any"} or textures.SIDE[stuff[0]] != "bottom"
+        kinds.append(len(stuff))
+        if len(stuff) == 2:
+            upper.add(textures.SIDE[stuff[0]])
+            lower.add(textures.SIDE[stuff[1]])
+            assert mask[0, 0] == label_of(stuff[0], None), "the first is above"
+    assert upper == {"top", "any"} and lower == {"bottom", "any"}
+    assert np.mean(np.array(kinds) == 1) == pytest.approx(
+        0.4, abs=0.1
+    )  # 0.35 of them whole, a few of one texture twice
+
+
+def test_labels_in_a_mask_are_of_the_scenes_things_and_stuff():
+    counts = set()
+    for index in range(80):
+        made = scene(np.random.default_rng([1, index]))
+        known = {label_of(name, kind) for name, kind, _ in made["things"]}
+        known |= {label_of(name, None) for name in made["stuff"]}
+        assert set(np.unique(made["mask"]).tolist()) <= known
+        assert made["image"].shape == (SIDE, SIDE, 3) and made["mask"].shape == (SIDE, SIDE)
+        assert made["image"].dtype == made["mask"].dtype == np.uint8
+        counts.add(len(made["things"]))
+    assert counts == {0, 1, 2, 3, 4}
+
+
+def test_scenes_follow_what_is_asked_of_them(monkeypatch):
+    calls = recorded(monkeypatch, "paste")
+    for seed in range(10):
+        made = scene(np.random.default_rng(seed), count=3, size=(0.2, 0.25), turn=5.0, odd=1.0)
+        assert [kind for _, kind, _ in made["things"]] == [ODD] * 3
+        assert all(0.2 <= side <= 0.25 for _, _, side in made["things"])
+    assert len(calls) == 30 and max(abs(call[4]) for call in calls) <= 5
+    bottoms = [call[3][1] + call[3][2] / 2 for call in calls[:3]]
+    assert bottoms == sorted(bottoms)  # the nearest, lowest thing is drawn last
+    typical = [scene(np.random.default_rng(seed), count=4, odd=0.0)["things"] for seed in range(10)]
+    assert {kind for placed in typical for _, kind, _ in placed} <= set(KINDS)
+
+
+def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
+    """Nothing is painted, which has no say in what is drawn."""
+    variants, turns, boxes = {True: set(), False: set()}, [], []
+    monkeypatch.setattr(miniworld, "backdrop", lambda rng: (None, None, []))
+    monkeypatch.setattr(miniworld, "multiplied", lambda _, kind, variant: variants[kind == ODD].add(variant))
+    monkeypatch.setattr(miniworld, "paste", lambda *given: (boxes.append(given[3]), turns.append(given[4])))
+    made = [scene(np.random.default_rng([2, index]))["things"] for index in range(600)]
+    kinds = [kind for placed in made for _, kind, _ in placed]
+    assert len(kinds) > 1000 and np.mean([kind == ODD for kind in kinds]) == pytest.approx(0.15, abs=0.04)
+    assert variants == {True: set(range(ODD_COLOURS)), False: {0}}
+    rarer = {list(drawing["kinds"])[1] for drawing in things().values()}
+    assert np.mean([kind in rarer for kind in kinds if kind != ODD]) == pytest.approx(0.4, abs=0.06)
+    assert -15 <= min(turns) < -14 and 14 < max(turns) <= 15 and abs(np.mean(turns)) < 1
+    bottoms = iter([y + side / 2 for _, y, side, *_ in boxes])
+    for drawn in ([next(bottoms) for _ in placed] for placed in made):
+        assert drawn == sorted(drawn), "what stands lowest is nearest, and drawn last"
+    counts = np.bincount([len(placed) for placed in made], minlength=5) / len(made)
+    assert counts == pytest.approx([0.03, 0.37, 0.32, 0.2, 0.08], abs=0.06)
+    for count, (low, high) in {1: (0.42, 0.8), 2: (0.36, 0.58), 3: (0.3, 0.46), 4: (0.3, 0.46)}.items():
+        sides = [side for placed in made if len(placed) == count for *_, side in placed]
+        assert low <= min(sides) < low + 0.02 and high - 0.02 < max(sides) <= high
+
+
+def test_things_are_placed_inside_and_apart_where_there_is_room():
+    overlaps = []
+    for seed in range(30):
+        placed = []
+        for _ in range(3):
+            place(np.random.default_rng([seed, len(placed)]), placed, 0.3)
+        for x, y, side in placed:
+            assert min(x, y) >= side * 0.46 and max(x, y) <= SIDE - side * 0.46
+        overlaps.append(sum(miniworld.overlap(a, b) for a, b in zip(placed, placed[1:], strict=False)))
+    assert np.mean([area == 0 for area in overlaps]) > 0.8
+    assert miniworld.overlap([10, 10, 4], [13, 12, 6]) == 2 * 3
+    assert miniworld.overlap([10, 10, 4], [10, 30, 4]) == 0
+
+
+# --- splits ---
+
+
+def test_a_pair_depends_on_seed_split_and_index_alone():
+    image, text = pair(3, seed=1, split="train")
+    scene(np.random.default_rng(0))
+    again, same_text = pair(3, seed=1, split="train")
+    assert np.array_equal(image, again) and text == same_text
+    assert image.shape == (VIEW, VIEW, 3) and image.dtype == np.uint8
+    others = [pair(3, seed=1, split=split)[0] for split in SPLITS[1:]]
+    others += [pair(4, seed=1, split="train")[0], pair(3, seed=2, split="train")[0], image]
+    assert len({other.tobytes() for other in others}) == len(others)
+
+
+def test_workers_change_nothing():
+    with ProcessPoolExecutor(2) as two, ThreadPoolExecutor(1) as one:
+        images, captions = render(two, pair, 60, seed=1, split="validation")  # more than one chunk of 50
+        alone = render(one, pair, 60, seed=1, split="validation")
+    assert images.shape == (60, VIEW, VIEW, 3) and len(captions) == 60
+    assert captions == alone[1] and np.array_equal(images, alone[0])
+    for index in (0, 49, 50, 59):
+        image, text = pair(index, seed=1, split="validation")
+        assert np.array_equal(images[index], image) and captions[index] == text
+
+
+def test_a_pair_is_the_small_view_of_the_labelled_scene():
+    image, mask = labelled_scene(5, seed=1, split="test")
+    assert np.array_equal(pair(5, seed=1, split="test")[0], small_view(image))
+    assert mask.shape == (SIDE, SIDE)
+
+
+def test_the_sets_images_are_not_the_scenes_over_again():
+    """NumPy pads seeds with zeros, [7, 2, 1] and [7, 2, 1, 0] are one: no set may draw from a scene's generator."""
+    scenes = [small_view(np.asarray(backdrop(miniworld.rng_of(7, "test", index))[0])) for index in range(1 + len(SETS))]
+    for set_name in ("clean", "small", "large"):
+        image, _ = classification_image(0, seed=7, split="test", set_name=set_name)
+        assert all((image == other).mean() < 0.2 for other in scenes), set_name
+
+
+def test_small_view_is_the_mean_of_four_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    means = image.astype(float).reshape(VIEW, 2, VIEW, 2, 3).mean((1, 3))
+    assert np.array_equal(small_view(image), np.floor(means + 0.5).astype(np.uint8))
+    assert (small_view(np.full((SIDE, SIDE, 3), 255, np.uint8)) == 255).all()
+
+
+# --- classification sets ---
+
+
+@pytest.mark.parametrize("set_name", [name for name in SETS if name != "textures"])
+def test_sets_show_the_thing_they_name(set_name, monkeypatch):
+    calls = recorded(monkeypatch, "paste")
+    sizes, turns, classes, main = [], [], [], []
+    for index in range(10):
+        calls.clear()
+        image, label = classification_image(index, seed=3, split="test", set_name=set_name)
+        assert image.shape == (VIEW, VIEW, 3) and image.dtype == np.uint8
+        assert len(calls) == (4 if set_name == "cluttered" else 1)
+        _, mask, sheet, box, degrees, pasted = calls[-1]  # last, so nothing is over it
+        assert (mask == pasted).any()
+        sizes, turns, classes = [*sizes, box[2] / SIDE], [*turns, degrees], [*classes, label]
+        main.append(set_classes(set_name)[label] == fine_labels()[pasted][0])
+        assert (np.ptp(np.asarray(sheet)[..., :3], axis=-1).max() == 0) == (set_name == "outline")
+    assert all(main) and len(set(classes)) > 4
+    low, high = {"small": (0.2, 0.3), "large": (0.9, 1.25), "cluttered": (0.42, 0.52)}.get(set_name, (0.45, 0.75))
+    assert low <= min(sizes) and max(sizes) <= high
+    assert all(60 <= turn <= 300 if set_name == "rotated" else abs(turn) <= 15 for turn in turns)
+    assert set_name != "rotated" or min(turns) < 180 < max(turns)
+    assert all(0.2 <= call[3][2] / SIDE <= 0.3 for call in calls[:-1]), "what is beside the thing is small"
+
+
+def test_textures_are_a_set_of_their_own(monkeypatch):
+    painted, texture = [], textures.texture
+    monkeypatch.setattr(textures, "texture", lambda name, *rest: painted.append(name) or texture(name, *rest))
+    labels = [classification_image(index, seed=3, split="test", set_name="textures")[1] for index in range(60)]
+    assert set_classes("textures") == list(textures.NAMES) and set_classes("clean") == list(things())
+    assert [set_classes("textures")[label] for label in labels] == painted
+    assert len(set(labels)) > 15
+
+
+def test_set_images_are_reproducible_and_differ_between_sets_and_splits():
+    first, label = classification_image(2, seed=3, split="test", set_name="clean")
+    again, same = classification_image(2, seed=3, split="test", set_name="clean")
+    assert np.array_equal(first, again) and label == same
+    others = [
+        classification_image(2, seed=3, split=s, set_name=n)[0] for s, n in (("validation", "clean"), ("test", "small"))
+    ]
+    assert all(not np.array_equal(first, other) for other in others)
+
+
+def spoil(set_name, image=None, seed=0, box=(60.0, 70.0, 80.0)):
+    image = scene(np.random.default_rng(4))["image"] if image is None else image
+    return image, spoiled(np.random.default_rng(seed), Image.fromarray(image), set_name, box)
+
+
+@pytest.mark.parametrize("set_name", ["clean", "small", "large", "rotated", "cluttered", "outline"])
+def test_sets_whose_difficulty_is_in_the_scene_are_not_spoiled(set_name):
+    image, after = spoil(set_name)
+    assert np.array_equal(image, after)
+
+
+def test_greyscale_has_equal_channels_with_the_images_brightness():
+    image, after = spoil("greyscale")
+    assert np.ptp(image, axis=-1).max() > 20 and np.ptp(after, axis=-1).max() == 0
+    assert np.abs(after[..., 0] - image @ (0.299, 0.587, 0.114)).max() <= 1
+
+
+def test_low_resolution_has_16_by_16_blocks_of_the_images_mean():
+    image, after = spoil("low_resolution")
+    blocks = after.reshape(16, 8, 16, 8, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    assert np.abs(blocks[:, 0, :, 0] - image.reshape(16, 8, 16, 8, 3).mean((1, 3))).max() <= 1
+
+
+def test_blurred_has_no_fine_detail_but_the_same_brightness():
+    image, after = spoil("blurred")
+    fine = [np.abs(np.diff(picture.astype(float), axis=1)).mean() for picture in (image, after)]
+    assert fine[1] < fine[0] / 3
+    assert after.mean() == pytest.approx(image.mean(), abs=2)
+
+
+def test_noise_is_mostly_of_brightness():
+    _, after = spoil("noisy", np.full((SIDE, SIDE, 3), 128, np.uint8))
+    noise = after.astype(float) - 128
+    assert np.abs(noise.mean((0, 1))).max() < 4
+    assert noise.std() == pytest.approx(np.hypot(60, 30), rel=0.08)  # a little less, since it is clipped
+    correlation = np.corrcoef(noise.reshape(-1, 3).T)
+    assert correlation[0, 1] == pytest.approx(60**2 / (60**2 + 30**2), abs=0.03)
+    bright = spoil("noisy", np.full((SIDE, SIDE, 3), 250, np.uint8))[1]
+    assert (bright == 255).mean() > 0.3  # clipped, not wrapped around
+    assert (bright < 30).mean() < 0.001
+
+
+def test_a_bar_hides_part_of_the_thing_and_nothing_else():
+    directions = set()
+    for seed in range(12):
+        image, after = spoil("occluded", seed=seed)
+        changed = (image != after).any(-1)
+        across = changed.mean(1).max() > 0.9  # a row is changed from end to end
+        directions.add(across)
+        lines = np.flatnonzero(changed.any(1) if across else changed.any(0))
+        assert lines[-1] - lines[0] < int(80 * 0.42) == 33
+        assert len(lines) > 25 and changed.mean() > 0.2
+        middle = (lines[0] + lines[-1] + 1) / 2
+        assert abs(middle - (70 if across else 60)) <= 0.15 * 80 + 4
+    assert directions == {True, False}
+
+
+# --- things ---
+
+
+@pytest.mark.parametrize("thing", list(things()))
+def test_sprites_of_a_thing_share_a_shape_and_differ_in_colour(thing):
+    kinds = [sprite(thing, kind) for kind in things()[thing]["kinds"]]
+    odd = [sprite(thing, ODD, variant) for variant in range(ODD_COLOURS)]
+    shapes = {sheet.getchannel("A").tobytes() for sheet in (*kinds, *odd)}
+    assert len(shapes) == 1 and kinds[0].size == (SHEET, SHEET) and kinds[0].mode == "RGBA"
+    alpha = np.asarray(kinds[0].getchannel("A"))
+    assert 0.1 < (alpha > 127).mean() < 0.8
+    assert len({sheet.tobytes() for sheet in (*kinds, *odd)}) == 2 + ODD_COLOURS
+    assert odd_colouring(thing, 1) == odd_colouring(thing, 1) != odd_colouring(thing, 2)
+
+
+def test_a_sprite_covers_all_of_its_parts_and_a_rim():
+    for name in ("apple", "whale"):
+        parts = np.max([np.asarray(mask) for mask in part_masks(name)], axis=0)
+        covered = np.asarray(sprite(name, list(things()[name]["kinds"])[0]).getchannel("A"))
+        assert np.array_equal(covered, np.asarray(Image.fromarray(parts).filter(ImageFilter.MaxFilter(9))))
+
+
+def test_odd_colours_are_a_things_own_and_have_every_pattern():
+    made = [odd_colouring(name, variant) for name in things() for variant in range(ODD_COLOURS)]
+    assert len({tuple(one[:2]) for one in made}) == len(made)
+    assert {one[2] for one in made} == {"plain", "stripes", "dots", "checks"}
+    sheets = [multiplied("apple", ODD, variant) for variant in range(ODD_COLOURS)]
+    assert len({sheet.tobytes() for sheet in sheets}) == ODD_COLOURS and {sheet.mode for sheet in sheets} == {"RGBa"}
+
+
+def test_a_line_drawing_is_ink_on_white_inside_its_sprite():
+    sheet, drawing = sprite("apple", "red apple"), line_drawing("apple", "red apple").convert("RGBA")
+    alpha, grey = np.asarray(sheet)[..., 3], np.asarray(drawing)[..., 0]
+    assert np.array_equal(np.asarray(drawing)[..., 3], alpha)
+    deep = ndimage.binary_erosion(alpha == 255, iterations=6)
+    assert np.median(grey[deep]) > 200 and (grey[deep] < 100).mean() > 0.005
+    assert np.median(grey[(alpha == 255) & ~deep]) == 0, "a line around it"
+
+
+def test_drawings_use_known_fills_patterns_and_shapes():
+    for thing, drawing in things().items():
+        assert all(pattern in ("plain", "stripes", "dots", "checks") for _, _, pattern in drawing["kinds"].values())
+        for shape, fill, *numbers in drawing["parts"]:
+            assert fill in ("body", "second", "dark", "light") or re.fullmatch("#[0-9a-f]{6}", fill), thing
+            assert shape in ("ellipse", "polygon", "blob", "line"), thing
+            assert (len(numbers) - (shape == "line")) % 2 == 0 and all(0 <= number <= 100 for number in numbers)
+        assert any(fill == "body" for _, fill, *_ in drawing["parts"])
+
+
+UNIT = 0.92 * SHEET / 100  # pixels of a drawing's unit; a margin of 4 hundredths is left around it
+
+
+def area_and_centre(mask):
+    share = np.asarray(mask) / 255
+    y, x = ndimage.center_of_mass(share)
+    return share.sum() / UNIT**2, ((x + 0.5 - 0.04 * SHEET) / UNIT, (y + 0.5 - 0.04 * SHEET) / UNIT)
+
+
+@pytest.mark.parametrize(
+    "shape, numbers, area, centre",
+    [
+        ("ellipse", [40, 60, 20, 10], np.pi * 20 * 10, (40, 60)),
+        ("polygon", [10, 20, 50, 20, 50, 80, 10, 80], 40 * 60, (30, 50)),
+        ("polygon", [10, 10, 70, 10, 10, 70], 60 * 60 / 2, (30, 30)),
+        ("line", [6, 20, 50, 80, 50], 60 * 6 + np.pi * 3**2, (50, 50)),
+    ],
+)
+def test_parts_have_the_area_and_place_of_their_numbers(shape, numbers, area, centre):
+    found, place = area_and_centre(part_mask(shape, numbers))
+    assert found == pytest.approx(area, rel=0.03)
+    assert place == pytest.approx(centre, abs=0.4)
+
+
+def test_smooth_curves_go_through_their_points():
+    points = [(10.0, 20.0), (60.0, 10.0), (80.0, 70.0), (30.0, 90.0)]
+    curve = smooth(points, steps=12)
+    assert len(curve) == 48
+    np.testing.assert_allclose(curve[::12], points)
+    steps = np.linalg.norm(np.diff([*curve, curve[0]], axis=0), axis=1)
+    assert steps.max() < 12  # closed, without jumps
+
+
+def test_patterns_have_two_colours_and_plain_has_one():
+    share = {}
+    for pattern in ("plain", "stripes", "checks", "dots"):
+        pixels = np.asarray(patterned("#000000", "#ffffff", pattern))
+        assert set(np.unique(pixels)) == ({0} if pattern == "plain" else {0, 255})
+        share[pattern] = (pixels == 255).mean()
+        if pattern == "stripes":
+            assert (pixels == pixels[:1]).all() and not (pixels == pixels[:, :1]).all()
+    assert share["checks"] == 0.5 and share["stripes"] == pytest.approx(0.5, abs=0.06)
+    assert share["dots"] == pytest.approx(np.pi * 0.42**2 / 1.5**2, abs=0.04)
+
+
+def test_shades_light_and_rim():
+    assert shaded("#646464", 0.5) == (50, 50, 50) and shaded("#c86400", 1.5) == (255, 150, 0)
+    light = np.asarray(lit(solid("#646464")))[..., 0]
+    assert [light[0, 0], light[-1, -1]] == pytest.approx([114, 100 * (1.14 - 0.16 - 0.22)], abs=1)
+    alpha = Image.new("L", (SHEET, SHEET))
+    alpha.paste(255, (100, 100, 120, 130))
+    sheet = np.asarray(outlined(solid("#ffffff"), alpha, (1, 2, 3)))
+    assert (sheet[..., 3] > 0).sum() == 28 * 38  # 4 pixels of rim on each side
+    assert tuple(sheet[98, 110]) == (1, 2, 3, 255) and tuple(sheet[110, 110]) == (255, 255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "pick, other",
+    [(np.maximum, ImageFilter.MaxFilter), (np.minimum, ImageFilter.MinFilter)],
+    ids=["largest", "smallest"],
+)
+@pytest.mark.parametrize("size", [3, 9, 13])
+def test_a_neighbourhoods_extreme_is_pillows(pick, other, size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 31), dtype=np.uint8))
+    assert (np.asarray(neighbourhood(image, size, pick)) == np.asarray(image.filter(other(size)))).all()

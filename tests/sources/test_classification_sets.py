@@ -1,0 +1,277 @@
+"""Classification sets: torchvision's, folders of images a class, their class names and templates."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.folders import write_image
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from torchvision import datasets
+
+from pacl.data.prepared import read_labelled
+from pacl.sources.classification_sets import (
+    all_sets,
+    check_sets,
+    class_count,
+    class_file,
+    class_names,
+    described,
+    labels_of,
+    open_torchvision,
+    set_templates,
+    words,
+    write_set,
+)
+from pacl.sources.layouts import check_present, lines_of
+
+PARAMS = SimpleNamespace(seed=0, classification_images=None, validation_scenes=1000)
+TWELVE = ["imagenet", "imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "cifar10"]
+TWELVE += ["cifar100", "food101", "pets", "flowers102", "dtd", "eurosat"]
+IMAGENET = dict(line.split(": ", 1) for line in lines_of(class_file("imagenet")))
+
+
+def test_there_are_twelve_sets_and_each_has_templates_with_one_place():
+    assert list(all_sets()) == TWELVE
+    for name in TWELVE:
+        assert all(template.count("{}") == 1 for template in set_templates(name)), name
+        assert {"name", "images", "get", "terms"} <= all_sets()[name].keys()
+    assert len(set_templates("imagenet")) == 80 and set_templates("pets") == ["a photo of a {}, a type of pet."]
+
+
+def synsets(name):
+    """WordNet ids of a variant of ImageNet, as timm lists them."""
+    return (files("timm.data") / f"_info/{name}_synsets.txt").read_text().split()
+
+
+def test_the_classes_of_imagenets_variants_are_timms():
+    assert synsets("imagenet") == list(IMAGENET)
+    for name in ("imagenet_a", "imagenet_r"):
+        assert len(set(synsets(name))) == all_sets()[name]["count"] and set(synsets(name)) <= set(IMAGENET), name
+    assert all(all_sets()[name]["count"] == len(IMAGENET) for name in ("imagenet", "imagenet_v2", "imagenet_sketch"))
+
+
+def test_class_counts_are_torchvisions_where_it_says_them_without_the_files():
+    count = {name: entry["count"] for name, entry in all_sets().items()}
+    assert count["flowers102"] == len(datasets.Flowers102.classes)
+    assert count["eurosat"] == len(all_sets()["eurosat"]["classes"])
+    said = {"food101": r"(\d+) food categories", "pets": r"one of the (\d+) pet categories"}
+    for name, sentence in said.items():
+        kind = getattr(datasets, all_sets()[name]["torchvision"]["class"])
+        assert count[name] == int(re.search(sentence, kind.__doc__)[1]), name
+
+
+def test_sizes_of_the_test_splits_are_the_published_ones():
+    """From how each set was made: so many images a class, or all but the published training and validation images."""
+    food = re.search(r"(\d+) manually reviewed test images", datasets.Food101.__doc__)
+    assert {name: entry["images"] for name, entry in all_sets().items()} == {
+        "imagenet": 1000 * 50,
+        "imagenet_v2": 1000 * 10,
+        "imagenet_a": 7500,
+        "imagenet_r": 30000,
+        "imagenet_sketch": 50889,
+        "cifar10": 10 * 1000,
+        "cifar100": 100 * 100,
+        "food101": 101 * int(food[1]),
+        "pets": 7349 - 3680,
+        "flowers102": 8189 - 102 * 10 - 102 * 10,
+        "dtd": 47 * 120 // 3,
+        "eurosat": 27000 - all_sets()["eurosat"]["held_out"],
+    }
+
+
+def test_templates_are_those_that_clip_was_evaluated_with():
+    """data/prompts.md of openai/CLIP: how many each set has, and the sentences they are made of."""
+    kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
+    small = [f"a {kind}photo of {article} {{}}." for article in ("a", "the") for kind in kinds]
+    small += [f"a photo of {article} {size} {{}}." for article in ("a", "the") for size in ("small", "big")]
+    for name in ("cifar10", "cifar100"):
+        assert sorted(set_templates(name)) == sorted(small) and len(small) == 18
+    things = ("texture", "pattern", "thing", "object")
+    assert set_templates("dtd") == [f"a photo of {a} {{}} {thing}." for a in ("a", "the") for thing in things]
+    assert set_templates("eurosat") == [f"a centered satellite photo of {a}{{}}." for a in ("", "a ", "the ")]
+    assert set_templates("food101") == ["a photo of {}, a type of food."]
+    assert set_templates("flowers102") == ["a photo of a {}, a type of flower."]
+
+
+def test_imagenets_names_are_open_clips_in_the_order_of_the_wordnet_ids():
+    assert list(IMAGENET.values()) == list(IMAGENET_CLASSNAMES)
+    assert list(IMAGENET) == sorted(IMAGENET) and len(IMAGENET) == 1000
+    known = {"n01440764": "tench", "n02123045": "tabby cat", "n02085620": "Chihuahua", "n15075141": "toilet paper"}
+    assert {key: IMAGENET[key] for key in known} == known
+
+
+def test_every_torchvision_class_is_there_and_takes_its_options():
+    for entry in all_sets().values():
+        if "torchvision" in entry:
+            with pytest.raises(RuntimeError, match="not found"):  # it gets as far as looking for the files
+                getattr(datasets, entry["torchvision"]["class"])("/nowhere", **entry["torchvision"]["test"])
+
+
+def test_folders_of_imagenet_by_wordnet_id_or_by_number(tmp_path):
+    tench, goldfish = list(IMAGENET)[:2]
+    write_image(tmp_path / f"imagenet/val/{goldfish}/a.JPEG")
+    write_image(tmp_path / f"imagenet/val/{tench}/b.JPEG")
+    write_image(tmp_path / "imagenetv2-matched-frequency-format-val/1/c.jpeg")
+    write_image(tmp_path / "imagenetv2-matched-frequency-format-val/999/d.jpeg")
+    write_image(tmp_path / f"imagenet-a/{goldfish}/e.jpg")
+    notes = [write_set(tmp_path / "out", tmp_path, name, PARAMS) for name in ("imagenet", "imagenet_v2", "imagenet_a")]
+    images, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet")
+    assert labels.tolist() == [0, 1] and [path[-6:] for path in images.source] == ["b.JPEG", "a.JPEG"]
+    assert classes == list(IMAGENET_CLASSNAMES)  # of all, also without an image
+    assert read_labelled(tmp_path / "out", "test", "imagenet_v2")[1].tolist() == [1, 999]
+    _, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet_a")
+    assert labels.tolist() == [0] and classes == ["goldfish"]  # only of those that have a folder
+    assert notes[0].startswith("ImageNet-1k test: 2 of 50,000 images,")
+    (tmp_path / "imagenet/val/n99").mkdir()
+    with pytest.raises(ValueError, match="has a folder n99, which is no class of ImageNet-1k"):
+        write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
+
+
+def test_the_images_that_are_counted_are_the_tests(tmp_path):
+    tench, goldfish = list(IMAGENET)[:2]
+    for place in (f"val/{tench}/a", f"val/{tench}/b", f"val/{goldfish}/c", f"train/{tench}/d"):
+        write_image(tmp_path / f"imagenet/{place}.JPEG")
+    note = write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
+    assert len(read_labelled(tmp_path / "out", "validation", "imagenet")[1]) == 1
+    assert note.startswith("ImageNet-1k test: 3 of 50,000 images,")
+
+
+def test_ones_own_images_are_in_the_first_of_their_folders(tmp_path):
+    for split, later in (("test", ("images", "val", "test")), ("validation", ("train", "validation"))):
+        for place in later:  # each goes before those that are there
+            write_image(tmp_path / f"zoo/{place}/gull/{place}.jpg")
+            write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+            images = read_labelled(tmp_path / "out", split, "zoo")[0]
+            assert [Path(path).stem for path in images.source] == [place]
+
+
+def test_so_many_images_are_drawn_by_the_seed_and_stay_in_their_order(tmp_path):
+    for place, count in (("dtd/images", 9), ("dtd/train", 8)):
+        for name in ("banded", "zigzagged"):
+            for i in range(count):
+                write_image(tmp_path / f"{place}/{name}/{i}.jpg")
+        (tmp_path / place / "README.txt").write_text("no class")
+    drawn = {}
+    for seed in (0, 0, 1):
+        params = SimpleNamespace(seed=seed, classification_images=7, validation_scenes=5)
+        note = write_set(tmp_path / "out", tmp_path, "dtd", params)
+        for split, count in (("test", 7), ("validation", 5)):
+            images, labels, classes = read_labelled(tmp_path / "out", split, "dtd")
+            assert len(labels) == count and images.source == sorted(images.source)
+            assert [classes[k] for k in labels] == [Path(path).parent.name for path in images.source]
+            assert drawn.setdefault((split, seed), images.source) == images.source
+    assert note.startswith("Describable Textures test: 7 of 1,880 images,")
+    assert all(drawn[split, 0] != drawn[split, 1] for split in ("test", "validation"))
+
+
+def test_a_set_of_torchvision_is_read_in_place(tmp_path):
+    """EuroSAT has no splits: a fixed part is held out, the rest is the test."""
+    for name in ("AnnualCrop", "SeaLake"):
+        for i in range(4):
+            write_image(tmp_path / f"eurosat/2750/{name}/{name}_{i}.jpg", value=10 * i)
+    entry = all_sets()["eurosat"]
+    original, entry["held_out"] = entry["held_out"], 3
+    try:
+        write_set(tmp_path / "out", tmp_path, "eurosat", PARAMS)
+    finally:
+        entry["held_out"] = original
+    images, labels, classes = read_labelled(tmp_path / "out", "test", "eurosat")
+    assert classes == ["annual crop land", "lake or sea"] and len(images) == len(labels) == 5
+    held_out, labels_of_these, _ = read_labelled(tmp_path / "out", "validation", "eurosat")
+    assert sorted([*held_out.source.rows, *images.source.rows]) == list(range(8))
+    assert set(labels_of_these) == {0, 1}  # not the first rows, which are of one class
+    reference = datasets.EuroSAT(tmp_path)
+    for image, label, row in zip(images, labels, images.source.rows, strict=True):
+        assert np.array_equal(image, reference[row][0]) and label == reference[row][1] and image.mode == "RGB"
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["test_eurosat.json", "validation_eurosat.json"]  # no photo was copied
+
+
+def test_a_set_that_torchvision_reads_may_be_a_plain_folder(tmp_path):
+    write_image(tmp_path / "dtd/images/banded/b.jpg")
+    write_image(tmp_path / "dtd/images/zigzagged/z.jpg")
+    note = write_set(tmp_path / "out", tmp_path, "dtd", PARAMS)
+    assert read_labelled(tmp_path / "out", "test", "dtd")[2] == ["banded", "zigzagged"]
+    assert "2 of 1,880" in note and not (tmp_path / "out/validation_dtd.json").exists()
+
+
+def test_any_other_set_of_torchvision_by_its_name(tmp_path):
+    assert described("FGVCAircraft")["torchvision"]["test"] == {"split": "test"}
+    mnist = described("MNIST")["torchvision"]
+    assert (mnist["test"], mnist["validation"]) == ({"train": False}, {"train": True})
+    assert "torchvision" not in described("my_birds")
+    folder = tmp_path / "rendered-sst2"
+    for split, value in (("test", 10), ("train", 200)):
+        for name in ("negative", "positive"):
+            write_image(folder / split / name / "1.png", value)
+    write_image(folder / "train/negative/2.png", 200)
+    write_set(tmp_path / "out", tmp_path, "RenderedSST2", PARAMS)
+    assert read_labelled(tmp_path / "out", "test", "RenderedSST2")[2] == ["negative", "positive"]
+    for split, value, expected in (("test", 10, [0, 1]), ("validation", 200, [0, 0, 1])):
+        images, labels, _ = read_labelled(tmp_path / "out", split, "RenderedSST2")
+        assert labels.tolist() == expected and images[1].getpixel((0, 0)) == (value,) * 3
+    assert check_sets(tmp_path, ["RenderedSST2"]) == []  # torchvision's own folder is enough
+
+
+def test_a_set_whose_folder_torchvision_finds_empty_is_none_of_its(tmp_path):
+    assert open_torchvision(tmp_path, described("eurosat"), "test") is None
+    (tmp_path / "eurosat/2750").mkdir(parents=True)
+    assert open_torchvision(tmp_path, described("eurosat"), "test") is None
+
+
+def test_a_set_of_torchvision_without_such_a_split_says_what_else_works(tmp_path):
+    with pytest.raises(ValueError, match="torchvision's Imagenette has no test split of its own .*: put its"):
+        write_set(tmp_path / "out", tmp_path, "Imagenette", PARAMS)
+
+
+def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        check_present(check_sets(tmp_path, ["food101", "imagenet", "my_birds"]))
+    food, imagenet, birds = (lines[1:] for lines in np.reshape(str(error.value).splitlines()[1:], (3, 4)))
+    assert food[0].endswith(f"{tmp_path}: food-101/images") and f"Food101('{tmp_path}', download=True)" in food[1]
+    assert imagenet[0].endswith(f"{tmp_path}: imagenet/val") and "image-net.org" in imagenet[1]
+    assert birds[0].endswith(f"{tmp_path}: my_birds/test")
+    assert f"put images into {tmp_path}/my_birds/test/CLASS" in birds[1]
+
+
+def test_a_folder_without_classes_is_named(tmp_path):
+    (tmp_path / "zoo/test").mkdir(parents=True)
+    with pytest.raises(ValueError, match="zoo/test has no folder with images of a class of zoo: remove it"):
+        write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+
+
+@pytest.mark.parametrize("attribute", ["targets", "_labels", "labels", None])
+def test_labels_are_read_from_a_list_wherever_torchvision_keeps_one(attribute):
+    """Without a list from the items, which means reading every image."""
+
+    class Pictures:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            assert attribute is None
+            return None, np.int64(index % 2)
+
+    pictures = Pictures()
+    if attribute:
+        setattr(pictures, attribute, np.array([0, 1, 0]))
+    labels = labels_of(pictures)
+    assert labels == [0, 1, 0] and {type(label) for label in labels} == {int}
+
+
+def test_a_set_of_torchvision_without_class_names_says_where_to_list_them():
+    with pytest.raises(ValueError, match="no class names for SVHN: add an entry to data/classification/sets.yaml"):
+        class_names(SimpleNamespace(), described("SVHN"))
+
+
+def test_how_many_classes_a_set_has_is_known_of_listed_sets_only():
+    assert [class_count(name) for name in ("imagenet_a", "cifar10", "my_birds")] == [200, 10, 0]
+
+
+def test_words_of_classes():
+    assert words("apple_pie", {}) == "apple pie"
+    assert words("SeaLake", all_sets()["eurosat"]) == "lake or sea"
+    assert words("Moon", all_sets()["eurosat"]) == "Moon"  # one that the list lacks

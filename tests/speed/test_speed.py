@@ -1,0 +1,502 @@
+"""The benchmarks compare like with like, and their tables say what was measured; nothing is timed here."""
+
+import itertools
+import json
+from collections import Counter
+from functools import partial
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from pacl.clip.features import Texts
+from pacl.label_maps import label_maps
+from pacl.loss import contrastive_loss
+from pacl.runtime.config import load_params
+from pacl.runtime.params import Protocol
+from pacl.training.cached import CachedPairs
+from pacl.training.train import train
+from speed import (
+    compatibility,
+    cost,
+    dense_inference,
+    epoch,
+    evaluation,
+    features,
+    measuring,
+    ranks,
+    startup,
+    streaming_memory,
+    tables,
+)
+from speed.__main__ import ITEMS, joined, main, publish
+from speed.items import dense_rows
+from speed.measuring import held, in_own_process, machine, row
+
+MACHINE = {
+    "processor": "Abacus",
+    "cores": 2,
+    "memory_gigabytes": 8.0,
+    "python": "3.11.0",
+    "torch": "2.0",
+    "load": 0.1,
+}
+
+
+def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly(bfloat16_everywhere):
+    given = compatibility.inputs(3, 5, 4, 8)
+    phi, gradient = compatibility.step("plain", *given)
+    ours, rounded = compatibility.step("ours", *given), compatibility.step("bf16", *given)
+    torch.testing.assert_close(ours, (phi, gradient), atol=1e-5, rtol=1e-4)
+    assert compatibility.VARIANTS["plain"] is compatibility.plain, "and not ours twice"
+    error = (rounded[0] - phi).abs().max()
+    assert 1e-5 < error < 2e-2, "rounded to 8 bits: neither float32's error nor a wrong result"
+    torch.testing.assert_close(rounded[1], gradient, atol=0.05 * gradient.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("protocol", [evaluation.NONE, evaluation.ENTROPY], ids=["none", "entropy"])
+def test_both_ways_of_evaluation_give_one_confusion_matrix(monkeypatch, protocol):
+    monkeypatch.setattr(evaluation, "BATCH", 2)
+    calls = evaluation.both_ways(evaluation.batch(6), protocol)
+    confmat = calls["plain"]()
+    assert torch.equal(calls["ours"](), confmat) and (confmat > 0).sum() > 20
+
+
+def test_a_photos_label_maps_agree(monkeypatch):
+    monkeypatch.setattr(evaluation, "CLASSES", 9)
+    monkeypatch.setattr(evaluation, "TOKENS", (5, 7))
+    monkeypatch.setattr(evaluation, "PIXELS", (60, 90))
+    *cosines, target = evaluation.photo()
+    labels = label_maps(*cosines, Protocol())
+    assert torch.equal(labels, evaluation.plain_labels(*cosines, Protocol()))
+    assert torch.equal(labels, F.interpolate(cosines[0], size=(60, 90), mode="bilinear").argmax(1))
+    assert 0.05 < (target == 255).double().mean() < 0.15
+    with pytest.raises(ValueError, match="outside"):
+        evaluation.plain_confusion_matrix(labels, target, 3)
+
+
+def test_a_training_step_has_the_loss_of_its_parts_and_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(epoch, "IMAGES", 32)
+    params = load_params("mini", "train").train.model_copy(update={"batch_size": 16})
+    patches, texts = epoch.stand_in(tmp_path)
+    training = epoch.Training(epoch.WIDTH, epoch.WIDTH, params)
+    batch = np.arange(16)
+    tokens = torch.from_numpy(np.asarray(patches[batch])).float()
+    drawn, keys = texts.draw(np.random.default_rng(0), batch, params.noun_share)
+    phi = compatibility.plain(training.embedder(tokens), drawn)
+    expected = contrastive_loss(phi, training.logit_scale(), keys[:, None] == keys).item()
+    losses = [training.step(tokens, drawn, keys) for _ in range(5)]
+    assert losses[0] == pytest.approx(expected, abs=1e-4) and losses[-1] < losses[0]
+    assert len(training.epoch(patches, texts, np.random.default_rng(0))) == 2
+    assert set(training.taken) == {"reading", "drawing texts", "embedder", "phi", "loss", "gradients", "optimiser"}
+
+
+def test_operations_are_those_that_torch_counts():
+    """A step's products, phi's by its plain definition left out, against torch's own counter."""
+    B, N, in_dim, out_dim = 2, 3, 8, 4
+    embedder = epoch.Training(in_dim, out_dim, load_params("mini", "train").train).embedder
+    with FlopCounterMode(display=False) as counter:
+        embedder(torch.randn(B * N, in_dim)).sum().backward()
+    of_phi = compatibility.operations(B, N, B, out_dim)
+    assert epoch.operations(B, N, in_dim, out_dim) - of_phi == counter.get_total_flops()
+
+
+def test_a_vits_operations_are_those_that_torch_counts(random_vit):
+    block, x = random_vit.model.visual.transformer.resblocks[0], torch.randn(1, 10, features.WIDTH, requires_grad=True)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the others are not counted
+        block(x)
+    assert counter.get_total_flops() == features.operations(10, layers=1)
+
+
+def test_held_is_the_peak_of_a_call_in_a_process_of_its_own():
+    assert in_own_process(held, partial(np.ones, 200 * 10**6, np.uint8)) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("has, words", [(True, ""), (False, " without bfloat16 (float32 in its place)")])
+def test_a_processor_without_bfloat16_is_called_so(monkeypatch, has, words):
+    monkeypatch.setattr(measuring, "has_bfloat16", lambda device_type: has)
+    monkeypatch.setattr(measuring, "_lines", lambda path: ["flags\t: fpu", "model name\t: Abacus 2", "model name\t: -"])
+    assert machine()["processor"] == "Abacus 2" + words
+
+
+# --- what is made of the times: here they are given ---
+
+
+def test_a_median_leaves_out_the_first_turn_and_calls_take_turns(monkeypatch):
+    order, taken = [], iter([90, 99, 3, 30, 1, 10, 2, 50, 8, 20])
+    monkeypatch.setattr(measuring, "seconds", lambda call: (order.append(call()), next(taken))[1])
+    found = measuring.medians({"ours": lambda: "a", "plain": lambda: "b"}, 4)
+    assert found == {"ours": 2.5, "plain": 25} and order == ["a", "b"] * 5
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(1, 1), (2, 5)])
+def test_one_thread_is_timed_by_the_processor_and_more_by_the_clock(monkeypatch, threads, expected):
+    clocks = {"process_time": itertools.count(), "perf_counter": itertools.count(step=5)}
+    fake = SimpleNamespace(**{name: lambda ticks=ticks: next(ticks) for name, ticks in clocks.items()})
+    monkeypatch.setattr(measuring, "time", fake)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert measuring.seconds(lambda: None) == expected
+
+
+def test_the_machines_rates_are_those_of_the_fastest_of_many_calls(monkeypatch):
+    monkeypatch.setattr(measuring, "MATRIX", 10)
+    monkeypatch.setattr(measuring, "COPIED", 300)
+    taken = itertools.cycle([4.0, 0.5, 2.0])
+    monkeypatch.setattr(measuring, "seconds", lambda call: (call(), next(taken))[1])
+    assert measuring.product_rate() == 2 * 10**3 / 0.5 and measuring.copy_rate() == 300 / 0.5
+
+
+def test_a_row_has_ratios_where_there_is_a_plain_way_and_ours_in_units_of_the_floor():
+    made = row("a", {"ours": 3.0, "plain": 4.0}, gigabytes={"ours": 1.0}, floor_seconds=1.5, more=7)
+    assert made["ratio"] == {"seconds": 0.75} and made["to_floor"] == 2.0 and made["more"] == 7
+    assert "to_floor" not in row("a", {}, floor_seconds=1.5)
+
+
+def fixed(module, monkeypatch, *, seconds: dict, gigabytes: dict | None = None, rate: float = 1e3) -> None:
+    """A benchmark whose times, memory (by its function's arguments) and product rate are given."""
+    monkeypatch.setattr(module, "medians", lambda calls, repeats: {name: seconds[name] for name in calls})
+    monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: (gigabytes or {})[arguments[-2:]])
+    monkeypatch.setattr(
+        module, "product_rate", lambda dtype=torch.float32: rate if dtype == torch.float32 else 2 * rate
+    )
+
+
+def test_phi_is_compared_in_float32_and_in_bfloat16_with_the_plain_way(monkeypatch, bfloat16_everywhere):
+    size = (3, 5, 4, 8)
+    gigabytes = {("ours", size): 0.1, ("plain", size): 1.0, ("bf16", size): 0.3}
+    fixed(compatibility, monkeypatch, seconds={"ours": 1.0, "plain": 4.0, "bf16": 2.0}, gigabytes=gigabytes)
+    ours, rounded = compatibility.compared("small", size, 1)
+    assert (ours["seconds"], ours["gigabytes"]) == ({"ours": 1.0, "plain": 4.0}, {"ours": 0.1, "plain": 1.0})
+    assert (rounded["seconds"], rounded["gigabytes"]) == ({"ours": 2.0, "plain": 4.0}, {"ours": 0.3, "plain": 1.0})
+    assert ours["floor_seconds"] == 2 * rounded["floor_seconds"] == compatibility.operations(*size) / 1e3
+    given = compatibility.inputs(*size)
+    (phi, gradient), (near, turned) = (compatibility.step(name, *given) for name in ("ours", "bf16"))
+    assert rounded["phi_largest_error"] == max(
+        abs(a - b) for a, b in zip(phi.ravel().tolist(), near.ravel().tolist(), strict=True)
+    )
+    length = sum((a - b) ** 2 for a, b in zip(gradient.ravel().tolist(), turned.ravel().tolist(), strict=True)) ** 0.5
+    assert rounded["gradient_relative_error"] == pytest.approx(length / gradient.norm().item(), rel=1e-4)
+
+
+def test_phis_memory_is_beyond_the_inputs_and_their_gradient(monkeypatch):
+    monkeypatch.setattr(compatibility, "held", lambda call: (call(), 1.0)[1])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert compatibility.memory("ours", (3, 5, 4, 8)) == pytest.approx(1.0 - 4 * 3 * 5 * 8 / 1e9, abs=1e-12)
+
+
+def test_phis_floor_is_the_cheaper_of_two_ways():
+    """By hand: scores and their gradient 2 NKD; |v|^2 by N x N tables 2 NN(K + D), or by v itself 3 NKD more."""
+    assert compatibility.operations(1, 2, 3, 4) == 2 * (2 * 24 + 2 * 4 * 7)
+    assert compatibility.operations(5, 20, 3, 4) == 5 * 2 * 5 * 20 * 3 * 4
+
+
+def test_dense_inference_takes_memory_from_the_allocator_that_returns_it(monkeypatch):
+    asked = []
+
+    def run(passes, allocator, **settings):
+        asked.append((passes, bool(allocator), settings["repeats"]))
+        scale = 2.0 if passes == "joint" else 1.0
+        return {"seconds": 3 * scale, "processor_seconds": 5 * scale, "gigabytes": 8 * scale if allocator else 99.0}
+
+    monkeypatch.setattr(dense_inference, "run_in_own_process", run)
+    found = dense_inference.measure(size=64, repeats=3)
+    assert found["joint"] == {"seconds": 6, "processor_seconds": 10, "gigabytes": 16} and found["size"] == 64
+    assert found["shifted_to_joint"] == {"seconds": 0.5, "processor_seconds": 0.5, "gigabytes": 0.5}
+    assert sorted(asked) == [(p, *rest) for p in ("joint", "shifted") for rest in ((False, 3), (True, 1))]
+
+
+def test_an_epochs_parts_are_scaled_to_the_mini_worlds_steps_without_the_warm_up(monkeypatch):
+    def epoch_of_four(self, patches, texts, rng):
+        self.taken.update(Counter(reading=1.0, gradients=3.0))
+        return [0.0] * 4
+
+    monkeypatch.setattr(epoch, "IMAGES", 8)
+    monkeypatch.setattr(epoch.Training, "epoch", epoch_of_four)
+    fixed(epoch, monkeypatch, seconds={})
+    params = load_params("mini", "train").train.model_copy(update={"pairs": 105, "batch_size": 10})
+    found = epoch.mini_epoch(params)
+    assert found["parts"] == {"reading": 2.5, "gradients": 7.5} and found["seconds"] == {"ours": 10.0}
+    assert found["floor_seconds"] == 10 * epoch.operations(10, epoch.N, epoch.WIDTH, epoch.WIDTH) / 1e3
+
+
+def test_the_parts_of_steps_add_up(monkeypatch):
+    training = epoch.Training(4, 4, load_params("mini", "train").train)
+    ticks = iter([0.0, 1.0, 5.0, 7.0])
+    monkeypatch.setattr(epoch, "perf_counter", lambda: next(ticks))
+    for _ in range(2):
+        with training.timed("phi"):
+            pass
+    assert training.taken == {"phi": 3.0}
+
+
+def test_a_large_step_is_shared_by_its_pairs(monkeypatch):
+    monkeypatch.setattr(epoch, "LARGE", {"B": 8, "N": 3, "in_dim": 4, "out_dim": 2})
+    params = load_params("mini", "train").train
+    fixed(epoch, monkeypatch, seconds={"ours": 2.0}, gigabytes={(params,): 0.5})
+    found = epoch.large_step(params)
+    assert found["seconds_a_pair"] == 0.25 and found["gigabytes"] == {"ours": 0.5}
+    assert found["floor_seconds"] == epoch.operations(8, 3, 4, 2) / 1e3
+
+
+def test_an_evaluations_row_has_the_memory_of_both_and_the_pixels_that_differ(monkeypatch):
+    monkeypatch.setattr(evaluation, "BATCH", 2)
+    monkeypatch.setattr(evaluation, "CASES", {"small": (evaluation.batch, (6,), evaluation.NONE, {"seconds": 0.5})})
+    gigabytes = {("small", "ours"): 0.1, ("small", "plain"): 0.4}
+    fixed(evaluation, monkeypatch, seconds={"ours": 1.0, "plain": 4.0}, gigabytes=gigabytes)
+    plain = evaluation.plain_labels
+
+    def wrong_in_two_pixels(*given):
+        labels = plain(*given).clone()
+        labels[0, 0, :2] += 1
+        return labels
+
+    assert evaluation.measured("small")["different_pixels"] == 0
+    monkeypatch.setattr(evaluation, "plain_labels", wrong_in_two_pixels)
+    found = evaluation.measured("small")
+    assert found["different_pixels"] == 2 and found["ratio"] == {"seconds": 0.25, "gigabytes": 0.25}
+    assert found["floor_seconds"] == 5 * 2 * 64 * 64 * 6 / 1e3
+
+
+def test_rates_of_reading_and_encoding_are_those_of_ours(monkeypatch):
+    for name, value in {"IMAGES": 10, "N": 2, "WIDTH": 4, "BATCH": 5, "ENCODED": 4, "PROMPTS": 10}.items():
+        monkeypatch.setattr(features, name, value)
+    gigabytes = {("bfloat16",): 0.2, ("float32",): 0.4}
+    fixed(features, monkeypatch, seconds={"ours": 0.5, "plain": 2.0}, gigabytes=gigabytes)
+    monkeypatch.setattr(features, "copy_rate", lambda: 1000.0)
+    size = 10 * 2 * 4 * 2  # bytes
+    read = features.reading()
+    assert read["bytes_a_second"] == size / 0.5 and read["floor_seconds"] == size / 1000
+
+    def encoder(dtype):
+        tokens = torch.tensor([[[1.0, 0.0], [1.0, 1.0 if dtype == "bfloat16" else 0.0]]])
+        return SimpleNamespace(patch_features=lambda x: tokens, text_features=len, preprocess=None), torch.zeros(4)
+
+    monkeypatch.setattr(features, "encoder", encoder)
+    found = features.encoding()
+    assert found["seconds_an_image"] == 0.125 and found["gigabytes"] == {"ours": 0.2, "plain": 0.4}
+    assert found["floor_seconds"] == 4 * features.operations(3) / 2e3
+    assert found["lowest_cosine"] == pytest.approx(0.5**0.5) and found["largest_difference"] == 1
+    assert found["mean_cosine"] == pytest.approx((1 + 0.5**0.5) / 2) and found["largest_value"] == 1
+    assert features.texts() == 0.05 and features.photos() == 0.5
+    monkeypatch.setattr(features, "photos", lambda: 7.0)
+    whole = features.measure()
+    assert (whole["seconds_a_photo"], whole["seconds_a_caption"]) == (7.0, 0.05)
+
+
+def test_a_wait_is_the_median_after_a_first_one_and_only_a_pipeline_at_rest_is_timed(monkeypatch):
+    ticks = iter([0, 90, 0, 3, 0, 1, 0, 2])
+    said = SimpleNamespace(stdout="Stage 'train' would run", stderr="")
+    monkeypatch.setattr(startup, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(startup, "subprocess", SimpleNamespace(run=lambda *_, **__: said))
+    assert startup.waited(["-c", "pass"]) == 2
+    monkeypatch.setattr(startup, "waited", lambda arguments: 0.25)
+    assert startup.nothing_to_do() is None
+    assert startup.measure()["notes"] and len(startup.measure()["rows"]) == len(startup.COMMANDS)
+    said.stdout = "Data and pipelines are up to date."
+    whole = startup.measure()
+    limits = {row["name"]: row["targets"] for row in whole["rows"] if row["targets"]}
+    assert not whole["notes"] and list(limits) == ["import pacl", "dvc repro with nothing to do"]
+
+
+def test_memory_that_grows_is_told_after_the_warm_up():
+    rows = [(100 * i, 500.0 if i < 3 else 200.0 + i, 50.0) for i in range(1, 11)]
+    found = streaming_memory.summary(rows)
+    assert found["steps"] == 1000 and found["from_step"] == 300
+    assert found["growth_per_1000_steps"] == {"training process": 10.0, "reading process": 0.0}
+    assert (found["first"]["training process"], found["last"]["training process"]) == (203.0, 210.0)
+
+
+def test_the_losses_of_one_process_are_those_of_a_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "PAIRS", 16)
+    few = {"pairs": 16, "batch_size": 8, "epochs": 2, "warmup_steps": 1, "noun_share": 0.0}
+    monkeypatch.setattr(ranks, "CHANGES", few)
+    ranks.write_pairs(tmp_path)
+    found = ranks.losses(tmp_path)
+    params = load_params("mini", "train").train.model_copy(update=few)
+    source = CachedPairs(np.load(tmp_path / "train_patches.npy"), Texts(tmp_path, "train"), params)
+    _, history = train(source, params)
+    assert np.mean(np.reshape(found, (2, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-5)
+
+
+def test_the_distance_of_several_processes_is_the_largest_either_way(tmp_path, monkeypatch):
+    losses = {1: [4.0, 3.0, 2.0], 2: [4.0, 3.25, 2.0], 3: [4.0, 3.0, 1.5]}
+    (tmp_path / "reports").mkdir()
+    monkeypatch.setattr(ranks, "write_pairs", lambda folder: None)
+    monkeypatch.setattr(ranks, "in_processes", lambda world, folder: losses[world])
+    monkeypatch.setattr(ranks, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(ranks.plots, "save", lambda figure, path, dpi: None)
+    monkeypatch.setattr(ranks, "figure", lambda found: None)
+    ranks.main()
+    written = json.loads((tmp_path / "reports/ranks.json").read_text())
+    assert written["largest_difference"] == {"2": "2.5e-01", "3": "5.0e-01"} and written["steps"] == 3
+    assert written["losses"] == {str(world): found for world, found in losses.items()}
+
+
+def results() -> dict:
+    """A hand-made benchmarks.json."""
+    phi = row(
+        "phi",
+        {"ours": 0.5, "plain": 2.0},
+        against="einsum",
+        gigabytes={"ours": 0.3, "plain": 1.0},
+        targets={"seconds": 0.45, "gigabytes": 0.2},
+        floor_seconds=0.25,
+        floor="products",
+    )
+    start = row("import", {"ours": 0.2}, targets={"seconds_limit": 0.3})
+    return {
+        "items": {
+            "compatibility": {"machine": MACHINE, "rows": [phi]},
+            "startup": {"machine": MACHINE | {"cores": 8}, "rows": [start], "notes": ["A note."]},
+        },
+    }
+
+
+def test_tables_are_made_from_the_numbers():
+    made = tables.readme_tables(results())
+    phi = "| phi | einsum | 2 → 0.5 | 0.25 (target 0.45: reached) | 1 → 0.3 | 0.3 (target 0.2: missed) | 0.25 | 2 |"
+    assert phi in made["compatibility"].splitlines()
+    assert "\n\nFloor: products.\n\nMeasured on 2 cores of Abacus with 8.0 GB" in made["compatibility"]
+    assert "| import | - | 0.2 (target 0.3: reached) | - | - | - | - | - |" in made["startup"].splitlines()
+    assert "\n\nA note.\n\nMeasured on 8 cores of Abacus with 8.0 GB" in made["startup"]
+
+
+def test_the_figure_has_a_bar_a_share_with_its_target_and_floor():
+    """Rows without a plain way, such as the import, have none."""
+    axis = tables.figure(results()).axes[0]
+    bars = [bar for group in axis.containers for bar in group]
+    assert [bar.get_width() for bar in bars] == [0.25, 0.3]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["phi"]
+    targets = [lines.get_segments()[0][0].tolist() for lines in axis.collections]
+    assert [target[0] for target in targets] == [0.45, 0.2]
+    for bar, (_, y) in zip(bars, targets, strict=True):
+        assert y == pytest.approx(bar.get_y()), "a target stands at its own bar"
+    (floor,) = [line for line in axis.lines if line.get_marker() == "D" and len(line.get_xdata())]
+    assert floor.get_xdata().tolist() == [0.125]
+    plt.close("all")
+
+
+def test_limits_and_costs_stand_in_their_columns():
+    met, missed = (row("import", {"ours": ours}, targets={"seconds_limit": 0.3}) for ours in (0.3, 0.31))
+    assert [tables.cells(one)[2] for one in (met, missed)] == ["0.3 (target 0.3: reached)", "0.31 (target 0.3: missed)"]
+    made = {"pairs": 8000, "features": "once", "seconds": 90.0, "disk_gigabytes": 2.416, "memory_gigabytes": 1234.5}
+    assert tables.cost_cells(made) == ["8,000", "once", "90 seconds", "2.42", "1234"]
+    assert [tables.number(value) for value in (45.67, 0.001234, 99.96, None)] == ["45.7", "0.00123", "100", "-"]
+
+
+@pytest.mark.parametrize(
+    "seconds, words", [(30, "30 seconds"), (150, "2.5 minutes"), (7200, "2 hours"), (172800, "2 days")]
+)
+def test_durations_are_read_in_one_unit(seconds, words):
+    assert tables.duration(seconds) == words
+
+
+RATES = {
+    "photo_seconds": 0.01,
+    "tokens_seconds": 0.08,
+    "caption_seconds": 0.01,
+    "training_seconds": 0.002,
+    "read_bytes_a_second": 196 * 768 * 2 * 1000.0,  # a thousand images' tokens
+    "training_gigabytes": 0.5,
+    "encoder_gigabytes": 0.25,
+}
+
+
+def test_cost_by_hand():
+    once, each = (cost.cost(1000, kind, RATES) for kind in ("once", "on the fly"))
+    assert once["seconds"] == pytest.approx(100 + 10 * 2 + 10 * 1)  # encoding, training, reading
+    assert each["seconds"] == pytest.approx(10 * 100 + 10 * 2)
+    assert once["disk_gigabytes"] == pytest.approx(0.301056 + 0.001024) and each["disk_gigabytes"] == 0
+    assert once["memory_gigabytes"] == pytest.approx(0.501024) and each["memory_gigabytes"] == 0.75
+
+
+def test_cost_takes_its_rates_from_the_benchmarks():
+    reading = row("reading", {"ours": 1.0}, bytes_a_second=RATES["read_bytes_a_second"])
+    encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
+    step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
+    measured = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
+    notes = cost.table(RATES)["notes"]
+    assert "photo (10 ms to decode and resize), tokens (80 ms) and caption (10 ms)" in notes[0]
+    assert "its training (2 ms)" in notes[0] and "(0.301 GB a second, from the page cache)" in notes[0]
+    assert cost.rates({"features": measured, "epoch": {"rows": [row("epoch", {"ours": 1.0}), step]}}) == RATES
+
+
+def measured_on(processor: str) -> dict:
+    """A machine's items, with what the cost follows from."""
+    reading = row("reading", {"ours": 1.0}, bytes_a_second=1e9)
+    encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
+    step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
+    items = {name: {"rows": [row(name, {"ours": 1.0})]} for name in ITEMS}
+    items["features"] = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
+    items["epoch"] = {"rows": [row("epoch", {"ours": 1.0}), step]}
+    return {name: {"machine": MACHINE | {"processor": processor}} | item for name, item in items.items()}
+
+
+def without_machine(item: str) -> dict:
+    return {name: value for name, value in measured_on("")[item].items() if name != "machine"}
+
+
+@pytest.fixture
+def on_a_new_machine(tmp_path, monkeypatch):
+    """main(names) on the machine "new", where all was measured on the machine "old"; gives what it publishes."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/benchmarks.json").write_text(json.dumps(joined(measured_on("old"))))
+    published = []
+    monkeypatch.setattr("speed.__main__.project_root", lambda: tmp_path)
+    monkeypatch.setattr("speed.__main__.machine", lambda: MACHINE | {"processor": "new"})
+    monkeypatch.setattr("speed.__main__.in_own_process", lambda _, item: without_machine(item))
+    monkeypatch.setattr("speed.__main__.publish", lambda results, *_: published.append(results))
+
+    def run(*names):
+        main(list(names))
+        return published[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("names, cost_is_known", [((), True), (("startup",), True), (("epoch",), False)])
+def test_items_measured_anew_are_told_from_those_of_another_machine(on_a_new_machine, names, cost_is_known):
+    """The cost follows from two items, and is left out where these are of two machines."""
+    results = on_a_new_machine(*names)
+    assert list(results["items"]) == list(ITEMS)
+    new = [name for name, item in results["items"].items() if item["machine"]["processor"] == "new"]
+    assert new == list(names or ITEMS)
+    assert ("cost" in results) == cost_is_known
+
+
+def test_an_unknown_item_is_named_before_anything_is_measured(on_a_new_machine, monkeypatch):
+    monkeypatch.setattr("speed.__main__.in_own_process", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match="there is no benchmark speed: name some of compatibility, "):
+        on_a_new_machine("epoch", "speed")
+
+
+def test_publishing_writes_numbers_figure_and_page(tmp_path):
+    page = tmp_path / "README.md"
+    places = ["compatibility", "startup", "cost"]
+    page.write_text("# Top\n" + "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\nkept\n" for name in places))
+    publish(results() | {"cost": cost.table(RATES)}, tmp_path / "reports", page)
+    text = page.read_text()
+    assert text.startswith("# Top\n") and text.count("kept") == 3 and "old" not in text
+    assert "| 8,000 | once |" in text and "no GPU was measured" in text
+    assert {path.name for path in (tmp_path / "reports").iterdir()} == {"speed.json", "speed.png"}
+    again = text
+    publish(results() | {"cost": cost.table(RATES)}, tmp_path / "reports", page)
+    assert page.read_text() == again
+    with pytest.raises(ValueError, match="no place for lost"):
+        tables.fill(page, {"lost": "table"})
+
+
+def test_dense_inference_in_its_own_form_becomes_a_row():
+    joint, shifted = ({"seconds": 0, "processor_seconds": p, "gigabytes": g} for p, g in ((10.0, 2.0), (4.0, 0.5)))
+    measured = {"size": 400, "stride": 4, "threads": 2, "joint": joint, "shifted": shifted}
+    made = dense_rows(measured, rate=1e9)
+    (dense,) = made["rows"]
+    assert made["threads"] == 2
+    assert dense["ratio"] == {"seconds": 0.4, "gigabytes": 0.25}
+    assert dense["floor_seconds"] == pytest.approx(16 * features.operations(25 * 25 + 1) / 1e9)
+    assert dense["to_floor"] == pytest.approx(4.0 / dense["floor_seconds"])

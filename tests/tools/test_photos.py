@@ -1,0 +1,544 @@
+"""Any folder of photos: every kind of file is read, masks have the photos' size and labels, mistakes are named."""
+
+import csv
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from helpers import stand_in
+from matplotlib import pyplot as plt
+from PIL import Image
+from torch.nn import functional as F
+
+from pacl.checkpoints import save_embedder
+from pacl.model import VisionEmbedder
+from pacl.segment import Method
+from pacl.tools import overlay as overlay_module
+from pacl.tools import photos as photos_module
+from pacl.tools.photos import embedding, find_photos, output_beside, segment_photos, split_prompts
+
+ROOT = Path(__file__).parents[2]
+P = 8
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class ColourCLIP(stand_in.ColourCLIP):
+    """It knows the words for three colours, and keeps the sizes of what it has seen."""
+
+    patch_size, image_size, logit_scale, dim = P, 32, 100.0, 3
+    is_timm, random_weights = False, False
+    seen = ()
+
+    def grid(self, H, W, stride=None):
+        if stride not in (None, 1, 2, 4, 8):
+            raise ValueError(f"stride {stride} does not suit")
+        return super().grid(H, W, stride)
+
+    def patch_features(self, images, stride=None):
+        self.seen = (*self.seen, tuple(images.shape[2:]))
+        return super().patch_features(images, stride)
+
+    def text_features(self, prompts):
+        words = [next((word for word in COLOURS if word in prompt), None) for prompt in prompts]
+        return F.normalize(torch.tensor([COLOURS.get(word, (1, 1, 1)) for word in words]).float(), dim=-1)
+
+
+def two_colours(left="red", right="blue", size=(64, 32)):
+    image = Image.new("RGB", size, COLOURS[left])
+    image.paste(COLOURS[right], (size[0] // 2, 0, *size))
+    return image
+
+
+def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **settings):
+    clip = clip or ColourCLIP()
+    settings = {"templates": ["a {}"], "model": "a stand-in"} | settings
+    return segment_photos(
+        clip, Method(lambda x: x, "clip"), find_photos(folder), list(prompts), output or folder / "out", **settings
+    )
+
+
+def read_areas(folder):
+    with (folder / "areas.csv").open(encoding="utf-8", newline="") as file:
+        return {(row["image"], row["prompt"]): row for row in csv.DictReader(file)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    return tmp_path / "my photos"
+
+
+def test_masks_have_the_photos_size_and_the_prompts_numbers(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    areas, skipped, small = run(folder, output=tmp_path / "out")
+    mask = Image.open(tmp_path / "out/masks/a.png.png")
+    labels = np.asarray(mask)
+    assert mask.mode == "P" and mask.size == (64, 32)
+    assert (labels[:, :28] == 1).all() and (labels[:, 36:] == 3).all()  # but where patches are mixed in between
+    palette = np.array(mask.getpalette()).reshape(-1, 3)
+    assert (palette[:4] == overlay_module.colours_of(3)).all() and len({tuple(c) for c in palette[:4]}) == 4
+    assert not skipped and list(small) == ["a.png"]
+    for (_, prompt), row in read_areas(tmp_path / "out").items():
+        k = ["red", "green", "blue"].index(prompt) + 1
+        assert float(row["share"]) == pytest.approx((labels == k).mean(), abs=1e-6) and row["model"] == "a stand-in"
+    assert sum(row["share"] for row in areas) == pytest.approx(1)
+
+
+def test_every_kind_of_file(folder, tmp_path):
+    picture = two_colours()
+    picture.save(folder / "plain.jpg", quality=95)
+    picture.save(folder / "web.webp", lossless=True)
+    picture.convert("RGBA").save(folder / "alpha.png")
+    picture.convert("P").save(folder / "palette.PNG")
+    picture.convert("CMYK").save(folder / "print.jpeg", quality=95)
+    two_colours("blue", "red").save(folder / "größe 写真.JPG", quality=95)
+    picture.convert("L").save(folder / "grey.jpg")
+    sideways = picture.transpose(Image.Transpose.ROTATE_90)  # stored so, with the tag that turns it upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways.save(folder / "turned.jpg", exif=exif, quality=95)
+    (folder / "notes.txt").write_text("no photo")
+    (folder / "._plain.jpg").write_text("what macOS leaves")
+    _, skipped, small = run(folder, output=tmp_path / "out")
+    assert not skipped and len(small) == 8
+    for name in small:
+        mask = np.asarray(Image.open(tmp_path / "out/masks" / f"{name}.png"))
+        left, right = {"größe 写真.JPG": (3, 1), "grey.jpg": (None, None)}.get(name, (1, 3))
+        assert mask.shape == (32, 64), name
+        assert left is None or (mask[:, :24] == left).all() and (mask[:, 40:] == right).all(), name
+        assert (tmp_path / "out/overlays" / f"{name}.png").is_file()
+
+
+def test_photos_of_one_name_and_two_suffixes_do_not_meet(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    two_colours("blue", "red").save(folder / "a.webp", lossless=True)
+    run(folder, output=tmp_path / "out")
+    first, second = (np.asarray(Image.open(tmp_path / f"out/masks/a.{end}.png")) for end in ("png", "webp"))
+    assert first[0, 0] == second[0, -1] == 1
+
+
+def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(folder, tmp_path):
+    two_colours(size=(1200, 800)).save(folder / "large.png")
+    two_colours(size=(20, 12)).save(folder / "small.png")
+    two_colours(size=(5, 3)).save(folder / "tiny.png")
+    clip = ColourCLIP()
+    run(folder, clip=clip, output=tmp_path / "out", short_side=64, token_stride=4)
+    assert clip.seen == ((64, 96), (12, 20), (8, 8))
+    sizes = [Image.open(tmp_path / f"out/masks/{name}.png.png").size for name in ("large", "small", "tiny")]
+    assert sizes == [(1200, 800), (20, 12), (5, 3)]
+
+
+def test_photos_are_shrunk_to_448_pixels_if_nothing_else_is_said(folder, tmp_path):
+    two_colours(size=(456, 464)).save(folder / "a.png")
+    clip = ColourCLIP()
+    run(folder, clip=clip, output=tmp_path / "out")
+    assert min(clip.seen[0]) == 448
+
+
+def test_improbable_pixels_are_background_where_asked_for(folder, tmp_path):
+    image = two_colours()
+    image.paste((255, 255, 255), (32, 0, 64, 32))  # as near to red as to green and blue
+    image.save(folder / "a.png")
+    run(folder, output=tmp_path / "out", background=0.5)
+    mask = np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))
+    assert (mask[:, :24] == 1).all() and (mask[:, 44:] == 0).all()
+    rows = read_areas(tmp_path / "out")
+    assert float(rows["a.png", "background"]["share"]) == pytest.approx((mask == 0).mean(), abs=1e-6)
+
+
+def test_a_clip_of_one_size_gets_windows(folder, tmp_path):
+    class OneSize(ColourCLIP):
+        is_timm = True
+
+    two_colours(size=(100, 40)).save(folder / "a.png")
+    clip = OneSize()
+    run(folder, clip=clip, output=tmp_path / "out")
+    assert set(clip.seen) == {(32, 32)}
+    protocol = photos_module.photo_protocol(clip, 4, None)
+    assert (protocol.window, protocol.window_stride) == (32, 16)  # each half of a window is seen twice
+    assert protocol.token_stride == 4
+    assert Image.open(tmp_path / "out/masks/a.png.png").size == (100, 40)
+
+
+def test_torn_photos_are_skipped_and_named(folder, tmp_path):
+    for name in ("good.png", "torn.png"):
+        two_colours().save(folder / name)
+    (folder / "torn.png").write_bytes((folder / "torn.png").read_bytes()[:50])
+    _, skipped, small = run(folder, output=tmp_path / "out")
+    assert list(small) == ["good.png"] and list(skipped) == ["torn.png"]
+    assert "torn.png can't be read as an image" in skipped["torn.png"]
+    (folder / "good.png").unlink()
+    with pytest.raises(ValueError, match=r"None of the 1 photos can be read: .*torn\.png can.t be read as an image"):
+        run(folder, output=tmp_path / "other")
+    assert {path.name for path in tmp_path.iterdir()} == {"my photos", "out"}
+
+
+@pytest.mark.parametrize("background, covered", [(None, 0.0), (0, 0.0), (0.2, 0.0), (0.4, 0.5), (1, 0.5)])
+def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, tmp_path, background, covered):
+    """Half the photo is as near to each of three prompts; of the other half, red has nearly all."""
+    image = two_colours()
+    image.paste((255, 255, 255), (32, 0, 64, 32))
+    image.save(folder / "a.png")
+    run(folder, output=tmp_path / "out", background=background)
+    mask = np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))
+    assert (mask == 0).mean() == pytest.approx(covered, abs=0.1) and (mask[:, :24] == 1).all()
+    assert (("a.png", "background") in read_areas(tmp_path / "out")) == (background is not None)
+
+
+def test_texts_are_of_the_templates_given_and_small_overlays_are_blended(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    clip, asked = ColourCLIP(), []
+    features = clip.text_features
+    clip.text_features = lambda prompts: asked.extend(prompts) or features(prompts)
+    small = run(folder, ["red"], clip=clip, output=tmp_path / "out", templates=["a {}", "my {}."])[2]
+    assert asked == ["a red", "my red."]
+    expected = 0.45 * np.array(COLOURS["red"]) + 0.55 * overlay_module.colours_of(1)[1]
+    assert np.array_equal(np.asarray(small["a.png"])[0, 0], np.rint(expected))
+
+
+def test_how_probable_a_prompt_is_follows_from_the_clips_own_scale(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    clip = ColourCLIP()
+    clip.logit_scale = 1.0  # red has e / (e + 2) = 0.58 of a red patch
+    for background, label in ((0.55, 1), (0.6, 0)):
+        run(folder, clip=clip, output=tmp_path / "out", background=background)
+        assert (np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))[:, :24] == label).all()
+
+
+def test_an_earlier_output_is_replaced_and_nothing_else_is(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    run(folder, output=tmp_path / "out")
+    (folder / "a.png").rename(folder / "b.png")
+    run(folder, output=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["b.png.png"]
+    (tmp_path / "out/diary.txt").write_text("keep me")
+    for holds_other_files in (tmp_path / "out", folder):
+        with pytest.raises(ValueError, match="holds other files: give output=... a new or empty folder"):
+            run(folder, output=holds_other_files)
+    assert (tmp_path / "out/diary.txt").read_text() == "keep me" and (folder / "b.png").is_file()
+
+
+def masks_alone(out):
+    (out / "areas.csv").unlink()
+
+
+def a_mask_of_a_photo_never_segmented(out):
+    (out / "masks/b.png.png").write_bytes(b"ground truth")
+
+
+def a_mask_missing(out):
+    (out / "masks/a.png.png").unlink()
+
+
+def an_overlay_renamed(out):
+    (out / "overlays/a.png.png").rename(out / "overlays/c.png")
+
+
+def a_table_of_ones_own(out):
+    (out / "areas.csv").write_text("image,area\na.png,7\n")
+
+
+def a_table_without_images(out):
+    (out / "areas.csv").write_text("photo,area\na.png,7\n")
+
+
+def a_table_of_one_long_word(out):
+    (out / "areas.csv").write_text("image\n" + 200_000 * "a")
+
+
+def a_table_that_is_no_text(out):
+    (out / "areas.csv").write_bytes(b"\xff\x00")
+
+
+def a_file_for_a_folder(out):
+    (out / "overlays/a.png.png").unlink()
+    (out / "overlays").rmdir()
+    (out / "overlays").write_text("a note")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        masks_alone,
+        a_mask_of_a_photo_never_segmented,
+        a_mask_missing,
+        an_overlay_renamed,
+        a_table_of_ones_own,
+        a_table_without_images,
+        a_table_of_one_long_word,
+        a_table_that_is_no_text,
+        a_file_for_a_folder,
+    ],
+)
+def test_a_folder_that_only_looks_like_an_earlier_output_is_kept(change, folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    run(folder, output=tmp_path / "out")
+    change(tmp_path / "out")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match="out holds other files: give output=... a new or empty folder"):
+        run(folder, output=tmp_path / "out")
+    assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+
+
+def test_a_link_to_nowhere_is_kept(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="out holds other files: give output=... a new or empty folder"):
+        run(folder, output=tmp_path / "out")
+    assert (tmp_path / "out").is_symlink() and not (tmp_path / "nowhere").exists()
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_name_that_is_too_long(folder, tmp_path, monkeypatch):
+    two_colours().save(folder / "a.png")
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(photos_module, "os", SimpleNamespace(lstat=fail, path=os.path, getpid=os.getpid))
+    with pytest.raises(OSError, match="Input/output error"):
+        run(folder, output=tmp_path / "out")
+
+
+def test_an_empty_folder_is_filled(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    (tmp_path / "out").mkdir()
+    run(folder, output=tmp_path / "out")
+    assert (tmp_path / "out/areas.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        *(
+            ({"short_side": side}, "give a whole number of pixels, at least 1.$")
+            for side in (0, -8, 4.5, "448", None, True)
+        ),
+        *(
+            ({"background": x}, "give a probability between 0 and 1, or None.$")
+            for x in (-0.1, 1.5, "0.2", True, np.nan)
+        ),
+    ],
+)
+def test_settings_that_do_not_suit_are_refused_before_any_work(settings, sentence, folder, tmp_path, monkeypatch):
+    two_colours().save(folder / "a.png")
+    monkeypatch.setattr(photos_module, "class_text_features", None)
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))} is .*: {sentence}"):
+        run(folder, output=tmp_path / "out", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_a_name_that_cannot_be_written_or_a_dangling_link_is_skipped(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    odd, long = os.fsdecode(b"caf\xe9.png"), "x" * 250 + ".png"
+    for name in (odd, long):
+        shutil.copy(folder / "a.png", folder / name)
+    (folder / "link.png").symlink_to(folder / "gone.png")
+    _, skipped, small = run(folder, output=tmp_path / "out")
+    assert list(small) == ["a.png"] and (tmp_path / "out/masks/a.png.png").is_file()
+    assert sorted(skipped) == ["caf\\udce9.png", "link.png", long]
+    assert skipped["caf\\udce9.png"] == "caf\\udce9.png has a name that is no UTF-8: rename it."
+    assert "too long a name" in skipped[long] and "link.png is missing" in skipped["link.png"]
+    assert {row[0] for row in read_areas(tmp_path / "out")} == {"a.png"}
+
+
+def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):
+    two_colours().save(folder / "a.png")
+    two_colours().save(folder / "b.png")
+    done = []
+
+    def fail_at_the_second(*arguments):
+        done.append(1)
+        if len(done) == 2:
+            raise RuntimeError("out of memory")
+        return np.ones((32, 64), np.uint8)
+
+    monkeypatch.setattr(photos_module, "label", fail_at_the_second)
+    with pytest.raises(RuntimeError):
+        run(folder, output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_prompts():
+    assert split_prompts("cat, sofa ,, a red wall,cat") == ["cat", "sofa", "a red wall"]
+    assert split_prompts(["cat", 7]) == ["cat", "7"]
+    assert split_prompts(("cat, dog", " sofa ")) == ["cat, dog", "sofa"]
+    assert split_prompts(" [cat, sofa] ") == ["cat", "sofa"]  # as the command line gives a list
+    assert split_prompts("[cat") == ["[cat"]
+    for nothing in (None, "", " , ", []):
+        with pytest.raises(ValueError, match="There is no prompt"):
+            split_prompts(nothing)
+    assert len(split_prompts([f"p{i}" for i in range(255)])) == 255
+    with pytest.raises(ValueError, match="256 prompts, but a mask can hold 255"):
+        split_prompts([f"p{i}" for i in range(256)])
+
+
+def test_the_last_of_many_prompts_fits_in_a_mask(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    run(folder, [*(f"p{i}" for i in range(254)), "red"], output=tmp_path / "out")
+    assert np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))[0, 0] == 255
+
+
+def test_folders(folder):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
+        find_photos(folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no photo"):
+        find_photos(folder)
+    two_colours().save(folder / "a.png")
+    assert find_photos(folder / "a.png") == find_photos(folder) == [folder / "a.png"]
+    assert output_beside(folder).name == "my photos_segmented" and output_beside(folder / "a.png").name == "a_segmented"
+
+
+def test_photos_come_by_name_and_the_folder_may_be_the_current_one(folder, monkeypatch):
+    names = [f"{number:02d}.png" for number in range(30)]
+    for name in reversed(names):
+        (folder / name).touch()
+    monkeypatch.chdir(folder)
+    assert [path.name for path in find_photos(".")] == names
+    assert output_beside(".") == folder.with_name("my photos_segmented")
+    folder.with_name("summer 3.5").mkdir()
+    assert output_beside("../summer 3.5").name == "summer 3.5_segmented"
+
+
+@pytest.mark.parametrize("images", [None, ["a.png", "b.png"], 7, True])
+def test_what_is_no_path_is_named(images):
+    with pytest.raises(ValueError, match="^images is .*: give one folder, or one photo, as a text.$"):
+        find_photos(images)
+
+
+def test_a_stride_that_does_not_suit_is_refused_before_anything_is_written(folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    with pytest.raises(ValueError, match="stride 3"):
+        run(folder, output=tmp_path / "out", token_stride=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_which_model_is_said_plainly(tiny_clip, tmp_path):
+    embed, sentence = embedding(tiny_clip, "tiny", "a/folder", None)
+    assert (
+        embed == Method(tiny_clip.project, "clip")
+        and sentence == "CLIP's own projection, no PACL embedder; tiny, weights a/folder"
+    )
+    tiny_clip.random_weights = True
+    assert "random weights" in embedding(tiny_clip, "tiny", "random", None)[1]
+    save_embedder(tmp_path / "best", VisionEmbedder(tiny_clip.width, tiny_clip.dim), {})
+    embed, sentence = embedding(tiny_clip, "tiny", "random", tmp_path / "best")
+    assert embed.embed(torch.zeros(1, 2, tiny_clip.width)).shape == (1, 2, tiny_clip.dim)
+    assert sentence == f"PACL embedder {tmp_path}/best; tiny, random weights, nothing learned"
+    head = VisionEmbedder(tiny_clip.width, tiny_clip.dim, text_embedder="linear")
+    torch.nn.init.zeros_(head.text_embedder.weight)
+    save_embedder(tmp_path / "head", head, {"clip": tiny_clip.identity})
+    embed, _ = embedding(tiny_clip, "tiny", "random", tmp_path / "head")
+    assert embed.embed_text(torch.ones(3, tiny_clip.dim)).abs().max() == 0
+    save_embedder(tmp_path / "head", head, {"clip": tiny_clip.identity | {"tokens": "value"}})
+    with pytest.raises(ValueError, match="head was trained on tokens value of tiny"):
+        embedding(tiny_clip, "tiny", "random", tmp_path / "head")
+    with pytest.raises(FileNotFoundError, match="train first"):
+        embedding(tiny_clip, "tiny", "random", tmp_path / "nothing")
+
+
+def test_an_overlay_has_its_legends_colours_and_a_red_warning():
+    image, mask = Image.new("RGB", (300, 200), "white"), np.ones((200, 300), np.uint8)
+    mask[:, :100] = 3
+    drawn = overlay_module.overlay(image, mask, ["sky", "sea", "sand"], "random weights", warn=True)
+    below = {tuple(pixel) for pixel in np.asarray(drawn)[200:].reshape(-1, 3)}
+    colours = [tuple(colour) for colour in overlay_module.colours_of(3)]
+    assert colours[1] in below and colours[3] in below and colours[2] not in below
+    assert overlay_module.RED in below
+    calm = overlay_module.overlay(image, mask, ["sky", "sea", "sand"], "trained", warn=False)
+    assert overlay_module.RED not in {tuple(pixel) for pixel in np.asarray(calm)[200:].reshape(-1, 3)}
+    blended = np.asarray(drawn)[:200, :300].astype(float)
+    np.testing.assert_allclose(blended[0, 0], 0.45 * 255 + 0.55 * np.array(colours[3]), atol=1)
+
+
+@pytest.mark.parametrize("random_weights", [False, True])
+def test_a_photos_overlay_warns_of_random_weights(random_weights, folder, tmp_path):
+    two_colours().save(folder / "a.png")
+    clip = ColourCLIP()
+    clip.random_weights = random_weights
+    run(folder, ["green"], clip=clip, output=tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out/overlays/a.png.png"))
+    assert (overlay_module.RED in {tuple(pixel) for pixel in drawn.reshape(-1, 3)}) == random_weights
+
+
+def test_a_blended_photo_is_made_smaller_and_keeps_its_own_colours_in_the_background():
+    own, mask = np.array([100, 150, 200]), np.zeros((4, 8), np.uint8)
+    mask[:, 4:] = 6
+    blended = np.asarray(overlay_module.blend(Image.new("RGB", (8, 4), tuple(own)), mask, 6, 4))
+    assert blended.shape == (2, 4, 3) and (blended[:, :2] == own).all()
+    assert (blended[:, 2:] == np.rint(0.45 * own + 0.55 * overlay_module.colours_of(6)[6])).all()
+
+
+def test_a_legend_has_the_prompts_found_with_their_shares_the_largest_first(monkeypatch):
+    legend, given = overlay_module.legend, []
+    monkeypatch.setattr(overlay_module, "legend", lambda *all_of_it: given.append(all_of_it) or legend(*all_of_it))
+    mask = np.repeat([1, 3, 4], [50, 120, 30]).astype(np.uint8).reshape(10, 20)
+    prompts = ["sky", "sea", "写", 31 * "x"]
+    drawn = overlay_module.overlay(Image.new("RGB", (20, 10)), mask, prompts, "写 trained", warn=False)
+    ((entries, note, width, _, _),) = given
+    assert [text for text, _ in entries] == ["prompt 3 60.0%", "sky 25.0%", 29 * "x" + "… 15.0%"]
+    assert np.array_equal([colour for _, colour in entries], overlay_module.colours_of(4)[[3, 1, 4]])
+    assert note == "model" and drawn.width == width > 20  # a small photo's legend is wider than the photo
+
+
+@pytest.mark.parametrize("width, rows, lines", [(2000, 1, 1), (200, 3, 6)])
+def test_a_legend_goes_on_in_further_rows_before_it_reaches_the_edge(width, rows, lines):
+    """Of letters of 20 pixels: a row is 34, 12 are above and 10 below; 160 hold 13 letters of the note."""
+    entries = [("sea 50.0%", (0, 0, 255))] * 3
+    strip = overlay_module.legend(entries, 4 * "a trained model ", width, 20, overlay_module.GREY)
+    assert strip.size == (width, 12 + 34 * (rows + lines) + 10)
+    assert (np.asarray(strip)[:, -20:] == 255).all()
+
+
+def test_a_grid_has_a_place_for_every_photo_and_takes_no_name_for_a_formula():
+    names = ["$1 & $2", "写", 37 * "x", "b", "c"]
+    photos = dict.fromkeys(names, Image.new("RGB", (6, 4)))
+    figure = overlay_module.grid(photos, ["red", "$ a $"], "random weights", warn=True)
+    titles = [axis.title for axis in figure.axes]
+    assert [title.get_text() for title in titles] == ["$1 & $2", "photo 2", 35 * "x" + "…", "b", "c", "", "", ""]
+    assert not any(title.get_parse_math() for title in titles[:5])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["red", r"\$ a \$"]
+    assert figure.get_suptitle() == "random weights"
+    plt.close(figure)
+
+
+def test_what_the_font_lacks_is_numbered():
+    assert overlay_module.legible("größe, кот", "photo 1") == "größe, кот"
+    assert overlay_module.legible("写真", "photo 1") == "photo 1"
+
+
+def run_notebook(target, **parameters):
+    """As a user does, from a shell in the project's folder."""
+    pairs = [f"{name}={value}" for name, value in parameters.items()]
+    command = [sys.executable, "-m", "pacl.notebook", "notebooks/segment_your_images.ipynb", str(target), *pairs]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_notebook_writes_everything_beside_the_photos(folder, tmp_path, tiny_folder):
+    two_colours().save(folder / "red $1 & $2 写.png")
+    model = {"backbone": "tiny", "pretrained": tiny_folder, "token_stride": 4}
+    done = run_notebook(tmp_path / "copy.ipynb", images=folder, prompts="red,blue thing", **model)
+    assert done.returncode == 0, done.stderr
+    out = folder.with_name("my photos_segmented")
+    assert sorted(path.name for path in out.rglob("*.*")) == ["areas.csv", *["red $1 & $2 写.png.png"] * 2]
+    text = (tmp_path / "copy.ipynb").read_text(encoding="utf-8")
+    assert "CLIP's own projection, no PACL embedder" in text and "image/png" in text and "blue thing" in text
+
+
+def test_the_notebooks_cells_name_missing_weights_and_write_nothing(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    two_colours().save(folder / "a.png")
+    cells = nbformat.read(ROOT / "notebooks/segment_your_images.ipynb", nbformat.NO_CONVERT).cells
+    parameters, *others = [cell.source for cell in cells if cell.cell_type == "code"]
+    given = f"\nimages, prompts, pretrained = {str(folder)!r}, 'red', 'no such weights'"
+    message = "^'no such weights' is no file, no folder and no open_clip tag of ViT-B-16"
+    with plt.rc_context(), pytest.raises(FileNotFoundError, match=message):
+        exec("\n".join([parameters + given, *others]), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]

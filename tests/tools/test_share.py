@@ -1,0 +1,237 @@
+"""A trained embedder as a portable folder, and data by a DVC remote: what arrives is what was sent."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from dvc.cli import main as dvc
+
+from pacl.checkpoints import save_embedder
+from pacl.model import VisionEmbedder
+from pacl.tools.share import leaves, rows_of, share
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with an embedder of random weights and the committed results of the mini world."""
+    folder = tmp_path / "project"
+    (folder / "reports/mini").mkdir(parents=True)
+    for name in ("params.yaml", "reports/mini/prepare.json", "reports/mini/metrics.json"):
+        shutil.copy(ROOT / name, folder / name)
+    about = {"train": {"scale": 10.0, "epochs": 8}, "history": [{"epoch": 1}, {"epoch": 2}]}
+    save_embedder(folder / "checkpoints/mini/best", VisionEmbedder(128, 128, "mlp", "linear"), about)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_shared_embedder_comes_back_as_it_was(project, tmp_path):
+    share("mini", tmp_path / "shared it's ü")
+    assert sorted(path.name for path in (tmp_path / "shared it's ü").iterdir()) == [
+        "README.md", "config.json", "model.safetensors",
+    ]  # fmt: skip
+    found = VisionEmbedder.from_pretrained(tmp_path / "shared it's ü")
+    assert found.shape == {"in_dim": 128, "out_dim": 128, "kind": "mlp", "text_embedder": "linear"}
+    weights = huggingface_hub.load_state_dict_from_file(project / "checkpoints/mini/best.safetensors")
+    assert found.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in found.state_dict().items())
+
+
+def test_the_card_has_the_runs_figures(project, tmp_path):
+    share("mini", tmp_path / "shared")
+    card = huggingface_hub.ModelCard.load(tmp_path / "shared/README.md")
+    metrics = json.loads((project / "reports/mini/metrics.json").read_text())
+    prepared = json.loads((project / "reports/mini/prepare.json").read_text())
+    accuracy = metrics["patch_alignment"]["pacl"]["accuracy"]
+    miou = metrics["segmentation"]["voc20"]["native"]["clip"]["miou"]
+    assert f"| patch_alignment / accuracy | pacl | {accuracy:.3f} |" in card.text
+    assert f"| segmentation / voc20 / native / miou | clip | {miou:.3f} |" in card.text
+    assert f"| classification / clean | clip | {metrics['classification']['clean']['clip']:.3f} |" in card.text
+    assert f"all measured on: {prepared['label']}" in card.text and "weights after epoch 2" in card.text
+    assert "| scale | 10.0 |" in card.text and "| embedder | mlp |" in card.text
+    assert card.data.license == "mit" and "## Limits" in card.text
+    assert card.text.count("\n| ") >= len(leaves(metrics)) == len(rows_of(metrics))
+
+
+def test_the_card_names_the_clip_by_its_checksum_where_the_checkpoint_does(project, tmp_path):
+    share("mini", tmp_path / "older")
+    identity = {"name": "miniclip", "tokens": "after_norm", "weights": "0123abcd"}
+    about = {"train": {}, "history": [{}], "clip": identity}
+    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(128, 128), about)
+    share("mini", tmp_path / "new")
+    older, new = ((tmp_path / name / "README.md").read_text() for name in ("older", "new"))
+    assert "patch tokens after_norm. These are" in older
+    assert "patch tokens after_norm (checksum of the weights 0123abcd). These are" in new
+
+
+def test_a_profiles_own_embedder_and_results_are_shared_in_a_folder_however_deep(project, tmp_path):
+    for folder in ("reports", "checkpoints"):
+        (project / folder / "mini").rename(project / folder / "flickr8k")
+    share("flickr8k", tmp_path / "in/a/new/folder")
+    assert (tmp_path / "in/a/new/folder/README.md").is_file()
+    with pytest.raises(FileNotFoundError, match="checkpoints/mini/best.json is missing"):
+        share("mini", tmp_path / "other")
+
+
+def test_numbers_of_nested_sections_have_the_keys_that_lead_to_them():
+    tree = {"a": {"b": {"c": 1, "note": "text"}, "d": 0.25}, "e": 2}
+    assert leaves(tree) == [(["a", "b", "c"], 1), (["a", "d"], 0.25), (["e"], 2)]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_the_command_line_shares_or_says_why_not_in_one_sentence(project, tmp_path, monkeypatch, capsys):
+    def command(*arguments):
+        monkeypatch.setattr("sys.argv", ["share", *arguments])
+        runpy.run_module("pacl.tools.share", run_name="__main__")
+
+    with pytest.raises(SystemExit, match="^Usage: python -m pacl.tools.share PROFILE FOLDER$"):
+        command("mini")
+    command("mini", str(tmp_path / "shared"))
+    assert capsys.readouterr().out == f"{tmp_path}/shared holds mini's embedder and its model card.\n"
+    with pytest.raises(SystemExit, match="^.*shared is not empty: name a new folder.$"):
+        command("mini", str(tmp_path / "shared"))
+
+
+def test_the_cards_example_runs(project, tmp_path, tiny_folder, monkeypatch):
+    """With another CLIP in the place of the run's, so wide as the embedder."""
+    save_embedder(project / "checkpoints/mini/best", VisionEmbedder(32, 16), {"train": {}, "history": [{}]})
+    share("mini", tmp_path / "shared")
+    text = (tmp_path / "shared/README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace("'data/miniclip'", repr(str(tiny_folder)))
+    code = code.replace("this folder, or its name on the Hub", str(tmp_path / "shared"))
+    names = {"images": torch.randn(2, 3, 32, 32)}
+    exec(code, names)
+    assert names["cosines"].shape == (2, 16, 1) and names["cosines"].abs().max() <= 1.0001
+
+
+def test_nothing_is_overwritten_and_what_is_missing_is_named(project, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/precious").write_text("")
+    with pytest.raises(FileExistsError, match="full is not empty: name a new folder"):
+        share("mini", tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    share("mini", tmp_path / "empty")
+    (project / "reports/mini/metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match="metrics.json is missing: run the pipeline first"):
+        share("mini", tmp_path / "new")
+    (project / "checkpoints/mini/best.json").unlink()
+    with pytest.raises(FileNotFoundError, match="best.json is missing: train first"):
+        share("mini", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "project"]
+
+
+def test_an_embedder_is_pushed_with_its_weights_and_configuration(monkeypatch):
+    sent = {}
+
+    def upload(self, *, folder_path, **_):
+        sent.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()})
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **_: _Named(repo_id))
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    VisionEmbedder(8, 4, "linear").push_to_hub("someone/pacl")
+    assert json.loads(sent["config.json"]) == {
+        "in_dim": 8, "out_dim": 4, "kind": "linear", "text_embedder": "frozen",
+    }  # fmt: skip
+    assert "model.safetensors" in sent and "README.md" in sent
+
+
+class _Named:
+    def __init__(self, repo_id):
+        self.repo_id = repo_id
+
+
+# --- a DVC remote ---
+
+
+def git(*arguments):
+    subprocess.run(
+        ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments], check=True, capture_output=True
+    )
+
+
+def test_pushed_results_are_pulled_by_a_fresh_clone_and_nothing_runs_again(tmp_path, monkeypatch, capfd):
+    """The steps of docs/sharing.md with a folder as the remote; a stage that runs leaves a line in a log."""
+    origin, log = tmp_path / "origin", tmp_path / "log"
+    origin.mkdir()
+    monkeypatch.chdir(origin)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    stage = {"cmd": f"echo ran >> {log} && cp raw.txt result.txt", "deps": ["raw.txt"], "outs": ["result.txt"]}
+    (origin / "dvc.yaml").write_text(json.dumps({"stages": {"copy": stage}}))
+    (origin / "raw.txt").write_text("data")
+    git("init", "-q")
+    assert dvc(["init", "-q"]) == dvc(["repro", "-q"]) == 0
+    assert dvc(["remote", "add", "-q", "--default", "store", str(tmp_path / "store")]) == dvc(["push", "-q"]) == 0
+    git("add", "-A")
+    git("commit", "-qm", "Run")
+    git("clone", "-q", str(origin), str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    assert not Path("result.txt").exists()
+    assert dvc(["pull", "-q"]) == 0 and Path("result.txt").read_text() == "data"
+    capfd.readouterr()
+    assert dvc(["repro"]) == 0
+    assert "up to date" in capfd.readouterr().out and log.read_text() == "ran\n"
+    Path("raw.txt").write_text("other data")  # the test would see a stage that runs
+    assert dvc(["repro", "-q"]) == 0 and log.read_text() == "ran\nran\n"
+
+
+# --- what a killed `dvc repro` leaves ---
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of one stage, and where DVC keeps who reads and writes what."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    stage = {"cmd": "cp raw.txt result.txt", "deps": ["raw.txt"], "outs": ["result.txt"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"copy": stage}}))
+    Path("raw.txt").write_text("data")
+    git("init", "-q")
+    assert dvc(["init", "-q"]) == 0
+    Path(".dvc/tmp").mkdir(exist_ok=True)
+    return tmp_path
+
+
+def left_by(process: int, folder: Path) -> str:
+    return json.dumps({"write": {str(folder / "result.txt"): {"pid": process, "cmd": "dvc repro"}}})
+
+
+def test_the_lock_of_a_killed_repro_is_passed_over(repository):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    Path(".dvc/tmp/rwlock").write_text(left_by(gone.pid, repository))
+    assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
+
+
+def test_a_lock_that_needs_a_hand_says_so_and_goes_when_it_is_removed(repository, caplog):
+    """Its process's number is another program's by now (here pytest's parent), or the file was cut while written."""
+    for content, message in (
+        (left_by(os.getppid(), repository), r"you can manually remove '.*rwlock' and try again"),
+        ('{"write"', r"Unable to read RWLock-file '.*rwlock'"),
+    ):
+        Path(".dvc/tmp/rwlock").write_text(content)
+        caplog.clear()
+        assert dvc(["repro"]) != 0 and re.search(message, caplog.text, re.DOTALL), caplog.text
+        assert not Path("result.txt").exists()
+    Path(".dvc/tmp/rwlock").unlink()
+    assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
+
+
+def test_a_torn_dvc_lock_says_so_and_git_brings_it_back(repository, caplog):
+    """DVC writes it in place, so a kill at that moment leaves it empty."""
+    assert dvc(["repro", "-q"]) == 0
+    whole = Path("dvc.lock").read_bytes()
+    git("add", "-A")
+    git("commit", "-qm", "Run")
+    Path("dvc.lock").write_bytes(b"")
+    assert dvc(["repro"]) != 0 and re.search(r"dvc\.lock' validation failed", caplog.text), caplog.text
+    git("checkout", "dvc.lock")
+    assert dvc(["repro", "-q"]) == 0 and Path("dvc.lock").read_bytes() == whole
