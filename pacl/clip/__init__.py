@@ -1,18 +1,18 @@
 """The frozen CLIP: patch tokens at any stride, text embeddings, and both cached on the disk.
 
-`load_clip` is imported on first use: open_clip takes seconds, and what reads cached features does without.
+The names below are imported on first use: open_clip takes seconds to import, and cached features don't need it.
 """
 
-from importlib import import_module
-
-WHERE = {"load_clip": "pacl.clip.frozen", "FrozenCLIP": "pacl.clip.frozen"}
+NAMES = ("FrozenCLIP", "load_clip", "load_clip_of")
 
 
 def __getattr__(name: str):
-    if name not in WHERE:
+    if name not in NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(WHERE[name]), name)
+    from pacl.clip import frozen
+
+    return getattr(frozen, name)
 
 
 def __dir__() -> list[str]:
-    return sorted(WHERE)
+    return list(NAMES)
