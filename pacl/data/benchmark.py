@@ -1,55 +1,121 @@
-"""data.benchmark."""
+"""Segmentation benchmarks: their classes, and which value of a mask stands for which (paper, section 4)."""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pacl.metrics import IGNORE_INDEX
 from pacl.runtime.params import Protocol
 
-IGNORE = 255  # the label of pixels that no class is asked for
+IGNORE = 255  # the label of pixels that count for no class
 
 
-def target_of(mask: np.ndarray, table: list[int]) -> np.ndarray:
-    """A mask's values as one benchmark's class indices, uint8 [H, W]; IGNORE where it has no class. Raises ValueError
-    for a value the table lacks.
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of K classes.
+
+    classes: for each its synonyms, comma-separated; a class 0 called "background" is the background. table: for each of
+    a mask's 256 values the class index, IGNORE, or -1 for a value that no mask may hold. phrases: a protocol's list of
+    phrases -> the words it has for each class.
     """
-    beyond = np.where(np.asarray(mask) < 0, len(table), mask)  # so that a negative value is beyond the table, too
-    target = np.asarray([*table, -1]).take(beyond, mode="clip")  # a value beyond the table gets the -1
-    if (target < 0).any():
-        raise ValueError(
-            f"a mask holds the value {int(mask[target < 0][0])}, which is no class of its benchmark: "
-            "check that mask and class list belong together."
-        )
-    return target.astype(np.uint8)
+
+    name: str
+    classes: tuple[str, ...]
+    table: tuple[int, ...]
+    phrases: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def described(cls, name: str, entry: dict) -> "Benchmark":
+        """The benchmark that a prepared file describes: {"classes", "table"} and perhaps "phrases"."""
+        phrases = {key: tuple(words) for key, words in entry.get("phrases", {}).items()}
+        return cls(name, tuple(entry["classes"]), tuple(entry["table"]), phrases)
+
+    def entry(self) -> dict:
+        """Its description in a prepared file."""
+        phrases = {key: list(words) for key, words in self.phrases.items()}
+        return {"classes": list(self.classes), "table": list(self.table)} | ({"phrases": phrases} if phrases else {})
+
+    @property
+    def names(self) -> list[str]:
+        """The first synonym of each class."""
+        return [synonyms.split(",")[0] for synonyms in self.classes]
+
+    @property
+    def has_background(self) -> bool:
+        return self.classes[0] == "background"
+
+    def without_background(self) -> "Benchmark":
+        """The benchmark with its background, if it has one, ignored."""
+        if not self.has_background:
+            return self
+        moved = {0: IGNORE} | {k: k - 1 for k in range(1, len(self.classes))}
+        return Benchmark(self.name, self.classes[1:], tuple(moved.get(label, label) for label in self.table))
+
+    def target(self, mask: np.ndarray) -> np.ndarray:
+        """A mask's values as class indices, uint8 of the mask's shape; IGNORE where the benchmark has no class. Raises
+        ValueError for a value that no mask may hold.
+        """
+        beyond = np.where(np.asarray(mask) < 0, len(self.table), mask)  # so that the -1 stands for negative values, too
+        target = np.asarray([*self.table, -1]).take(beyond, mode="clip")
+        if (target < 0).any():
+            raise ValueError(
+                f"a mask holds the value {int(mask[target < 0][0])}, which is not a class of its benchmark: "
+                "check that mask and class list belong together."
+            )
+        return target.astype(np.uint8)
+
+    def texts(self, protocol: Protocol) -> tuple[str, ...]:
+        """The classes that get a text: all but a background that the protocol's rule derives from the others."""
+        if protocol.phrases in self.phrases:
+            return self.phrases[protocol.phrases]
+        return self.classes[1:] if self.has_background and protocol.background_rule != "none" else self.classes
+
+    def background_listed(self, protocol: Protocol) -> bool:
+        """Whether the background has a text of its own."""
+        return self.has_background and len(self.texts(protocol)) == len(self.classes)
+
+    def settings(self, protocol: Protocol) -> Protocol:
+        """The protocol on this benchmark: with what it changes there, and without a background rule where there is no
+        background.
+        """
+        own = protocol.on(self.name)
+        return own if self.has_background else own.model_copy(update={"background_rule": "none"})
+
+    def __getitem__(self, key: str):  # until all readers of entries have moved to the fields
+        return self.entry()[key]
+
+    def get(self, key: str, default=None):
+        return self.entry().get(key, default)
+
+    def __or__(self, changes: dict) -> dict:
+        return self.entry() | changes
 
 
-def has_background(benchmark: dict) -> bool:
-    return benchmark["classes"][0] == "background"
+def _benchmark(described) -> Benchmark:
+    return described if isinstance(described, Benchmark) else Benchmark.described("", {"table": ()} | described)
 
 
-def without_background(benchmark: dict) -> tuple[list[str], list[int]]:
-    """A benchmark's classes and its table of mask values with the background, if there is one, ignored."""
-    if not has_background(benchmark):
-        return benchmark["classes"], benchmark["table"]
-    shifted = {0: IGNORE_INDEX} | {k: k - 1 for k in range(1, len(benchmark["classes"]))}
-    return benchmark["classes"][1:], [shifted.get(label, label) for label in benchmark["table"]]
+def target_of(mask: np.ndarray, table) -> np.ndarray:
+    return Benchmark("", (), tuple(table)).target(mask)
 
 
-def foreground(benchmark: dict, protocol: Protocol) -> list[str]:
-    """The classes that get a text: all but a background that the protocol's rule makes from the others' uncertainty."""
-    if protocol.phrases in benchmark.get("phrases", {}):
-        return benchmark["phrases"][protocol.phrases]
-    return (
-        benchmark["classes"][1:]
-        if has_background(benchmark) and protocol.background_rule != "none"
-        else benchmark["classes"]
-    )
+def has_background(benchmark) -> bool:
+    return _benchmark(benchmark).has_background
 
 
-def background_listed(benchmark: dict, protocol: Protocol) -> bool:
-    """Whether the background has a text of its own beside the rule: the words of the protocol's phrases."""
-    return has_background(benchmark) and len(foreground(benchmark, protocol)) == len(benchmark["classes"])
+def without_background(benchmark) -> tuple[list[str], list[int]]:
+    found = _benchmark(benchmark).without_background()
+    return list(found.classes), list(found.table)
 
 
-def on_benchmark(protocol: Protocol, benchmark: dict) -> Protocol:
-    """The protocol, without its background rule where the benchmark has no background class."""
-    return protocol if has_background(benchmark) else protocol.model_copy(update={"background_rule": "none"})
+def foreground(benchmark, protocol: Protocol) -> list[str]:
+    return list(_benchmark(benchmark).texts(protocol))
+
+
+def background_listed(benchmark, protocol: Protocol) -> bool:
+    return _benchmark(benchmark).background_listed(protocol)
+
+
+def on_benchmark(protocol: Protocol, benchmark) -> Protocol:
+    if has_background(benchmark):
+        return protocol
+    return protocol.model_copy(update={"background_rule": "none"})

@@ -24,9 +24,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.part)
 
-    def some(self, part: range) -> "Images":
+    def take(self, part: range) -> "Images":
         """A part of them, read when asked for; what lies beyond the end is left out."""
         return type(self)(self.source, self.part[part.start : part.stop])
+
+    some = take  # until all callers have moved
 
     def __getitem__(self, index: int) -> Image.Image:
         item = self.source[self.part[index]]

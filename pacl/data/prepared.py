@@ -2,10 +2,12 @@
 every source (paper, section 4).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pacl.data.benchmark import Benchmark
 from pacl.data.images import Images, Masks, TorchvisionImages
 from pacl.runtime.files import read_json, write_json
 
@@ -54,48 +56,68 @@ def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
     return Images(source_of(folder, content["images"])), content["captions"]
 
 
-def write_scenes(folder: Path, split: str, images, masks, benchmarks: dict, image_set: str = "") -> None:
-    """Images and masks that several benchmarks share; benchmarks of other images are another image set.
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and masks that several benchmarks share; benchmarks: name -> what it makes of the masks."""
 
-    benchmarks: name -> {"classes": one string a class with its phrases comma-separated, "table": 256 integers from a
-    mask's values to class indices}, and what else is to be said of it.
-    """
+    images: Images
+    masks: Masks
+    benchmarks: dict[str, Benchmark]
+
+    def take(self, part: range) -> "ImageSet":
+        """A part of the scenes, read when asked for; what lies beyond the end is left out."""
+        return ImageSet(self.images.take(part), self.masks.take(part), self.benchmarks)
+
+    def first(self, count: int) -> "ImageSet":
+        return self.take(range(count))
+
+    def __iter__(self):  # until all readers of tuples have moved to the fields
+        return iter((self.images, self.masks, self.benchmarks))
+
+    def __getitem__(self, index: int):
+        return tuple(self)[index]
+
+
+def write_scenes(
+    folder: Path, split: str, images, masks, benchmarks: dict[str, Benchmark], image_set: str = ""
+) -> None:
+    """Writes what `all_scenes` reads. images, masks: as `write_pairs` takes images."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "_".join(filter(None, (split, image_set)))
     content = {
         "images": store(folder, f"{name}_scenes", images),
         "masks": store(folder, f"{name}_masks", masks),
-        "benchmarks": benchmarks,
+        "benchmarks": {name: one if isinstance(one, dict) else one.entry() for name, one in benchmarks.items()},
     }
     write_json(folder / f"{name}_scenes.json", content)
 
 
-def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, tuple[Images, Masks, dict]]:
-    """Every image set of a split, by name: images, masks, and its benchmarks as they were written.
+def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, ImageSet]:
+    """Every image set of a split, by name. The mini world's only set has the name "".
 
-    The mini world's only set has the name "". Raises FileNotFoundError where there is none, unless none is needed.
+    Raises FileNotFoundError where there is none, unless none is needed.
     """
     paths = sorted(folder.glob(f"{split}_*scenes.json"))
     if needed and not paths:
         raise FileNotFoundError(f"{folder} has no {split} scenes: run `dvc repro`, or the notebook before this one.")
-    sets = {
-        path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_json(
-            path, "images", "masks", "benchmarks"
-        )
-        for path in paths
-    }
-    return {
-        name: (Images(source_of(folder, one["images"])), Masks(source_of(folder, one["masks"])), one["benchmarks"])
-        for name, one in sets.items()
-    }
+    return {path.name.removeprefix(split).removesuffix("scenes.json").strip("_"): read_set(path) for path in paths}
 
 
-def read_scenes(folder: Path, split: str, benchmark: str | None = None) -> tuple[Images, Masks, dict]:
+def read_set(path: Path) -> ImageSet:
+    content = read_json(path, "images", "masks", "benchmarks")
+    return ImageSet(
+        Images(source_of(path.parent, content["images"])),
+        Masks(source_of(path.parent, content["masks"])),
+        {name: Benchmark.described(name, entry) for name, entry in content["benchmarks"].items()},
+    )
+
+
+def read_scenes(folder: Path, split: str, benchmark: str | None = None) -> ImageSet:
     """The image set that has a benchmark, by default the only one. Raises ValueError where that is none or several."""
     sets = all_scenes(folder, split)
-    found = [one for one in sets.values() if benchmark is None or benchmark in one[2]]
+    found = [one for one in sets.values() if benchmark is None or benchmark in one.benchmarks]
     if len(found) != 1:
-        has = ", ".join(name for _, _, benchmarks in sets.values() for name in benchmarks)
+        has = ", ".join(name for one in sets.values() for name in one.benchmarks)
         raise ValueError(f"{folder}: there is no one set of {split} scenes for {benchmark or 'all of'}: it has {has}.")
     return found[0]
 

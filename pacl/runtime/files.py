@@ -1,34 +1,74 @@
-"""runtime.files."""
+"""Writes files and folders atomically, and reads the JSON files that stages hand to each other."""
 
+import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def unfinished(folder: Path) -> Path:
-    """A new folder beside it to write in, until `finish` gives it the folder's name; what a run that was cut left there
-    is gone, and the folder itself stays as it is.
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a file so that an interrupted run or a power cut leaves the old one or the new one: under a temporary name
+    in the same folder, flushed to the disk, then renamed.
+
+    Raises OSError that names the file and the remedy.
     """
-    path = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {path} was not written; make room or make the folder writable, then run again",
+        ) from None
 
 
-def finish(path: Path, folder: Path) -> None:
-    """Puts the `unfinished` folder in the place of the folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    path.rename(folder)
+def flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder next to `folder` to write in, which takes its name and place at the end of the block.
+
+    `folder` stays as it is if the block raises or is killed; the next block removes what a killed one left.
+    """
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def checksum(*parts: bytes) -> str:
+    """SHA-256 of the parts one after the other, in hexadecimal."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def write_json(path: Path, content) -> None:
-    """Writes JSON, whole or not at all; floats are rounded to six decimals, so that equal results are equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(rounded(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    """Writes JSON atomically; floats are rounded to six decimals, so that equal results are equal bytes."""
+    write_atomically(path, json.dumps(rounded(content), indent=1, ensure_ascii=False) + "\n")
 
 
 def rounded(content, digits: int = 6):
@@ -41,7 +81,7 @@ def rounded(content, digits: int = 6):
 
 def read_json(path: Path, *keys: str):
     """A JSON file that an earlier stage wrote, with these keys at its top. Raises FileNotFoundError, or ValueError for
-    a torn one, naming the file and the remedy.
+    a corrupt one, naming the file and the remedy.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -51,34 +91,20 @@ def read_json(path: Path, *keys: str):
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
     except (ValueError, RecursionError):
-        raise ValueError(f"{path} is no whole JSON file: remove it and run the stage that writes it again.") from None
+        raise ValueError(f"{path} is corrupt: remove it and run the stage that writes it again.") from None
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, power cuts included: a temporary name, flushed to the disk, then renamed.
-
-    Raises OSError naming the file and what to do.
-    """
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        flush_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise OSError(
-            error.errno, f"{error.strerror}: {path} was not written; make room or make the folder writable, then go on"
-        ) from None
+# Until all callers have moved to `new_folder` and `write_atomically`:
+write_durably = write_atomically
 
 
-def flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def unfinished(folder: Path) -> Path:
+    path = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def finish(path: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    path.rename(folder)
