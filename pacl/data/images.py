@@ -1,21 +1,19 @@
-"""data.images."""
+"""Pictures and masks, from arrays or files, decoded when a stage asks for them."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-SCALED = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey values of two and four bits with
-
-
-NO_RANGE = ("I", "F")  # modes of Pillow's whose white is no fixed number
+SCALED = {"L;2": 85, "L;4": 17}  # Pillow's factors for grey values of two and four bits
+NO_RANGE = ("I", "F")  # Pillow's modes in which white has no fixed value
 
 
 class Images:
-    """A sequence of pictures: rows of a uint8 array [M, H, W, 3] or [M, H, W], paths of files, or a sequence that gives
-    pictures itself.
+    """A sequence of RGB pictures.
 
-    part: the numbers of those that are meant, all if not given.
+    source: a uint8 array [M, H, W, 3] or [M, H, W], paths of files, or a sequence of pictures. part: which of them, by
+    default all.
     """
 
     def __init__(self, source, part: range | None = None):
@@ -25,7 +23,7 @@ class Images:
         return len(self.part)
 
     def take(self, part: range) -> "Images":
-        """A part of them, read when asked for; what lies beyond the end is left out."""
+        """Some of them, still read on demand; ignores what lies beyond the end."""
         return type(self)(self.source, self.part[part.start : part.stop])
 
     some = take  # until all callers have moved
@@ -38,7 +36,7 @@ class Images:
 
 
 class Masks(Images):
-    """A sequence of label maps, each uint8 [H, W], read as they were written: a palette image gives its indices."""
+    """A sequence of label maps, each uint8 [H, W], with the values as stored: a palette image gives its indices."""
 
     def __getitem__(self, index: int) -> np.ndarray:
         item = self.source[self.part[index]]
@@ -46,13 +44,13 @@ class Masks(Images):
 
 
 def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
-    """An image file as RGB, turned upright by its EXIF tag; with `mask`, as the integers it holds. Raises ValueError
-    for a torn or foreign file, for a picture in numbers without a range, and for a mask that holds colours.
+    """An image file as RGB, upright by its EXIF tag; with `mask`, the integers that it holds. Raises ValueError for a
+    corrupt or foreign file, for a picture whose numbers have no known range, and for a mask that holds colours.
     """
     try:
         if mask:
             with Image.open(path) as image:
-                image.verify()  # a PNG's checksums, which load() doesn't look at: a flipped bit would be another label
+                image.verify()  # a PNG's checksums, which load() ignores: a flipped bit would be another label
         with Image.open(path) as image:
             scale = SCALED.get(str(image.tile[0][3]), 1) if mask and image.tile else 1
             image.load()
@@ -60,21 +58,20 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
                 return as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
-    except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
+    except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
         raise ValueError(f"{path} can't be read as an image ({error}): replace or remove it.") from None
     if not mask:
         refuse_no_range(image, path)
     if len(image.getbands()) > 1:
         raise ValueError(
-            f"{path} holds colours ({image.mode}), not one label a pixel: save it with a palette or as grey."
+            f"{path} holds colours ({image.mode}), not one label per pixel: save it with a palette or as greyscale."
         )
     return image.point(lambda value: value // scale) if scale > 1 else image
 
 
 def as_rgb(image: Image.Image, name: str | Path = "The picture") -> Image.Image:
-    """A picture as RGB, 16 bits a pixel scaled to 8. Raises ValueError for numbers without a range, naming the picture.
-
-    Pillow's own conversion would clip 16 bits: all but the darkest pixels would be white.
+    """A picture as RGB; scales 16 bits to 8, where Pillow's own conversion would clip all but the darkest pixels to
+    white. Raises ValueError, naming the picture, for numbers without a known range.
     """
     refuse_no_range(image, name)
     if image.mode.startswith("I;16"):
@@ -85,15 +82,15 @@ def as_rgb(image: Image.Image, name: str | Path = "The picture") -> Image.Image:
 def refuse_no_range(image: Image.Image, name: str | Path) -> None:
     if image.mode in NO_RANGE:
         raise ValueError(
-            f"{name} holds numbers of no known range (mode {image.mode}): save it as grey of 8 or 16 bits or as RGB."
+            f"{name} holds numbers of unknown range (mode {image.mode}): save it as 8- or 16-bit greyscale or as RGB."
         )
 
 
 class TorchvisionImages:
-    """Some rows of one of torchvision's data sets, so that none of its files is copied."""
+    """Some rows of a torchvision data set, read in place."""
 
     def __init__(self, torchvision: str, root: str, options: dict, rows: list[int]):
-        from torchvision import datasets  # slow to import, and most profiles have no such set
+        from torchvision import datasets  # slow to import and rarely needed
 
         self.dataset, self.rows = getattr(datasets, torchvision)(root, **options), rows
 

@@ -1,5 +1,5 @@
-"""What a profile reads: images with captions, images with masks, images with labels; prepared once, the same form for
-every source (paper, section 4).
+"""What a profile reads, in one form for every source: images with captions, with masks, and with labels (paper, section
+4).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from pacl.runtime.files import read_json, write_json
 
 
 def store(folder: Path, name: str, source):
-    """What a prepared file says of its pictures: an array is written beside it and named, a list of paths and what
-    `TorchvisionImages` takes are kept as they are.
+    """A prepared file's reference to its pictures: an array is written next to it and named; paths, and the arguments
+    of `TorchvisionImages`, are stored as they are.
     """
     if isinstance(source, dict):
         return source
@@ -31,7 +31,7 @@ def source_of(folder: Path, stored):
 
 
 def read_pictures(path: Path) -> np.ndarray:
-    """The array that `store` wrote, memory-mapped. Raises FileNotFoundError, or ValueError for a torn one."""
+    """The array that `store` wrote, memory-mapped. Raises FileNotFoundError, or ValueError if it is corrupt."""
     try:
         array = np.load(path, mmap_mode="r")
         if array.dtype != np.uint8 or array.ndim != 3 and (array.ndim != 4 or array.shape[-1] != 3):
@@ -39,14 +39,14 @@ def read_pictures(path: Path) -> np.ndarray:
         return array
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run the stage that writes it.") from None
-    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged header
+    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
         raise ValueError(
-            f"{path} is no whole array of pictures ({error}): remove it and run the stage that writes it again."
+            f"{path} is not an array of pictures ({error}): remove it and run the stage that writes it again."
         ) from None
 
 
 def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> None:
-    """images: uint8 [M, H, W, 3] or M paths; captions: for each image the list of its captions."""
+    """Writes what `read_pairs` reads. images: uint8 [M, H, W, 3] or M paths; captions: a list for each image."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{split}.json", {"images": store(folder, f"{split}_images", images), "captions": captions})
 
@@ -58,18 +58,21 @@ def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and masks that several benchmarks share; benchmarks: name -> what it makes of the masks."""
+    """Images and masks that several benchmarks share; benchmarks: by name."""
 
     images: Images
     masks: Masks
     benchmarks: dict[str, Benchmark]
 
     def take(self, part: range) -> "ImageSet":
-        """A part of the scenes, read when asked for; what lies beyond the end is left out."""
+        """Some of the scenes, still read on demand; ignores what lies beyond the end."""
         return ImageSet(self.images.take(part), self.masks.take(part), self.benchmarks)
 
     def first(self, count: int) -> "ImageSet":
         return self.take(range(count))
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def __iter__(self):  # until all readers of tuples have moved to the fields
         return iter((self.images, self.masks, self.benchmarks))
@@ -93,9 +96,9 @@ def write_scenes(
 
 
 def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, ImageSet]:
-    """Every image set of a split, by name. The mini world's only set has the name "".
+    """Every image set of a split by name; the mini world's only one is called "".
 
-    Raises FileNotFoundError where there is none, unless none is needed.
+    Raises FileNotFoundError if there is none, unless none is needed.
     """
     paths = sorted(folder.glob(f"{split}_*scenes.json"))
     if needed and not paths:
@@ -113,22 +116,43 @@ def read_set(path: Path) -> ImageSet:
 
 
 def read_scenes(folder: Path, split: str, benchmark: str | None = None) -> ImageSet:
-    """The image set that has a benchmark, by default the only one. Raises ValueError where that is none or several."""
+    """The image set of a benchmark, by default the only one. Raises ValueError if there is none, or several."""
     sets = all_scenes(folder, split)
     found = [one for one in sets.values() if benchmark is None or benchmark in one.benchmarks]
     if len(found) != 1:
         has = ", ".join(name for one in sets.values() for name in one.benchmarks)
-        raise ValueError(f"{folder}: there is no one set of {split} scenes for {benchmark or 'all of'}: it has {has}.")
+        raise ValueError(
+            f"{folder} must have one set of {split} scenes for {benchmark or 'all benchmarks'}, but it has {has}."
+        )
     return found[0]
 
 
-def write_labelled(folder: Path, split: str, set_name: str, images, labels: list[int], classes: list[str]) -> None:
-    """A classification set. images: as `write_pairs` takes them, or what `TorchvisionImages` takes."""
+@dataclass(frozen=True)
+class LabelledSet:
+    """A classification set: images, labels [M] as indices of the classes, and its own prompt templates, if any."""
+
+    images: Images
+    labels: np.ndarray
+    classes: list[str]
+    templates: list[str]
+
+    def __iter__(self):  # until all readers of tuples have moved to the fields
+        return iter((self.images, self.labels, self.classes))
+
+    def __getitem__(self, index: int):
+        return tuple(self)[index]
+
+
+def write_labelled(folder: Path, split: str, set_name: str, images, labels: list[int], classes, templates=()) -> None:
+    """Writes what `read_labelled` reads. images: as `write_pairs` takes them, or what `TorchvisionImages` takes."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"images": store(folder, f"{split}_{set_name}", images), "labels": labels, "classes": classes}
-    write_json(folder / f"{split}_{set_name}.json", content)
+    write_json(folder / f"{split}_{set_name}.json", content | ({"templates": templates} if templates else {}))
 
 
-def read_labelled(folder: Path, split: str, set_name: str) -> tuple[Images, np.ndarray, list[str]]:
+def read_labelled(folder: Path, split: str, set_name: str) -> LabelledSet:
     content = read_json(folder / f"{split}_{set_name}.json", "images", "labels", "classes")
-    return Images(source_of(folder, content["images"])), np.array(content["labels"]), content["classes"]
+    labels = np.array(content["labels"])
+    return LabelledSet(
+        Images(source_of(folder, content["images"])), labels, content["classes"], content.get("templates", [])
+    )

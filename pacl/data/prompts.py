@@ -1,4 +1,4 @@
-"""Texts for the text encoder: prompt templates, and the nouns of a caption as prompts beside it (paper, section 4 and
+"""Texts for the text encoder: prompt templates, and a caption's nouns as additional prompts (paper, section 4 and
 appendix).
 """
 
@@ -16,19 +16,17 @@ def all_templates() -> dict:
 
 
 def templates(name: str) -> list[str]:
-    """The prompt templates of one list in data/templates.yaml, each with one {}. Raises ValueError for an unknown
-    name.
-    """
+    """One list of prompt templates of data/templates.yaml, each with one {}. Raises ValueError for an unknown name."""
     if name not in all_templates():
         raise ValueError(
-            f"{name!r} is no list of prompt templates; data/templates.yaml has {', '.join(all_templates())}."
+            f"{name!r} is not a list of prompt templates; data/templates.yaml has {', '.join(all_templates())}."
         )
     return all_templates()[name]
 
 
 @lru_cache(maxsize=1)
 def textblob_tagger():
-    from textblob.en.taggers import PatternTagger  # its lexicon is part of the package: no download
+    from textblob.en.taggers import PatternTagger  # its lexicon comes with the package
 
     return PatternTagger()
 
@@ -47,7 +45,7 @@ def spacy_tagger():
 
 
 def tagged(caption: str, tagger: str) -> list[tuple[str, bool]]:
-    """The words of a caption, and whether each is a noun."""
+    """A caption's words, each with whether it is a noun."""
     if tagger == "spacy":
         return [(token.text, token.pos_ in ("NOUN", "PROPN")) for token in spacy_tagger()(caption)]
     return [(word, tag.startswith("NN")) for word, tag in textblob_tagger().tag(caption)]
@@ -55,10 +53,10 @@ def tagged(caption: str, tagger: str) -> list[tuple[str, bool]]:
 
 @lru_cache(maxsize=100_000)
 def nouns(caption: str, tagger: str = "textblob") -> tuple[str, ...]:
-    """The nouns of a caption in order, once each; nouns in a row are one compound ("brick wall").
+    """A caption's distinct nouns in order; adjacent nouns are one compound ("brick wall").
 
-    tagger: "textblob", rule-based and part of the installation, or "spacy", statistical. The paper doesn't name its
-    extractor. Raises ValueError for spaCy where it isn't installed.
+    tagger: "textblob", rule-based and always installed, or "spacy", statistical; the paper doesn't name its extractor.
+    Raises ValueError if spaCy isn't installed.
     """
     runs, run = [], []
     for word, is_noun in [*tagged(caption.lower(), tagger), (".", False)]:

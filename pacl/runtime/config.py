@@ -11,15 +11,15 @@ from typing import get_args
 import yaml
 from pydantic import ValidationError
 
-from pacl.runtime.params import SECTIONS, Section, Train
+from pacl.runtime.params import SECTIONS, Section
 
 
 class ConfigError(ValueError):
-    """params.yaml, or what was asked of it, is wrong; the message has one sentence per error."""
+    """A mistake in params.yaml or in the request for it; the message has one sentence per mistake."""
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which by itself would let the last of two equal keys win."""
+    """YAML's safe loader, but a repeated key is an error; by default the last one would win."""
 
     def compose_mapping_node(self, anchor):
         node, first = super().compose_mapping_node(anchor), {}
@@ -32,16 +32,15 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
-    """The asked-for sections of a profile: load_params("mini", "train").train.learning_rate.
+    """The named sections of a profile: load_params("mini", "train").train.learning_rate.
 
-    path: looked for in the working directory, then in its parents. Only these sections are validated, so a mistake
-    elsewhere doesn't stop this stage; what they must have in common with other sections, too. Raises ConfigError (a
-    ValueError), one sentence per error.
+    path: searched for in the working directory, then in its parents. Validates only these sections and what they share
+    with others, so a mistake elsewhere doesn't stop a stage. Raises ConfigError, a ValueError.
     """
     table = read_yaml(find_file(path))
     profiles = [name for name, value in table.items() if isinstance(value, dict)]
     if profile not in profiles:
-        raise ConfigError(f"{profile!r} is no profile of {Path(path).name}; it has {', '.join(map(str, profiles))}.")
+        raise ConfigError(f"{profile!r} is not a profile of {Path(path).name}; it has {', '.join(map(str, profiles))}.")
     values = table[profile] if isinstance(table[profile], dict) else {}
     found = {name: read_section(profile, name, values) for name in sections}
     check_together(profile, found, values, find_file(path).parent)
@@ -49,7 +48,7 @@ def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") 
 
 
 def project_root(path: str | Path = "params.yaml") -> Path:
-    """The folder that holds params.yaml: the working directory or the nearest parent. Raises ConfigError."""
+    """The folder that holds params.yaml: the working directory or its nearest parent. Raises ConfigError."""
     return find_file(path).parent
 
 
@@ -63,10 +62,10 @@ def find_file(path: str | Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict:
-    """The mapping a YAML file holds. Raises ConfigError."""
+    """The mapping in a YAML file. Raises ConfigError."""
     try:
         table = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
-    except Exception as error:  # beside YAMLError, whatever its values' constructors raise
+    except Exception as error:  # YAMLError, or anything that a value's constructor raises
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path.name}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
@@ -76,9 +75,9 @@ def read_yaml(path: Path) -> dict:
 
 
 def read_section(profile: str, name: str, values: dict) -> Section:
-    """One validated section. Raises ConfigError."""
+    """One section, validated. Raises ConfigError."""
     if name not in SECTIONS:
-        raise ConfigError(f"{name!r} is no section of a profile; the sections are {', '.join(SECTIONS)}.")
+        raise ConfigError(f"{name!r} is not a section of a profile; the sections are {', '.join(SECTIONS)}.")
     if name not in values:
         raise ConfigError(f"{profile}.{name} is missing.")
     kind = SECTIONS[name]
@@ -89,10 +88,10 @@ def read_section(profile: str, name: str, values: dict) -> Section:
 
 
 def check_together(profile: str, found: dict[str, Section], values: dict, root: Path) -> None:
-    """Raises ConfigError where a section that was read does not go with another one of its profile."""
+    """Raises ConfigError where a section that was read contradicts another section of its profile."""
     others = dict(found)
     for name in {"prepare", "model", "train", "protocols"} & values.keys() - found.keys():
-        with suppress(ConfigError):  # a mistake in a section that was not asked for
+        with suppress(ConfigError):  # a mistake in a section that nobody asked for
             others[name] = read_section(profile, name, values)
     errors = [error for name in found for error in CHECKS.get(name, lambda *_: [])(profile, others, root)]
     if errors:
@@ -100,7 +99,7 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
-    """As many pairs are prepared as will be trained on, but where training reads them from shards."""
+    """Enough pairs are prepared for training, unless it reads them from shards."""
     prepare = sections["prepare"]
     trained = sections["train"].pairs if "train" in sections and prepare.source != "webdataset" else 0
     if prepare.train_pairs >= trained:
@@ -110,7 +109,7 @@ def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
 
 
 def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
-    """Token strides divide the patch; the templates, words and benchmarks that are named are there."""
+    """Token strides divide the patch; templates, phrases and benchmarks exist."""
     protocols = dict(sections["protocols"])
     strides = {f"protocols.{name}.token_stride": one.token_stride for name, one in protocols.items()}
     errors = check_strides(profile, {path: stride for path, stride in strides.items() if stride}, sections, root)
@@ -129,7 +128,7 @@ def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
 
 
 def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
-    """What a protocol's keys may name; an empty list where that can't be known."""
+    """What a protocol's keys may name; an empty list where that is unknown."""
     lists, classes = root / "data/templates.yaml", root / "data/classes"
     files = sorted(classes.iterdir()) if classes.is_dir() else []
     benchmarks = [path.stem for path in files if path.suffix == ".txt"] if "prepare" in sections else []
@@ -141,7 +140,7 @@ def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
 
 
 def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
-    """Its protocols are protocols."""
+    """Its protocols exist."""
     known = dict(sections["protocols"]) if "protocols" in sections else sections["segmentation"].protocols
     return [
         f"{profile}.segmentation.protocols.{i} is {name!r}, but must be one of {', '.join(known)}."
@@ -151,9 +150,7 @@ def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
 
 
 def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
-    """Every point is a change of parameters that there are but the seed, to values that they may have; its strides
-    divide the patch.
-    """
+    """Every point changes existing parameters, other than the seed, to allowed values; strides divide the patch."""
     ablations = sections["ablations"]
     errors = [
         f"{profile}.ablations.points.{name}.seed can't be a point's own: write it into {profile}.ablations.seeds."
@@ -161,21 +158,25 @@ def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
         if "seed" in point
     ]
     for name, point in ablations.points.items() if "train" in sections else ():
-        changes, place = ablations.base | point, f"{profile}.ablations.points.{name}"
-        own = {key: value for key, value in changes.items() if key not in BESIDE_TRAIN}
-        for kind, changed in ((Train, sections["train"].model_dump() | own), *beside_train(changes, sections)):
+        for section, changed in changed_sections(ablations.base | point, sections).items():
             try:
-                kind.model_validate(changed)
+                SECTIONS[section].model_validate(changed)
             except ValidationError as error:
-                errors += [sentence(place, kind, e) for e in error.errors()]
+                place = f"{profile}.ablations.points.{name}"
+                errors += [sentence(place, SECTIONS[section], e) for e in error.errors()]
     strides = {f"ablations.strides.{i}": stride for i, stride in enumerate(ablations.strides)}
     return errors + check_strides(profile, strides, sections, root)
 
 
-def beside_train(changes: dict, sections: dict) -> list[tuple[type[Section], dict]]:
-    """The other sections that an ablation point changes, as they become."""
-    changed = {key: value for key, value in changes.items() if BESIDE_TRAIN.get(key) == "model"}
-    return [(SECTIONS["model"], sections["model"].model_dump() | changed)] if changed and "model" in sections else []
+def changed_sections(changes: dict, sections: dict) -> dict[str, dict]:
+    """The sections that an ablation point changes, with its changes; all keys are train's but `tokens`, model's, and
+    `templates`, which names a list and is checked when it is read.
+    """
+    train = {key: value for key, value in changes.items() if key not in ("tokens", "templates")}
+    found = {"train": sections["train"].model_dump() | train}
+    if "tokens" in changes and "model" in sections:
+        found["model"] = sections["model"].model_dump() | {"tokens": changes["tokens"]}
+    return found
 
 
 def check_strides(profile: str, strides: dict[str, int], sections: dict, root: Path) -> list[str]:
@@ -190,7 +191,7 @@ def check_strides(profile: str, strides: dict[str, int], sections: dict, root: P
 
 
 def patch_size(model: Section, root: Path) -> int | None:
-    """Pixels of a patch as the weights' folder or the model's name (ViT-B-16, ViT-L-14-336) says, else None."""
+    """A patch's side in pixels, from the weights' folder or the model's name (ViT-B-16, ViT-L-14-336), else None."""
     config = root / model.pretrained / "open_clip_config.json"
     if config.is_file():
         with suppress(ValueError, KeyError, TypeError):
@@ -200,7 +201,7 @@ def patch_size(model: Section, root: Path) -> int | None:
 
 
 def sentence(section: str, kind: type[Section], error: dict) -> str:
-    """One of pydantic's errors as a sentence with the value's full path and what is allowed there."""
+    """One of pydantic's errors as a sentence: the value's full path and what is allowed there."""
     path, value, context = ".".join([section, *map(str, error["loc"])]), error["input"], error.get("ctx", {})
     match error["type"]:
         case "missing":
@@ -208,7 +209,7 @@ def sentence(section: str, kind: type[Section], error: dict) -> str:
         case "value_error":
             return f"{path}: {context['error']}."
         case "extra_forbidden":
-            return f"{path} is no parameter: {known_keys(kind, error['loc'])}."
+            return f"{path} is not a parameter: {known_keys(kind, error['loc'])}."
         case "model_type" | "model_attributes_type":
             return f"{path} is {value!r}, but must be a section: {known_keys(kind, (*error['loc'], ''))}."
     if isinstance(value, str) and (number := as_yaml_number(value)):
@@ -217,7 +218,6 @@ def sentence(section: str, kind: type[Section], error: dict) -> str:
 
 
 def allowed(error: dict) -> str:
-    """What a value must be, in words."""
     context = error.get("ctx", {})
     words = {
         "literal_error": f"one of {context.get('expected')}",
@@ -239,7 +239,7 @@ def allowed(error: dict) -> str:
 
 
 def known_keys(kind: type[Section], loc: tuple) -> str:
-    """The keys of the (nested) section in which loc's last key was found, the likeliest first named."""
+    """The likeliest correction of loc's last key, or else all keys of the (nested) section that it was found in."""
     for key in loc[:-1]:
         kind = kind_below(kind, key)
     near = difflib.get_close_matches(str(loc[-1]), kind.model_fields, n=1)
@@ -247,14 +247,14 @@ def known_keys(kind: type[Section], loc: tuple) -> str:
 
 
 def kind_below(kind, key: str) -> type:
-    """The type of what a section, or a table of sections by names of one's own, holds under a key."""
+    """The type of the value under a key of a section, or of a table whose keys are free."""
     if key in getattr(kind, "model_fields", {}):
         return kind.model_fields[key].annotation
     return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
 
 
 def as_yaml_number(text: str) -> str | None:
-    """The spelling YAML 1.1 reads as a number (5e-4 -> 5.0e-4), None for a text that is none."""
+    """The spelling that YAML 1.1 reads as a number (5e-4 -> 5.0e-4); None if the text is not a number."""
     try:
         float(text)
     except ValueError:
@@ -266,7 +266,6 @@ def as_yaml_number(text: str) -> str | None:
     return f"{point}e{exponent if exponent[0] in '+-' else '+' + exponent}"
 
 
-BESIDE_TRAIN = {"tokens": "model", "templates": "features"}  # what an ablation point may change elsewhere
 CHECKS = {
     "prepare": check_prepare,
     "protocols": check_protocols,

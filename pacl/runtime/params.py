@@ -1,7 +1,6 @@
-"""What params.yaml may say: one pydantic model a section of a profile (paper, section 4 and appendix: its
-hyper-parameters).
+"""What params.yaml may hold: one pydantic model for each section of a profile (paper, section 4 and appendix).
 
-To add a section: write its class and name it in `Profile`.
+To add a section, write its class and name it in `Profile`.
 """
 
 from typing import Annotated, Literal
@@ -14,21 +13,21 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 BatchSize = Annotated[int, Field(ge=2)]  # a contrastive batch of one pair has no negatives
-Betas = Annotated[tuple[Momentum, Momentum], Field(strict=False)]  # YAML has lists only
+Betas = Annotated[tuple[Momentum, Momentum], Field(strict=False)]  # YAML has lists, not tuples
 
 
 class Section(BaseModel):
-    """Unknown keys, texts for numbers and later assignments are errors."""
+    """Unknown keys, text in place of numbers, and later assignments are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Prepare(Section):
-    """source: what is trained on. raw: the folder that holds downloaded data. train_pairs: of shards, how many are
-    unpacked for the ablations. validation_scenes: how many pairs, and scenes of each image set, are held out.
-    benchmarks: those of pacl.sources.segmentation_sets, or folders below raw. classification_sets: those of
-    data/classification/sets.yaml, torchvision's, or folders below raw. test_scenes, classification_images: at most so
-    many of a split, None for all. max_bad_share: of the samples in shards.
+    """source: the training data. raw: the folder of downloaded data. train_pairs: with shards, how many pairs are
+    unpacked for the ablations. validation_scenes: how many pairs, and how many scenes of each image set, are held out.
+    benchmarks: from pacl.sources.segmentation_sets, or folders in raw. classification_sets: from
+    data/classification/sets.yaml, torchvision, or folders in raw. test_scenes, classification_images: the most to take
+    of a split, None for all. max_bad_share: tolerated fraction of bad samples in shards.
     """
 
     source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
@@ -47,7 +46,7 @@ class Prepare(Section):
         if self.source != "miniworld" and self.raw is None:
             raise ValueError(f"raw must name the folder that holds {self.source}")
         if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
-            raise ValueError("test_scenes and classification_images must be numbers, as the mini world has no end")
+            raise ValueError("test_scenes and classification_images must be numbers because the mini world is endless")
         return self
 
 
@@ -59,7 +58,7 @@ class Model(Section):
 
 
 class Features(Section):
-    """batch_size: images at a time. templates: a list of data/templates.yaml, for noun prompts. nouns: the tagger that
+    """batch_size: images at a time. templates: the list of data/templates.yaml for noun prompts. nouns: the tagger that
     finds a caption's nouns, see pacl.data.prompts.nouns.
     """
 
@@ -69,8 +68,8 @@ class Features(Section):
 
 
 class Train(Section):
-    """products: the type of all_pairs' matrix products. accumulate: parts of a batch whose activations are in memory
-    one after the other; each is computed twice.
+    """products: the type of all_pairs' matrix products. accumulate: number of parts of a batch, whose activations are
+    held one part at a time; each part is computed twice.
     """
 
     embedder: Literal["residual", "mlp", "linear"]
@@ -109,7 +108,7 @@ class Train(Section):
 
 
 class OnBenchmark(Section):
-    """What a protocol changes on one benchmark; None for nothing."""
+    """What a protocol changes on one benchmark; None leaves a setting as it is."""
 
     short_side: PositiveInt | None = None
     logit_scale: Positive | None = None
@@ -117,17 +116,17 @@ class OnBenchmark(Section):
 
 
 class Protocol(Section):
-    """How an image is segmented; by default the whole image as it is, at CLIP's own patches and logit scale, and no
-    background rule.
+    """How an image is segmented; by default the whole image at its own size, with CLIP's patches and logit scale and
+    without a background rule.
 
-    short_side: pixels the image's short side is resized to, None for as it is. window, window_stride: pixels of the
-    sliding window and from one to the next, None for the whole image at once. token_stride: pixels between patch
-    tokens, None for CLIP's patch size; passes: whether the tokens of a stride below the patch size come from one
-    "joint" pass or from "shifted" ones of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml.
-    phrases: whose words for the classes, where a benchmark has such a list ("sclip": data/classes/sclip, with words for
-    the background, too); None for the classes' names. logit_scale, background_rule and background_threshold: see
-    pacl.label_maps.predict; the rule applies where a benchmark has a background class. per_benchmark: what differs on a
-    benchmark of that name.
+    short_side: length in pixels to which the image's short side is resized, None to keep it. window, window_stride:
+    side of the sliding window and its step, in pixels, None for the whole image at once. token_stride: pixels between
+    patch tokens, None for CLIP's patch size. passes: whether tokens closer than a patch come from one "joint" pass or
+    from "shifted" passes of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml. phrases: which
+    words for the classes to use where a benchmark has such a list ("sclip": data/classes/sclip, which also has words
+    for the background), None for the class names. logit_scale, background_rule, background_threshold: see
+    pacl.label_maps.predict; the rule applies where a benchmark has a background class. per_benchmark: benchmark ->
+    what differs there.
     """
 
     short_side: PositiveInt | None = None
@@ -143,7 +142,7 @@ class Protocol(Section):
     per_benchmark: dict[str, OnBenchmark] = {}
 
     def on(self, benchmark: str) -> "Protocol":
-        """The protocol with what it changes on a benchmark of that name."""
+        """The protocol with its changes for one benchmark."""
         changes = self.per_benchmark.get(benchmark, OnBenchmark()).model_dump(exclude_none=True)
         return self.model_copy(update=changes)
 
@@ -167,7 +166,7 @@ class Protocol(Section):
 
 
 class Protocols(Section):
-    """Protocols by name; beside these three, any other section under `protocols` is one, too."""
+    """Protocols by name: these three, and any other section under `protocols`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Protocol]
@@ -180,7 +179,7 @@ class Protocols(Section):
         known = dict(self)
         for name in names:
             if name not in known:
-                raise ValueError(f"there is no protocol {name}: params.yaml's protocols are {', '.join(known)}.")
+                raise ValueError(f"there is no protocol {name}: params.yaml has {', '.join(known)}.")
         return {name: known[name] for name in names}
 
 
@@ -206,7 +205,7 @@ class Segmentation(Section):
     @model_validator(mode="after")
     def clip_and_pacl_are_compared(self):
         if missing := [name for name in ("clip", "pacl") if name not in self.methods]:
-            raise ValueError(f"methods must name {' and '.join(missing)}, as clip and pacl are what is compared")
+            raise ValueError(f"methods must name {' and '.join(missing)} because clip and pacl are compared")
         return self
 
 
@@ -218,9 +217,9 @@ class Classification(Section):
 
 
 class Ablations(Section):
-    """base: the train parameters that all points change, to be quick; points: name -> what it changes beside, in train,
-    or `tokens` of model, or `templates` of features. inference_scenes: the first test scenes that are read in several
-    ways, strides the token strides among them.
+    """base: train parameters that all points change, for speed. points: name -> its further changes, of train, of
+    model's `tokens` or of features' `templates`. inference_scenes: how many test scenes are segmented in several ways;
+    strides: the token strides among those ways.
     """
 
     base: dict
@@ -231,7 +230,7 @@ class Ablations(Section):
 
 
 class Pretrain(Section):
-    """The mini world's CLIP; sizes as open_clip names them."""
+    """The mini world's CLIP; sizes have open_clip's names."""
 
     world_seed: Count
     scenes: PositiveInt
@@ -263,7 +262,7 @@ class Pretrain(Section):
 
 
 class Profile(Section):
-    """The sections of a profile, in params.yaml's order."""
+    """The sections of a profile, in the order of params.yaml."""
 
     prepare: Prepare
     model: Model
@@ -276,6 +275,5 @@ class Profile(Section):
     ablations: Ablations
 
 
-SECTIONS = {name: field.annotation for name, field in Profile.model_fields.items()} | {
-    "pretrain": Pretrain
-}  # the last is `miniclip:`'s
+SECTIONS = {name: field.annotation for name, field in Profile.model_fields.items()}
+SECTIONS["pretrain"] = Pretrain  # of the profile `miniclip`

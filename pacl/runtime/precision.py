@@ -1,17 +1,15 @@
-"""bfloat16 where the hardware multiplies in it, float32 where it does not: emulated, bfloat16 takes many times as long
-as the float32 beside which it was to save time.
-"""
+"""bfloat16 where the hardware multiplies in it, else float32: emulated bfloat16 is many times slower than float32."""
 
 from functools import cache
 
 import torch
 
-CPU_HAS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names, of x86 and of ARM
+CPU_HAS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # torch's names for x86 and ARM
 
 
 @cache
 def has_bfloat16(device_type: str) -> bool:
-    """Whether torch multiplies matrices in bfloat16 on a "cpu" or a "cuda" device by instructions made for it."""
+    """Whether a "cpu" or "cuda" device has instructions for bfloat16 matrix products that torch uses."""
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities()
@@ -19,10 +17,10 @@ def has_bfloat16(device_type: str) -> bool:
 
 
 def available(device_type: str, dtype: str) -> str:
-    """What a device computes in where "float32" or "bfloat16" is asked for."""
+    """The type that a device computes in when "float32" or "bfloat16" is requested."""
     return dtype if dtype == "float32" or has_bfloat16(device_type) else "float32"
 
 
 def autocast(device_type: str, dtype: str) -> torch.autocast:
-    """torch's autocast to bfloat16 where that is asked for and available."""
+    """torch's autocast to bfloat16, where that is requested and available."""
     return torch.autocast(device_type, torch.bfloat16, enabled=available(device_type, dtype) == "bfloat16")

@@ -1,5 +1,5 @@
-"""A long computation on a CPU in as many processes as there are cores: many small operations are faster side by side, a
-thread each, than one after the other on all threads.
+"""Splits a long computation on a CPU over one process per core: many small operations run faster in parallel, each on
+one thread, than one after another on all threads.
 """
 
 import ctypes
@@ -14,16 +14,16 @@ from multiprocessing import get_context
 import torch
 import tqdm.auto
 
-shown = None  # in a fork: whether its progress is shown, which is that of the first part only
+shown = None  # in a fork, whether it shows its progress: only the first part's does
 
 
 def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, *, parts: int | None = None) -> list:
-    """compute(range) of consecutive ranges of `count` items, in their order; all but the last range have a length that
-    `multiple` divides, so that batches are those of one process.
+    """Results of compute(range) for consecutive ranges of `count` items, in order. `multiple` divides the length of all
+    ranges but the last, so that batches are the same as in one process.
 
-    parts: how many ranges, each a process; one a core if not given. The processes are forks, which share what compute
-    holds; with a GPU, which a fork can't use, there is one range and no fork. Raises what a process raised, and
-    ChildProcessError for one that died.
+    parts: number of ranges, each a process; by default one per core. The processes are forks, which share what compute
+    holds. With a GPU, which a fork can't use, there is one range and no fork. Raises what a process raised, and
+    ChildProcessError if one died.
     """
     if torch.cuda.is_available():
         return [compute(range(count))] if count else []
@@ -40,7 +40,7 @@ def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, 
         process.start()
         sender.close()
         started.append((process, receiver))
-    answers = [_receive(*one) for one in started]  # of all, or one that has much to say would wait for a reader
+    answers = [_receive(*one) for one in started]  # all, or a fork with a long answer would wait for a reader
     for _, error in answers:
         if error:
             raise error
@@ -48,7 +48,7 @@ def in_parts(compute: Callable[[range], object], count: int, multiple: int = 1, 
 
 
 def progress_bar(items=None, **options) -> tqdm.tqdm:
-    """tqdm's bar over items, in a notebook its widget; in a fork, which can't reach the notebook, a line of text."""
+    """tqdm's bar over items: a widget in a notebook; a line of text in a fork, which can't reach the notebook."""
     if shown is None:
         return tqdm.auto.tqdm(items, mininterval=5, **options)
     return tqdm.tqdm(items, mininterval=5, **(options | {"disable": not shown}))
@@ -59,8 +59,8 @@ def processes() -> int:
 
 
 def keep_freed_memory() -> None:
-    """From now on this process keeps what its tensors leave, up to 32 MB a tensor, for its next ones: to take it from
-    the system anew at every step is a quarter of the time of training on tokens of a small CLIP. Linux, glibc only.
+    """Makes this process keep freed tensors' memory, up to 32 MB each, for its next ones. Asking the system again at
+    every step takes a quarter of the time of training on a small CLIP's tokens. Linux with glibc only.
     """
     if platform.libc_ver()[0] == "glibc":
         libc, megabyte = ctypes.CDLL(None), 2**20
@@ -72,29 +72,29 @@ def _send(compute, part: range, sender, inherited: list) -> None:
     global shown
     end_with_parent()
     shown = part.start == 0
-    for receiver in inherited:  # or there would be a reader, this process itself, when the parent is killed
+    for receiver in inherited:  # else this process would be a reader itself once the parent is killed
         receiver.close()
     keep_freed_memory()
     torch.set_num_threads(1)  # a fork must not use the threads that its parent had
     try:
         answer = compute(part), None
-    except Exception as error:  # told to the parent, whatever it is
+    except Exception as error:  # the parent raises it
         answer = None, error
     with suppress(BrokenPipeError):  # the parent was killed
-        sender.send_bytes(pickle.dumps(answer))  # plain bytes: a tensor in shared memory would end with this process
+        sender.send_bytes(pickle.dumps(answer))  # bytes: a shared-memory tensor ends with this process
 
 
 def _receive(process, receiver) -> tuple:
-    """What the process computed and the error that it ended in, None for none."""
+    """A process's result and its error, either None."""
     try:
         answer = pickle.loads(receiver.recv_bytes())
     except EOFError:
-        answer = None, ChildProcessError("a process of the evaluation died: is there enough memory?")
+        answer = None, ChildProcessError("a process of the evaluation died: check that there is enough memory.")
     process.join()
     return answer
 
 
 def end_with_parent() -> None:
-    """From now on this process is killed when the one that started it ends, and doesn't write on. Linux only."""
+    """Has the system kill this process when its parent ends, so that it writes no more. Linux only."""
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
