@@ -1,5 +1,4 @@
-"""Draws label maps over their photos, with a legend of what was found and by which model (paper, section 4: qualitative
-results)."""
+"""Draws label maps over their photos, with a legend of what was found and by which model (paper, section 4)."""
 
 import textwrap
 from functools import cache
@@ -17,16 +16,16 @@ from pacl.figures.scenes import palette
 OVERLAY_SIDE = 1600  # pixels of an overlay's longer side, at most
 THUMBNAIL_SIDE = 480
 FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-GREY, RED = (90, 90, 90), (190, 30, 45)  # of the model's sentence; red where its weights are random
+GREY, RED = (90, 90, 90), (190, 30, 45)  # the model's sentence; red if its weights are random
 
 
 def colours_of(prompts: int) -> np.ndarray:
-    """One colour a label, background's first, uint8 [1 + prompts, 3]."""
+    """One colour per label, the background's first, uint8 [1 + prompts, 3]."""
     return np.vstack([np.zeros((1, 3)), 255 * palette(prompts)]).round().astype(np.uint8)
 
 
 def blend(image: Image.Image, mask: np.ndarray, prompts: int, side: int) -> Image.Image:
-    """The photo, at most `side` pixels long, under its labels' colours; background keeps the photo's own."""
+    """The photo, at most `side` pixels long, tinted by its labels' colours; the background stays as it is."""
     image = image.copy()
     image.thumbnail((side, side))
     labels = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
@@ -36,7 +35,7 @@ def blend(image: Image.Image, mask: np.ndarray, prompts: int, side: int) -> Imag
 
 
 def overlay(image: Image.Image, mask: np.ndarray, prompts: list[str], model: str, *, warn: bool) -> Image.Image:
-    """The blended photo above a legend: the prompts found, largest first, and the model's sentence, red with `warn`."""
+    """The blended photo above its legend: prompts found, largest first, and the model's sentence, red with `warn`."""
     picture = blend(image, mask, len(prompts), OVERLAY_SIDE)
     share = np.bincount(mask.ravel(), minlength=len(prompts) + 1) / mask.size
     found = sorted((k for k in range(1, len(prompts) + 1) if share[k]), key=lambda k: -share[k])
@@ -51,7 +50,7 @@ def overlay(image: Image.Image, mask: np.ndarray, prompts: list[str], model: str
 
 
 def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: int, note_colour: tuple) -> Image.Image:
-    """Squares of colour with their texts in rows, then the note; size: of the letters, in pixels."""
+    """Rows of coloured squares with their texts, then the note; size: letter height in pixels."""
     font, line, x, y, places = ImageFont.truetype(str(FONT), size), round(1.7 * size), size, round(0.6 * size), []
     for text, colour in entries:
         needed = round(1.5 * size + font.getlength(text))
@@ -73,7 +72,7 @@ def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: i
 
 
 def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, warn: bool, columns: int = 4):
-    """Small overlays in rows with the photos' names, the legend below and the model's sentence above."""
+    """Small overlays in rows under the photos' names, with the model's sentence above and a legend below."""
     columns = min(columns, len(overlays))
     rows, side = -(-len(overlays) // columns), 10 / max(columns, 2)
     tallest = max(image.height / image.width for image in overlays.values())
@@ -100,7 +99,7 @@ def letters() -> frozenset[int]:
 
 
 def legible(text: str, otherwise: str) -> str:
-    """The text, or `otherwise` where the figures' font lacks one of its letters."""
+    """The text, or `otherwise` if the figures' font lacks one of its letters."""
     return text if all(ord(letter) in letters() for letter in text) else otherwise
 
 

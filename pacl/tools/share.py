@@ -1,23 +1,22 @@
-"""A trained embedder as a folder for others, which huggingface_hub reads and uploads: weights, configuration and a
-model card with the run's data, metrics and limits.
+"""Writes a trained embedder as a folder that huggingface_hub reads and uploads: weights, configuration, model card.
 
 python -m pacl.tools.share PROFILE FOLDER    (writes model.safetensors, config.json, README.md)
 """
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 
+import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
 
 from pacl.checkpoints import load_embedder
 from pacl.runtime.config import load_params, project_root
-from pacl.runtime.files import read_json
+from pacl.runtime.files import new_folder, read_json
+from pacl.runtime.params import Model
 
-LIMITS = """Only the vision embedder was trained. It is of use behind the CLIP and with the patch tokens named above. It
-was taught by captions of whole images: it knows what they name, labels at the size of patches, and has whatever biases
-the captions and that CLIP have. The figures hold for the data named above and for no other."""
+LIMITS = """Only the vision embedder was trained; it works only with the CLIP and the patch tokens named above. It
+learned from captions of whole images: it knows what captions name, labels whole patches, and shares the biases of the
+captions and of that CLIP. The metrics hold only for the data named above."""
 USE = """```python
 from pacl.clip import load_clip
 from pacl.model import VisionEmbedder, similarity_map
@@ -30,47 +29,36 @@ cosines = similarity_map(embedder(clip.patch_features(images)), text_features)  
 
 
 def share(profile: str, folder: Path) -> None:
-    """Writes checkpoints/PROFILE/best as a portable folder, which must not exist or be empty, whole or not at all.
+    """Writes checkpoints/PROFILE/best as a portable folder, atomically; the folder must be new or empty.
 
-    Raises FileNotFoundError naming the stage to run where checkpoint or metrics are missing, and FileExistsError.
+    Raises FileNotFoundError naming the stage to run if the checkpoint or a metric is missing, and FileExistsError.
     """
-    root, params = project_root(), load_params(profile, "model", "train")
+    root, model = project_root(), load_params(profile, "model").model
     embedder, about = load_embedder(root / "checkpoints" / profile / "best")
-    results = {name: read_result(root / "reports" / profile / f"{name}.json") for name in ("prepare", "metrics")}
+    report = root / "reports" / profile
+    prepared, metrics = read_json(report / "prepare/prepare.json", "label"), read_json(report / "metrics.json")
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: name a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        embedder.save_pretrained(Path(temporary, "shared"))
-        card(params, about, results["prepare"], results["metrics"]).save(Path(temporary, "shared", "README.md"))
-        os.replace(Path(temporary, "shared"), folder)
+    with new_folder(folder) as shared:
+        embedder.save_pretrained(shared)
+        card(model, about, prepared, metrics).save(shared / "README.md")
 
 
-def read_result(path: Path) -> dict:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run the pipeline first (`dvc repro`).")
-    return read_json(path)
-
-
-def card(params, about: dict, prepared: dict, metrics: dict) -> ModelCard:
-    """The model card of a run. params: with the sections model and train; about: what the checkpoint's json says;
-    prepared, metrics: the run's prepare.json and metrics.json.
+def card(model: Model, about: dict, prepared: dict, metrics: dict) -> ModelCard:
+    """The model card of a run. model: its CLIP; about: the checkpoint's JSON; prepared, metrics: the run's prepare.json
+    and metrics.json.
     """
     data = ModelCardData(license="mit", library_name="pacl", tags=["image-segmentation", "clip", "pacl"])
-    model = params.model
     settings = about["train"] | {"embedder": about["embedder"]["kind"]}
-    measured = [f"all measured on: {prepared['label']}"] + [
-        f"{name}: {value:,}" for name, value in prepared.items() if isinstance(value, int)
-    ]
+    counts = [f"{name}: {value:,}" for name, value in prepared.items() if isinstance(value, int)]
     parts = {
-        "": "The vision embedder of a replication of PACL (Mukhoti et al., CVPR 2023): it brings the patch tokens of a "
-        "frozen CLIP into the space of its text embeddings.",
+        "": "The vision embedder of a replication of PACL (Mukhoti et al., CVPR 2023). It maps the patch tokens of a "
+        "frozen CLIP to the space of its text embeddings.",
         "Use": USE.format(**model.model_dump()),
         "Training": f"CLIP {model.backbone}, weights {model.pretrained}, patch tokens {model.tokens}{checked(about)}. "
-        "These are the "
-        f"weights after epoch {len(about['history'])}, when the loss of held-out pairs was lowest.\n\n"
+        f"These are the weights after epoch {len(about['history'])}, which has the lowest loss on held-out pairs.\n\n"
         + table(("setting", "value"), settings.items()),
-        "Data": "\n".join(f"- {line}" for line in measured),
+        "Data": "\n".join(f"- {line}" for line in [f"all measured on: {prepared['label']}", *counts]),
         "Metrics": "Fractions in [0, 1].\n\n" + table(("measured", "method", "value"), rows_of(metrics)),
         "Limits": LIMITS,
     }
@@ -79,30 +67,21 @@ def card(params, about: dict, prepared: dict, metrics: dict) -> ModelCard:
 
 
 def checked(about: dict) -> str:
-    """The checksum of CLIP's weights, by which `load_embedder` tells it from others; of older checkpoints nothing."""
+    """The checksum of CLIP's weights, which `load_embedder` checks; empty for checkpoints that have none."""
     return f" (checksum of the weights {about['clip']['weights']})" if about.get("clip") else ""
 
 
 def rows_of(metrics: dict) -> list[tuple[str, str, str]]:
-    """Every number of a metrics.json with its path; of a path whose last two parts are a method's and a metric's name,
-    the method stands in the second column.
+    """Every number of a metrics.json: its path, the method (in the path the last key but one; of classification the
+    last), the value.
     """
     rows = []
-    for path, value in leaves(metrics):
-        method = path.pop(-1 if path[0] == "classification" else -2)
-        rows.append((" / ".join(path), method, f"{value:.3f}"))
+    for key, value in pd.json_normalize(metrics, sep="\n").iloc[0].items():
+        if isinstance(value, float):
+            path = key.split("\n")
+            method = path.pop(-1 if path[0] == "classification" else -2)
+            rows.append((" / ".join(path), method, f"{value:.3f}"))
     return rows
-
-
-def leaves(tree: dict, path: tuple = ()) -> list[tuple[list[str], float]]:
-    """The numbers of nested sections and the keys that lead to each."""
-    found = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found += leaves(value, (*path, key))
-        elif isinstance(value, (int, float)):
-            found.append(([*path, key], value))
-    return found
 
 
 def table(columns: tuple, rows) -> str:

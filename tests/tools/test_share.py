@@ -1,21 +1,17 @@
-"""A trained embedder as a portable folder, and data by a DVC remote: what arrives is what was sent."""
+"""A trained embedder as a portable folder: what arrives is what was sent."""
 
 import json
-import os
-import re
 import runpy
 import shutil
-import subprocess
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
-from dvc.cli import main as dvc
 
 from pacl.checkpoints import save_embedder
 from pacl.model import VisionEmbedder
-from pacl.tools.share import leaves, rows_of, share
+from pacl.tools.share import rows_of, share
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,9 +20,10 @@ ROOT = Path(__file__).parents[2]
 def project(tmp_path, monkeypatch):
     """A project with an embedder of random weights and the committed results of the mini world."""
     folder = tmp_path / "project"
-    (folder / "reports/mini").mkdir(parents=True)
-    for name in ("params.yaml", "reports/mini/prepare.json", "reports/mini/metrics.json"):
+    (folder / "reports/mini/prepare").mkdir(parents=True)
+    for name in ("params.yaml", "reports/mini/metrics.json"):
         shutil.copy(ROOT / name, folder / name)
+    (folder / "reports/mini/prepare/prepare.json").write_text('{"label": "the mini world", "pairs": 20000}')
     about = {"train": {"scale": 10.0, "epochs": 8}, "history": [{"epoch": 1}, {"epoch": 2}]}
     save_embedder(folder / "checkpoints/mini/best", VisionEmbedder(128, 128, "mlp", "linear"), about)
     monkeypatch.chdir(folder)
@@ -49,16 +46,14 @@ def test_the_card_has_the_runs_figures(project, tmp_path):
     share("mini", tmp_path / "shared")
     card = huggingface_hub.ModelCard.load(tmp_path / "shared/README.md")
     metrics = json.loads((project / "reports/mini/metrics.json").read_text())
-    prepared = json.loads((project / "reports/mini/prepare.json").read_text())
     accuracy = metrics["patch_alignment"]["pacl"]["accuracy"]
     miou = metrics["segmentation"]["voc20"]["native"]["clip"]["miou"]
     assert f"| patch_alignment / accuracy | pacl | {accuracy:.3f} |" in card.text
     assert f"| segmentation / voc20 / native / miou | clip | {miou:.3f} |" in card.text
     assert f"| classification / clean | clip | {metrics['classification']['clean']['clip']:.3f} |" in card.text
-    assert f"all measured on: {prepared['label']}" in card.text and "weights after epoch 2" in card.text
+    assert "- all measured on: the mini world\n- pairs: 20,000\n" in card.text and "weights after epoch 2" in card.text
     assert "| scale | 10.0 |" in card.text and "| embedder | mlp |" in card.text
     assert card.data.license == "mit" and "## Limits" in card.text
-    assert card.text.count("\n| ") >= len(leaves(metrics)) == len(rows_of(metrics))
 
 
 def test_the_card_names_the_clip_by_its_checksum_where_the_checkpoint_does(project, tmp_path):
@@ -81,9 +76,13 @@ def test_a_profiles_own_embedder_and_results_are_shared_in_a_folder_however_deep
         share("mini", tmp_path / "other")
 
 
-def test_numbers_of_nested_sections_have_the_keys_that_lead_to_them():
-    tree = {"a": {"b": {"c": 1, "note": "text"}, "d": 0.25}, "e": 2}
-    assert leaves(tree) == [(["a", "b", "c"], 1), (["a", "d"], 0.25), (["e"], 2)]
+def test_each_number_has_its_path_and_method():
+    one = {"patch_alignment": {"clip": {"accuracy": 0.5, "interval": [0.4, 0.6]}}, "classification": {}}
+    assert rows_of(one) == [("patch_alignment / accuracy", "clip", "0.500")]
+    two = {"segmentation": {"my.set": {"native": {"pacl": {"miou": 0.25}}}}, "classification": {"pets": {"clip": 1.0}}}
+    assert rows_of(two) == [
+        ("segmentation / my.set / native / miou", "pacl", "0.250"), ("classification / pets", "clip", "1.000"),
+    ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
@@ -121,7 +120,7 @@ def test_nothing_is_overwritten_and_what_is_missing_is_named(project, tmp_path):
     (tmp_path / "empty").mkdir()
     share("mini", tmp_path / "empty")
     (project / "reports/mini/metrics.json").unlink()
-    with pytest.raises(FileNotFoundError, match="metrics.json is missing: run the pipeline first"):
+    with pytest.raises(FileNotFoundError, match="metrics.json is missing: run `dvc repro`"):
         share("mini", tmp_path / "new")
     (project / "checkpoints/mini/best.json").unlink()
     with pytest.raises(FileNotFoundError, match="best.json is missing: train first"):
@@ -147,91 +146,3 @@ def test_an_embedder_is_pushed_with_its_weights_and_configuration(monkeypatch):
 class _Named:
     def __init__(self, repo_id):
         self.repo_id = repo_id
-
-
-# --- a DVC remote ---
-
-
-def git(*arguments):
-    subprocess.run(
-        ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments], check=True, capture_output=True
-    )
-
-
-def test_pushed_results_are_pulled_by_a_fresh_clone_and_nothing_runs_again(tmp_path, monkeypatch, capfd):
-    """The steps of docs/sharing.md with a folder as the remote; a stage that runs leaves a line in a log."""
-    origin, log = tmp_path / "origin", tmp_path / "log"
-    origin.mkdir()
-    monkeypatch.chdir(origin)
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    stage = {"cmd": f"echo ran >> {log} && cp raw.txt result.txt", "deps": ["raw.txt"], "outs": ["result.txt"]}
-    (origin / "dvc.yaml").write_text(json.dumps({"stages": {"copy": stage}}))
-    (origin / "raw.txt").write_text("data")
-    git("init", "-q")
-    assert dvc(["init", "-q"]) == dvc(["repro", "-q"]) == 0
-    assert dvc(["remote", "add", "-q", "--default", "store", str(tmp_path / "store")]) == dvc(["push", "-q"]) == 0
-    git("add", "-A")
-    git("commit", "-qm", "Run")
-    git("clone", "-q", str(origin), str(tmp_path / "clone"))
-    monkeypatch.chdir(tmp_path / "clone")
-    assert not Path("result.txt").exists()
-    assert dvc(["pull", "-q"]) == 0 and Path("result.txt").read_text() == "data"
-    capfd.readouterr()
-    assert dvc(["repro"]) == 0
-    assert "up to date" in capfd.readouterr().out and log.read_text() == "ran\n"
-    Path("raw.txt").write_text("other data")  # the test would see a stage that runs
-    assert dvc(["repro", "-q"]) == 0 and log.read_text() == "ran\nran\n"
-
-
-# --- what a killed `dvc repro` leaves ---
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """A repository of one stage, and where DVC keeps who reads and writes what."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    stage = {"cmd": "cp raw.txt result.txt", "deps": ["raw.txt"], "outs": ["result.txt"]}
-    Path("dvc.yaml").write_text(json.dumps({"stages": {"copy": stage}}))
-    Path("raw.txt").write_text("data")
-    git("init", "-q")
-    assert dvc(["init", "-q"]) == 0
-    Path(".dvc/tmp").mkdir(exist_ok=True)
-    return tmp_path
-
-
-def left_by(process: int, folder: Path) -> str:
-    return json.dumps({"write": {str(folder / "result.txt"): {"pid": process, "cmd": "dvc repro"}}})
-
-
-def test_the_lock_of_a_killed_repro_is_passed_over(repository):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    Path(".dvc/tmp/rwlock").write_text(left_by(gone.pid, repository))
-    assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
-
-
-def test_a_lock_that_needs_a_hand_says_so_and_goes_when_it_is_removed(repository, caplog):
-    """Its process's number is another program's by now (here pytest's parent), or the file was cut while written."""
-    for content, message in (
-        (left_by(os.getppid(), repository), r"you can manually remove '.*rwlock' and try again"),
-        ('{"write"', r"Unable to read RWLock-file '.*rwlock'"),
-    ):
-        Path(".dvc/tmp/rwlock").write_text(content)
-        caplog.clear()
-        assert dvc(["repro"]) != 0 and re.search(message, caplog.text, re.DOTALL), caplog.text
-        assert not Path("result.txt").exists()
-    Path(".dvc/tmp/rwlock").unlink()
-    assert dvc(["repro", "-q"]) == 0 and Path("result.txt").read_text() == "data"
-
-
-def test_a_torn_dvc_lock_says_so_and_git_brings_it_back(repository, caplog):
-    """DVC writes it in place, so a kill at that moment leaves it empty."""
-    assert dvc(["repro", "-q"]) == 0
-    whole = Path("dvc.lock").read_bytes()
-    git("add", "-A")
-    git("commit", "-qm", "Run")
-    Path("dvc.lock").write_bytes(b"")
-    assert dvc(["repro"]) != 0 and re.search(r"dvc\.lock' validation failed", caplog.text), caplog.text
-    git("checkout", "dvc.lock")
-    assert dvc(["repro", "-q"]) == 0 and Path("dvc.lock").read_bytes() == whole
