@@ -1,1 +1,1 @@
-"""Charts and pictures, drawn from what the stages wrote."""
+"""Charts and pictures, drawn from the files that the stages wrote."""

@@ -1,7 +1,6 @@
-"""Figures of the analyses: patches and texts in one plane, differences with intervals, mistakes, other worlds (paper,
-section 4).
-"""
+"""Figures of the analyses: patches and texts in one plane, mistakes, ablations, other worlds (paper, section 4)."""
 
+import textwrap
 from itertools import count
 
 import matplotlib.pyplot as plt
@@ -9,15 +8,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.patheffects import withStroke
 
-from pacl.figures.charts import COLOURS, title_above_legend
+from pacl.figures.charts import COLOURS, measures, method_bars, title_above_legend, title_above_panels
 from pacl.figures.scenes import palette
 
+LIGHTER = "#e7a6ae"  # PACL's colour for settings other than the default
 
-def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
-    """One panel a method: patches as dots and class texts as stars in one plane, a colour a class; a class's name
-    stands in the middle of its patches, and a line leads there from its star.
 
-    maps: method -> columns x, y, label, is_text (pacl.evaluation.patches.patch_map).
+def patch_maps(maps: dict[str, pd.DataFrame]):
+    """One panel for each method: patches as dots and class texts as stars in one plane, in their class's colour. Each
+    class's name stands at the median of its patches, and a line leads there from its star.
+
+    maps: method -> columns x, y, label (the class's name), is_text.
     """
     labels = sorted(set(next(iter(maps.values())).label))
     colours = dict(zip(labels, palette(len(labels) + 1)[1:], strict=True))
@@ -31,26 +32,26 @@ def patch_maps(maps: dict[str, pd.DataFrame], classes: list[str]):
         for row in texts[texts.label.isin(middles.index)].itertuples():
             end = middles.loc[row.label]
             axis.plot([row.x, end.x], [row.y, end.y], color=colours[row.label], lw=0.9, zorder=2)
-        name_clusters(axis, middles, table, {k: classes[k] for k in labels}, colours)
+        name_clusters(axis, middles, table, colours)
         axis.set(title=method, xticks=[], yticks=[])
     figure.tight_layout()
     return figure
 
 
-def name_clusters(axis, middles: pd.DataFrame, table: pd.DataFrame, names: dict, colours: dict) -> None:
-    """Each class's name at its middle (label -> x, y), in a dark shade of its colour with a white edge."""
+def name_clusters(axis, middles: pd.DataFrame, table: pd.DataFrame, colours: dict) -> None:
+    """Writes each class's name at its median (label -> x, y), in a dark shade of its colour with a white edge."""
     edge = [withStroke(linewidth=2.6, foreground="white")]
-    lifts = label_lifts(middles, table, beside=table[table.is_text])
+    lifts = label_lifts(middles, table, avoid=table[table.is_text])
     for row, lift in zip(middles.itertuples(), lifts, strict=True):
         look = {"fontsize": 7.5, "fontweight": "bold", "color": 0.55 * colours[row.Index], "path_effects": edge}
         place = {"xytext": (0, 11 * lift), "textcoords": "offset points", "ha": "center", "va": "center", "zorder": 4}
-        axis.annotate(names[row.Index], (row.x, row.y), **look, **place)
+        axis.annotate(row.Index, (row.x, row.y), **look, **place)
 
 
-def label_lifts(texts: pd.DataFrame, table: pd.DataFrame, beside: pd.DataFrame | None = None) -> list[int]:
-    """How many lines up each label goes, so that no two stand in one place, and none where a row of `beside` is."""
+def label_lifts(texts: pd.DataFrame, table: pd.DataFrame, avoid: pd.DataFrame | None = None) -> list[int]:
+    """How many lines to raise each label so that none covers another or a point of `avoid`."""
     width, line = 0.12 * (table.x.max() - table.x.min()), 0.042 * (table.y.max() - table.y.min())
-    taken, lifts = [] if beside is None else list(beside[["x", "y"]].itertuples(index=False)), []
+    taken, lifts = [] if avoid is None else list(avoid[["x", "y"]].itertuples(index=False)), []
     for x, y in texts[["x", "y"]].to_numpy():
         near = [other for at, other in taken if abs(at - x) < width]
         lifts.append(next(n for n in count() if all(abs(y + n * line - other) >= 0.999 * line for other in near)))
@@ -80,56 +81,73 @@ def differences(table: pd.DataFrame, title: str):
     return figure
 
 
-def mistakes(confused: pd.DataFrame, size: pd.DataFrame, mention: pd.DataFrame, things: set[str], title: str):
+def mistakes(confused: pd.DataFrame, areas: pd.DataFrame, mentions: pd.DataFrame, title: str):
     """Three panels: the most frequent confusions; recall by area; IoU by how many training images' captions name the
-    class, things as triangles and stuff as circles. Tables as pacl.evaluation.mistakes makes them, methods by their names.
+    class. The tables are scenes/confusions.csv, areas.csv and mentions.csv, with the methods' names.
     """
-    groups = size[["kind", "size"]].drop_duplicates()
+    groups = areas[["kind", "size"]].drop_duplicates()
     figure, axes = plt.subplots(1, 3, figsize=(14.5, 4.3), width_ratios=[0.9, max(1.2, 0.23 * len(groups)), 1.1])
     confused = confused.sort_values("share", ascending=False, kind="stable")
-    names = confused["class"] + " → " + confused.taken_for
-    axes[0].barh(names, 100 * confused.share, color=COLOURS["PACL"])
+    axes[0].barh(confused["class"] + " → " + confused.taken_for, 100 * confused.share, color=COLOURS["PACL"])
     axes[0].invert_yaxis()
     axes[0].set(title="Class → what PACL takes it for", xlabel="share of the class's pixels, %")
-    areas_found(axes[1], size)
-    by_mentions(axes[2], mention, things)
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-    figure.tight_layout()
+    recall_by_area(axes[1], areas)
+    iou_by_mention(axes[2], mentions)
+    title_above_panels(figure, title)
     return figure
 
 
-def areas_found(axis, size: pd.DataFrame) -> None:
-    """Bars of recall by kind and area, a group's kind above its range."""
-    names = size.kind + "\n" + size["size"].str.removesuffix(" %")
-    look = {"palette": COLOURS, "saturation": 1, "ax": axis}
-    sns.barplot(size.assign(recall=100 * size.recall, size=names), x="size", y="recall", hue="method", **look)
+def recall_by_area(axis, areas: pd.DataFrame) -> None:
+    """Bars of recall by kind and area, labelled with the kind above the range."""
+    method_bars(axis, areas.assign(size=areas.kind + "\n" + areas["size"].str.removesuffix(" %")), "size", "recall")
     axis.set(title="Small and large areas", xlabel="area, % of the image", ylabel="pixels found, mean, %")
     axis.tick_params(axis="x", labelsize=7.5)
     axis.legend(frameon=False, title=None, fontsize=8)
 
 
-def by_mentions(axis, mention: pd.DataFrame, things: set[str]) -> None:
-    """A dot a class and method: IoU by how many images name the class."""
-    of_things = mention["class"].isin(things)
-    for kind, marker, rows in (("things", "^", mention[of_things]), ("stuff", "o", mention[~of_things])):
-        for method, of_method in rows.groupby("method", sort=False):
+def iou_by_mention(axis, mentions: pd.DataFrame) -> None:
+    """A dot for each class and method, things as triangles and stuff as circles: IoU by how many images name it."""
+    for kind, marker in (("things", "^"), ("stuff", "o")):
+        for method, rows in mentions[mentions.kind == kind].groupby("method", sort=False):
             look = {"color": COLOURS[method], "marker": marker, "s": 24, "label": f"{method}, {kind}"}
-            axis.scatter(of_method.images, 100 * of_method.iou, **look)
-    axis.set(title="Seen rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %")
-    if len(mention):
+            axis.scatter(rows.images, 100 * rows.iou, **look)
+    axis.set(title="Named rarely and often in captions", xlabel="images whose captions name the class", ylabel="IoU, %")
+    if len(mentions):
         axis.legend(frameon=False, fontsize=8, handletextpad=0.2, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def worlds(table: pd.DataFrame, title: str, metrics: dict[str, str]):
-    """One panel a metric: CLIP and PACL in each world, joined by a line; columns seed, method and the metrics.
-    Without metrics the picture is empty.
+def ablation(runs: pd.DataFrame, title: str):
+    """One panel for each measure: a bar for each setting's mean over seeds with its value, and a dot for each seed.
+    The default setting's bar is darker. Columns point, setting, seed and the measures in [0, 1].
     """
-    figure, axes = plt.subplots(1, max(1, len(metrics)), figsize=(2.9 * max(1, len(metrics)), 3.2), squeeze=False)
-    for axis, (metric, label) in zip(axes[0], metrics.items(), strict=False):
-        for _, rows in table.groupby("seed"):
+    metrics = measures(runs)
+    width = max(5.5, 2.75 * len(metrics) + 1.4)
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, int(10 * width))]
+    size = (width, 0.34 * runs.setting.nunique() + 0.95 + 0.2 * len(lines))
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    defaults = set(runs.setting[runs.point == "default"])
+    colours = {setting: COLOURS["PACL"] if setting in defaults else LIGHTER for setting in runs.setting}
+    look = {"hue": "setting", "palette": colours, "errorbar": None, "saturation": 1, "legend": False}
+    for axis, (metric, name) in zip(axes[0], metrics.items(), strict=True):
+        rows = runs.assign(percent=100 * runs[metric])
+        sns.barplot(rows, y="setting", x="percent", ax=axis, **look)
+        sns.stripplot(rows, y="setting", x="percent", color="#333333", size=3.5, jitter=False, ax=axis)
+        for (bar,), setting in zip(axis.containers, colours, strict=True):
+            ink = "white" if setting in defaults else "#333333"
+            axis.text(1, bar.get_y() + bar.get_height() / 2, f"{bar.get_width():.1f}", va="center", color=ink)
+        axis.set(xlabel=f"{name}, %", ylabel="")
+    title_above_panels(figure, "\n".join(lines))
+    return figure
+
+
+def worlds(runs: pd.DataFrame, title: str):
+    """One panel for each measure: CLIP and PACL in each world, joined by a line; columns seed, method and measures."""
+    metrics = measures(runs)
+    figure, axes = plt.subplots(1, len(metrics), figsize=(2.9 * len(metrics), 3.2), squeeze=False)
+    for axis, (metric, name) in zip(axes[0], metrics.items(), strict=True):
+        for _, rows in runs.groupby("seed"):
             axis.plot(rows.method, 100 * rows[metric], color="grey", lw=1, zorder=1)
             axis.scatter(rows.method, 100 * rows[metric], color=[COLOURS[m] for m in rows.method], zorder=2)
-        axis.set(ylabel=label, xlim=(-0.4, 1.4), ylim=(0, None))
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
-    figure.tight_layout()
+        axis.set(ylabel=f"{name}, %", xlim=(-0.4, 1.4), ylim=(0, None))
+    title_above_panels(figure, title)
     return figure

@@ -1,6 +1,4 @@
-"""Figures of scenes: grids of images, heat maps over images, label maps in colours (paper, section 4: qualitative
-results).
-"""
+"""Figures of scenes: grids of images, heat maps, coloured label maps (paper, section 4: qualitative results)."""
 
 import textwrap
 
@@ -8,15 +6,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-IGNORED = (1.0, 1.0, 1.0)
+IGNORED = (1.0, 1.0, 1.0)  # the colour of pixels without a class
 
 
 def image_grid(images: list, titles: list[str] | None = None, *, columns: int = 8, side: float = 1.6):
     """Images, uint8 [H, W, 3] or PIL, in rows with a small title under each."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * side, rows * (side + (0.42 if titles else 0.05))), squeeze=False
-    )
+    size = (columns * side, rows * (side + (0.42 if titles else 0.05)))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for i, axis in enumerate(axes.flat):
         axis.axis("off")
         if i < len(images):
@@ -32,12 +29,11 @@ def wrapped(text: str, width: int = 25, lines: int = 3) -> str:
 
 
 def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
-    """For each image one prompt: the image, then each method's similarity over it (each map scaled from its own
-    lowest to its highest value).
+    """One column for each image and its prompt: the image, then each method's similarity [h, w] over it, scaled to the
+    map's own range.
     """
-    figure, axes = plt.subplots(
-        len(maps) + 1, len(images), figsize=(1.75 * len(images), 1.85 * (len(maps) + 1)), squeeze=False
-    )
+    size = (1.75 * len(images), 1.85 * (len(maps) + 1))
+    figure, axes = plt.subplots(len(maps) + 1, len(images), figsize=size, squeeze=False)
     for column, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
         axes[0, column].imshow(image, interpolation="lanczos")
         axes[0, column].set_title(f"“{prompt}”", fontsize=9, fontweight="normal")
@@ -54,19 +50,18 @@ def heat_maps(images: list, prompts: list[str], maps: dict[str, list]):
 
 
 def overlays(image: np.ndarray, maps, titles: list[str], *, limits=None, label: str = "", signed: bool = False):
-    """The image, then maps [h, w] laid over it with a title each, in one range of values, which a colour bar shows.
+    """The image, then each map [h, w] over it with its title, all on one scale with a colour bar.
 
-    limits: the range; if not given, from the lowest to the highest value of all maps. label: the bar's. signed: values
-    below zero are blue, above it red, and the range is as wide on either side.
+    limits: the scale's ends, by default the lowest and the highest value of all maps. label: the bar's. signed: values
+    below zero are blue, those above red, and the scale is symmetric.
     """
     maps = [np.asarray(values) for values in maps]
     low, high = limits or (min(values.min() for values in maps), max(values.max() for values in maps))
     if signed:
         low, high = -max(-low, high), max(-low, high)
     side = min(2.5, 13 / (len(titles) + 1))
-    figure, axes = plt.subplots(
-        1, len(titles) + 1, figsize=(side * (len(titles) + 1) + 0.8, side + 0.2), squeeze=False, layout="constrained"
-    )
+    size = (side * (len(titles) + 1) + 0.8, side + 0.2)
+    figure, axes = plt.subplots(1, len(titles) + 1, figsize=size, squeeze=False, layout="constrained")
     axes[0, 0].imshow(image, interpolation="lanczos")
     for axis, values, title in zip(axes[0, 1:], maps, titles, strict=True):
         heat = show_heat(axis, image, values, (low, high), "RdBu_r" if signed else "inferno")
@@ -80,8 +75,8 @@ def overlays(image: np.ndarray, maps, titles: list[str], *, limits=None, label: 
 
 
 def show_heat(axis, image, values, limits=(None, None), cmap: str = "inferno"):
-    """A map [h, w] over the whole of the image in grey; without limits from the map's lowest (dark) to its highest
-    value (bright). Returns the map as drawn.
+    """Draws a map [h, w] over the whole image in grey and returns it. limits: the darkest and the brightest value, by
+    default the map's own range.
     """
     grey = np.asarray(image).mean(-1)
     extent = (-0.5, grey.shape[1] - 0.5, grey.shape[0] - 0.5, -0.5)
@@ -91,7 +86,7 @@ def show_heat(axis, image, values, limits=(None, None), cmap: str = "inferno"):
 
 
 def palette(count: int) -> np.ndarray:
-    """`count` well-spread colours [count, 3] in [0, 1], the same for equal counts."""
+    """`count` well-spread colours [count, 3] in [0, 1]; more colours begin with the same ones."""
     golden = (np.arange(count) * 0.61803398875) % 1
     return np.array(
         [sns.husl_palette(1, h=h, s=(0.75, 0.5)[i % 2], l=(0.6, 0.78, 0.47)[i % 3])[0] for i, h in enumerate(golden)]
@@ -99,8 +94,8 @@ def palette(count: int) -> np.ndarray:
 
 
 def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]):
-    """One row an image: the image, then label maps by column title ("truth", "CLIP", ...), coloured and with the
-    names of the classes in them.
+    """One row for each image: the image, then its label map in each column ("truth", "CLIP", ...), coloured, with the
+    names of the classes in it.
     """
     figure = label_grid([[image, *labels] for image, *labels in zip(images, *columns.values(), strict=True)], classes)
     for axis, title in zip(figure.axes, ["image", *columns], strict=False):
@@ -129,7 +124,7 @@ def label_grid(rows: list[list], classes: list[str]):
 
 
 def show_labels(axis, labels: np.ndarray, colours: np.ndarray, classes: list[str]) -> None:
-    """A label map, with the names of its larger areas written in them where there is room; ignored pixels are white."""
+    """A label map with the names of its larger areas, where there is room for them; ignored pixels are white."""
     axis.imshow(colours[np.where(labels >= len(classes), len(classes), labels)], interpolation="nearest")
     axis.apply_aspect()
     present, areas = np.unique(labels[labels < len(classes)], return_counts=True)
@@ -140,7 +135,7 @@ def show_labels(axis, labels: np.ndarray, colours: np.ndarray, classes: list[str
 
 
 def inmost(area: np.ndarray) -> tuple[int, int]:
-    """Row and column in an area, bool [H, W], far from its edge: the middle of what is left when it is peeled."""
+    """Row and column in an area, bool [H, W], far from its edge: the middle of what remains when it is peeled."""
     while area.any():
         last, edged = area, np.pad(area, 1)
         area = area & edged[:-2, 1:-1] & edged[2:, 1:-1] & edged[1:-1, :-2] & edged[1:-1, 2:]
@@ -150,7 +145,7 @@ def inmost(area: np.ndarray) -> tuple[int, int]:
 
 
 def name_area(axis, x: float, y: float, name: str, taken: list) -> None:
-    """Writes a name at a place of a label map, moved inside; leaves it out where it would cover a `taken` box."""
+    """Writes a name on a label map at x, y, moved inside the frame, unless it would cover one of the `taken` boxes."""
     box = {"boxstyle": "round,pad=0.15", "fc": (1, 1, 1, 0.75), "ec": "none"}
     text = axis.text(x, y, name, fontsize=8, ha="center", va="center", bbox=box, clip_on=True)
     frame, own = axis.get_window_extent(), padded(text)
@@ -166,5 +161,5 @@ def name_area(axis, x: float, y: float, name: str, taken: list) -> None:
 
 
 def padded(text):
-    """The place on the page that a text and its box take."""
+    """The area of the page that a text and its box cover."""
     return text.get_window_extent().padded(0.15 * text.get_fontsize() * text.figure.dpi / 72 + 1)
