@@ -1,7 +1,4 @@
-"""Reads captioned images in their official layouts (paper, section 4: captions to train on).
-
-A reader returns (images, captions): paths in the data set's own order, and for each image the list of its captions.
-"""
+"""Captioned images to train on, in their official layouts (paper, section 4)."""
 
 import csv
 import io
@@ -14,7 +11,6 @@ from pacl.sources.layouts import parts_of, text_of
 
 CAPTIONS_AN_IMAGE = 5
 HEADERS = (["image", "caption"], ["image_name", "comment_number", "comment"])  # of captions.txt
-
 FLICKR8K = {
     "name": "Flickr8k",
     "folder": "flickr8k",
@@ -26,7 +22,7 @@ FLICKR8K = {
     "get": "kaggle datasets download adityajn105/flickr8k --unzip -p {folder}",
     "terms": "non-commercial research; the photos' Flickr terms",
 }
-FLICKR30K = {
+FLICKR30K = FLICKR8K | {
     "name": "Flickr30k",
     "folder": "flickr30k",
     "sizes": {"all": 31783},
@@ -35,7 +31,6 @@ FLICKR30K = {
         "photos": ("Images", "flickr30k_images", "flickr30k-images"),
     },
     "get": "kaggle datasets download adityajn105/flickr30k --unzip -p {folder}",
-    "terms": "non-commercial research; the photos' Flickr terms",
 }
 COCO = {
     "name": "COCO captions",
@@ -50,11 +45,11 @@ CAPTIONED = {"flickr8k": FLICKR8K, "flickr30k": FLICKR30K, "coco": COCO}
 
 
 def captioned(folder: str | Path, dataset: dict) -> tuple[list[Path], list[list[str]]]:
-    """The images that are there, and all captions of each: five in Flickr8k and Flickr30k, five to seven in COCO.
+    """The paths of all images found, in the data set's order, and each one's captions: five of Flickr8k and Flickr30k,
+    five to seven of COCO.
 
-    Reads Kaggle's captions.txt (header image,caption), the original Flickr8k.token.txt or results_20130124.token
-    (image#number, a tab, the caption; the lemmas beside them are no captions) and COCO's JSON. Raises FileNotFoundError
-    where a part is missing, ValueError for a torn caption file.
+    Reads Kaggle's captions.txt, the original Flickr8k.token.txt or results_20130124.token, and COCO's JSON. Raises
+    FileNotFoundError if a part is missing, ValueError for a corrupt caption file.
     """
     paths = parts_of(folder, dataset)
     captions: dict[str, list[str]] = {}
@@ -66,26 +61,25 @@ def captioned(folder: str | Path, dataset: dict) -> tuple[list[Path], list[list[
     for name in present:
         few, many = len(captions[name]) < CAPTIONS_AN_IMAGE, len(captions[name]) > CAPTIONS_AN_IMAGE
         if few or not all(captions[name]) or (many and dataset is not COCO):
-            raise ValueError(f"{paths['captions']} hasn't five captions of {name}, as it should: download it again.")
+            raise ValueError(f"{paths['captions']} lacks the five captions of {name}: download it again.")
     names = [name for name in captions if name in present]
     return [paths["photos"] / name for name in names], [captions[name] for name in names]
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(image, caption) of a caption file, by its suffix."""
     if path.suffix == ".json":
         return json_rows(path)
     return csv_rows(path) if path.name == "captions.txt" else token_rows(path)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(image, caption) of Kaggle's files, which quote a caption with commas; one unquoted keeps its commas, too.
-    Flickr30k's has a row whose caption stands in the column of its number, behind it.
+    """(image, caption) of Kaggle's files, which quote captions that have commas; a caption without quotes keeps its
+    commas, too. One row of Flickr30k's has its caption in the column of the number, after the number.
     """
     try:
         rows = list(csv.reader(io.StringIO(text_of(path), newline="")))
     except csv.Error as error:
-        raise ValueError(f"{path} is torn ({error}): download it again.") from None
+        raise ValueError(f"{path} is corrupt ({error}): download it again.") from None
     header = [name.strip() for name in rows[0]] if rows else []
     if header not in HEADERS:
         raise ValueError(f"{path} must begin with the line image,caption: download it again.")
@@ -95,8 +89,8 @@ def csv_rows(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def token_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(image, caption) of the original file."""
-    for line in text_of(path).split("\n"):  # splitlines would end a line at rarer marks, which captions hold
+    """(image, caption) of the original files, whose lines are image#number, a tab, the caption."""
+    for line in text_of(path).split("\n"):  # splitlines would also split at rarer marks, which captions hold
         key, _, caption = line.partition("\t")
         yield key.rpartition("#")[0], caption
 
@@ -108,7 +102,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, str]]:
         name_of = {image["id"]: image["file_name"] for image in content["images"]}
         rows = sorted(content["annotations"], key=lambda row: (row["image_id"], row["id"]))
         captions = [" ".join(row["caption"].split()) for row in rows]
-        "".join(captions).encode()  # raises ValueError for half a character, which JSON can hold and no file can
+        "".join(captions).encode()  # raises ValueError for half a surrogate pair, which only JSON can hold
         return iter([(name_of[row["image_id"]], caption) for row, caption in zip(rows, captions, strict=True)])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{path} is no complete JSON of COCO captions: unpack it again.") from None
+        raise ValueError(f"{path} is not a complete JSON file of COCO captions: unpack it again.") from None

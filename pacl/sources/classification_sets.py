@@ -1,7 +1,7 @@
-"""Classification sets of photos: torchvision's, or a folder of images a class (paper, section 4: twelve sets)."""
+"""Classification sets of photos: torchvision's, or a folder of images for each class (paper, section 4: twelve)."""
 
 import inspect
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +10,26 @@ import yaml
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
 from pacl.runtime.config import project_root
+from pacl.runtime.params import Prepare
 from pacl.sources.layouts import lines_of, partial
 from pacl.sources.segmentation_sets import PHOTO_SUFFIXES
 
-PLACES = {"test": ("test", "val", "images"), "validation": ("validation", "train")}  # of a set below raw/NAME
+PLACES = {"test": ("test", "val", "images"), "validation": ("validation", "train")}  # in raw/NAME
 
 
-@lru_cache(maxsize=1)
+@cache
 def all_sets() -> dict:
     return yaml.safe_load((project_root() / "data/classification/sets.yaml").read_text(encoding="utf-8"))
 
 
 def described(name: str) -> dict:
-    """A set's entry in data/classification/sets.yaml or, without one, what is known of torchvision's class of that name
-    and of a folder of that name.
-    """
+    """A set's entry in data/classification/sets.yaml, or else one made for torchvision's class or a folder."""
     if name in all_sets():
         return all_sets()[name]
-    own = {
-        "name": name,
-        "get": f"put images into {{folder}}/{name}/test/CLASS",
-        "terms": "your own",
-        "templates": "one",
-    }
-    from torchvision import datasets  # slow to import, and most profiles have no such set
+    from torchvision import datasets  # slow to import and rarely needed
 
+    own = {"name": name, "terms": "your own", "templates": "one"}
+    own["get"] = f"put images into {{folder}}/{name}/test/CLASS"
     options = inspect.signature(getattr(datasets, name)).parameters if name in datasets.__all__ else {}
     if "split" in options:
         own["torchvision"] = {"class": name, "test": {"split": "test"}, "validation": {"split": "train"}}
@@ -50,25 +45,21 @@ def set_templates(name: str) -> list[str]:
 
 
 def check_sets(raw: Path, names: list[str]) -> list[tuple]:
-    """What `check_present` must find of the sets that are not there: (folder, data set, "")."""
+    """What `check_present` must find of the sets that torchvision doesn't."""
     return [(raw, as_dataset(name), "") for name in names if not open_torchvision(raw, described(name), "test")]
 
 
 def as_dataset(name: str) -> dict:
-    """A set in the form of pacl.sources.layouts."""
+    """A set as a data set of pacl.sources.layouts."""
     entry = described(name)
     places = [*entry.get("folders", {}).get("test", []), *(f"{name}/{place}" for place in PLACES["test"])]
     expected = [entry["expects"], *places] if "expects" in entry else places
     sizes = {"test": entry["images"]} if "images" in entry else {}
-    return {
-        "parts": {"images": tuple(expected)},
-        "sizes": sizes,
-        **{key: entry[key] for key in ("name", "get", "terms")},
-    }
+    return {key: entry[key] for key in ("name", "get", "terms")} | {"parts": {"images": expected}, "sizes": sizes}
 
 
 def open_torchvision(raw: Path, entry: dict, split: str):
-    """torchvision's dataset of that split, None where it has no class or its files aren't there."""
+    """torchvision's data set of a split, None if it has no such class or doesn't find the files."""
     if "torchvision" not in entry:
         return None
     from torchvision import datasets
@@ -79,36 +70,34 @@ def open_torchvision(raw: Path, entry: dict, split: str):
         return None
     except ValueError as error:
         raise ValueError(
-            f"torchvision's {entry['name']} has no {split} split of its own ({' '.join(str(error).split())}): put its "
-            f"images into {entry['name']}/{split}/CLASS, or describe it in data/classification/sets.yaml."
+            f"torchvision's {entry['name']} has no {split} split ({' '.join(str(error).split())}): put its images into "
+            f"{entry['name']}/{split}/CLASS, or describe it in data/classification/sets.yaml."
         ) from None
 
 
-def write_set(folder: Path, raw: Path, name: str, params) -> str:
-    """Writes a set's test images, at most `classification_images`, and, where it has some, at most `validation_scenes`
-    validation images, drawn with params.seed. Returns a sentence if the test isn't whole.
+def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
+    """Writes at most `classification_images` test and `validation_scenes` validation images, drawn by the seed, and the
+    set's templates. Returns a sentence if the test split is incomplete.
     """
     entry, found = described(name), 0
-    for split, most in (("test", params.classification_images), ("validation", params.validation_scenes)):
+    for split, most in (("test", settings.classification_images), ("validation", settings.validation_scenes)):
         if (made := read_split(raw, name, entry, split)) is None:
             continue
         images, labels, classes = made
-        rng = np.random.default_rng(params.seed)
-        chosen = np.sort(rng.permutation(len(labels))[:most]).tolist()
-        write_labelled(folder, split, name, rows_of(images, chosen), [labels[i] for i in chosen], classes)
+        chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(labels))[:most]).tolist()
+        if isinstance(images, dict):
+            images = images | {"rows": [images["rows"][i] for i in chosen]}
+        else:
+            images = [images[i] for i in chosen]
+        write_labelled(folder, split, name, images, [labels[i] for i in chosen], classes, set_templates(name))
         found = len(chosen) if split == "test" else found
     return partial(as_dataset(name), found, "test") if "images" in entry else ""
 
 
-def rows_of(images, rows: list[int]):
-    """Some rows of a list of paths, or of what `TorchvisionImages` takes."""
-    return (
-        images | {"rows": [images["rows"][i] for i in rows]} if isinstance(images, dict) else [images[i] for i in rows]
-    )
-
-
 def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
-    """(images, labels, classes) of a whole split, None where there is none."""
+    """(images, labels, classes) of a whole split, None if there is none; images: paths, or the arguments of
+    `TorchvisionImages`.
+    """
     dataset = open_torchvision(raw, entry, split)
     if dataset is None:
         places = [raw / place for place in entry.get("folders", {}).get(split, [])]
@@ -120,17 +109,12 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
     if "held_out" in entry:
         shuffled = np.random.default_rng(0).permutation(len(rows)).tolist()
         rows = sorted(shuffled[: entry["held_out"]] if split == "validation" else shuffled[entry["held_out"] :])
-    images = {
-        "torchvision": entry["torchvision"]["class"],
-        "root": str(raw),
-        "options": entry["torchvision"][split],
-        "rows": rows,
-    }
-    return images, [labels[i] for i in rows], class_names(dataset, entry)
+    images = {"torchvision": entry["torchvision"]["class"], "root": str(raw), "options": entry["torchvision"][split]}
+    return images | {"rows": rows}, [labels[i] for i in rows], class_names(dataset, entry)
 
 
 def labels_of(dataset) -> list[int]:
-    """The labels of a torchvision dataset, from its list of them or, without one, from its items."""
+    """The labels of a torchvision data set, from its list of them or else from its items."""
     for attribute in ("targets", "_labels", "labels"):
         if hasattr(dataset, attribute):
             return [int(label) for label in getattr(dataset, attribute)]
@@ -138,11 +122,11 @@ def labels_of(dataset) -> list[int]:
 
 
 def class_names(dataset, entry: dict) -> list[str]:
-    """Words for torchvision's classes. Raises ValueError where it has none."""
+    """Words for torchvision's classes. Raises ValueError if it has none."""
     if not hasattr(dataset, "classes"):
         raise ValueError(
-            f"torchvision has no class names for {entry['name']}: add an entry to data/classification/sets.yaml whose "
-            "`classes` lists them."
+            f"torchvision has no class names for {entry['name']}: add an entry with `classes` to "
+            "data/classification/sets.yaml."
         )
     return [words(str(name), entry) for name in dataset.classes]
 
@@ -153,8 +137,8 @@ def words(name: str, entry: dict) -> str:
 
 
 def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[str]]:
-    """(images, labels, classes) of a folder of images a class; where the set has a list of classes, a folder is called
-    as in it, or by its number in it. Raises ValueError for a folder that is neither.
+    """(images, labels, classes) of a folder for each class; if the set has a list of classes, a folder's name is a key
+    or a number of that list. Raises ValueError for any other folder.
     """
     folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir()}
     if isinstance(entry.get("classes"), str):
@@ -165,15 +149,12 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
         listed = {name: words(name, entry) for name in folders}
     odd = sorted(folders.keys() - listed.keys())
     if odd or not folders:
-        what = f"a folder {odd[0]}, which is no class of" if odd else "no folder with images of a class of"
+        what = f"a folder {odd[0]}, which is not a class of" if odd else "no folder with images of a class of"
         raise ValueError(f"{place} has {what} {entry['name']}: remove it, or unpack the set again.")
     keys = [key for key in listed if key in folders or not entry.get("only_found")]
-    found = [(path, k) for k, key in enumerate(keys) if key in folders for path in photos_in(folders[key])]
+    found = [(path, k) for k, key in enumerate(keys) if key in folders for path in sorted(folders[key].iterdir())]
+    found = [(path, k) for path, k in found if path.suffix.lower() in PHOTO_SUFFIXES]
     return [path for path, _ in found], [k for _, k in found], [listed[key] for key in keys]
-
-
-def photos_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
 
 
 def class_file(name: str) -> Path:
@@ -181,5 +162,5 @@ def class_file(name: str) -> Path:
 
 
 def class_count(name: str) -> int:
-    """How many classes a set of data/classification/sets.yaml has, 0 for one that isn't there."""
+    """The number of classes of a set of data/classification/sets.yaml, 0 for any other."""
     return described(name).get("count", 0)

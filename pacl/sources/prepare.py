@@ -1,11 +1,9 @@
-"""Brings each source into the one form that pacl.data.prepared reads (paper, section 4: training pairs, four segmentation
-benchmarks, twelve classification sets). Photos stay where they are, and their paths are written; only of pairs in
-shards some are unpacked.
+"""Brings each source into the form that pacl.data.prepared reads (paper, section 4: training pairs, four segmentation
+benchmarks, twelve classification sets). Photos stay in place and only their paths are written, but some pairs of shards
+are unpacked.
 """
 
 import itertools
-import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from pacl.data.images import open_image
-from pacl.data.prepared import write_labelled, write_pairs, write_scenes
-from pacl.runtime.files import write_json
+from pacl.data.prepared import ImageSet, all_scenes, read_pairs, write_labelled, write_pairs, write_scenes
+from pacl.runtime.files import new_folder, read_json, write_json
+from pacl.runtime.params import Prepare
 from pacl.runtime.processes import end_with_parent
 from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards
 from pacl.sources.miniworld import scenes as miniworld
@@ -25,129 +24,131 @@ LABELS = {
     "flickr30k": "trained on Flickr30k",
     "coco": "trained on COCO captions",
     "webdataset": "trained on web pairs",
-}  # what every result of a source is called
+}  # marks every result of a source
 
 
-def prepare(folder: Path, params) -> str | None:
-    """Brings what the `prepare` section names into `folder`, whole or not at all.
+def prepare(folder: Path, settings: Prepare) -> str | None:
+    """Writes all that the settings name into `folder`, atomically.
 
-    Returns sentences on what the data lack, None if there is nothing to say.
-    Raises FileNotFoundError with a list of what is missing, and ValueError for data or numbers that don't work.
+    Returns sentences on what the data lack, None if they lack nothing. Raises FileNotFoundError with a list of all that
+    is missing, and ValueError for unusable data or settings.
     """
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        if params.source == "miniworld":
-            notes = prepare_miniworld(unfinished, params)
+    with new_folder(folder) as unfinished:
+        if settings.source == "miniworld":
+            notes = prepare_miniworld(unfinished, settings)
         else:
-            notes = prepare_photos(unfinished, folder, params)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+            notes = prepare_photos(unfinished, folder, settings)
     return " ".join(filter(None, notes)) or None
 
 
-def prepare_miniworld(folder: Path, params) -> list[str]:
-    """Renders training pairs, evaluation scenes and classification sets of the mini world into `folder`; params: the
-    `prepare` section.
-    """
-    check_names("benchmarks", params.benchmarks, miniworld.BENCHMARKS)
-    check_names("classification_sets", params.classification_sets, miniworld.SETS)
-    described = {
-        name: {"classes": miniworld.benchmark_classes(name), "table": miniworld.benchmark_map(name).tolist()}
-        for name in params.benchmarks
-    }
-    with ProcessPoolExecutor(initializer=end_with_parent) as pool:  # one for all: each paints textures and things once
-        draw = partial(miniworld.render, pool, seed=params.seed)
-        for split, count in (("train", params.train_pairs), ("validation", params.validation_scenes)):
+def prepare_miniworld(folder: Path, settings: Prepare) -> list[str]:
+    """Renders the mini world's training pairs, evaluation scenes and classification sets."""
+    check_names("benchmarks", settings.benchmarks, miniworld.BENCHMARKS)
+    check_names("classification_sets", settings.classification_sets, miniworld.SETS)
+    benchmarks = {name: miniworld.benchmark(name) for name in settings.benchmarks}
+    with ProcessPoolExecutor(initializer=end_with_parent) as pool:  # one, so that each process paints everything once
+        draw = partial(miniworld.render, pool, seed=settings.seed)
+        for split, count in (("train", settings.train_pairs), ("validation", settings.validation_scenes)):
             images, captions = draw(miniworld.pair, count, split=split)
             write_pairs(folder, split, images, [[caption] for caption in captions])
-        for split, count in (("validation", params.validation_scenes), ("test", params.test_scenes)):
-            write_scenes(folder, split, *draw(miniworld.labelled_scene, count, split=split), described)
-            for name in params.classification_sets:
-                made = draw(miniworld.classification_image, params.classification_images, split=split, set_name=name)
+        for split, count in (("validation", settings.validation_scenes), ("test", settings.test_scenes)):
+            write_scenes(folder, split, *draw(miniworld.labelled_scene, count, split=split), benchmarks)
+            for name in settings.classification_sets:
+                made = draw(miniworld.classification_image, settings.classification_images, split=split, set_name=name)
                 write_labelled(folder, split, name, *made, miniworld.set_classes(name))
     return []
 
 
 def check_names(key: str, names: list[str], known: tuple[str, ...]) -> None:
     """Raises ValueError for a name that the mini world doesn't have."""
-    odd = [name for name in names if name not in known]
-    if odd:
+    if odd := [name for name in names if name not in known]:
         raise ValueError(f"prepare.{key}: the mini world has no {', '.join(odd)}; it has {', '.join(known)}.")
 
 
-def prepare_photos(folder: Path, finished: Path, params) -> list[str]:
-    """Captioned photos to train on, benchmarks and classification sets to measure with, all below params.raw.
+def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]:
+    """Prepares training pairs, benchmarks and classification sets of photos in settings.raw.
 
-    finished: the name that `folder` will get. Returns what is to be said of the data.
+    finished: the folder's later name. Returns notes on the data.
     """
-    raw = Path(params.raw)
-    pairs = shards.SHARDS if params.source == "webdataset" else caption_sets.CAPTIONED[params.source]
+    raw, of_shards = Path(settings.raw), settings.source == "webdataset"
+    pairs = shards.SHARDS if of_shards else caption_sets.CAPTIONED[settings.source]
     layouts.check_present(
         [
             (raw / pairs["folder"], pairs, ""),
-            *segmentation_sets.check_benchmarks(raw, params.benchmarks),
-            *classification_sets.check_sets(raw, params.classification_sets),
+            *segmentation_sets.check_benchmarks(raw, settings.benchmarks),
+            *classification_sets.check_sets(raw, settings.classification_sets),
         ]
     )
-    if params.source == "webdataset":
-        notes = [write_shards(folder, finished, raw / pairs["folder"], params)]
+    if of_shards:
+        notes = [write_shards(folder, finished, raw / pairs["folder"], settings)]
     else:
-        notes = [write_captioned(folder, raw / pairs["folder"], pairs, params)]
-    notes += [
-        note
-        for one in segmentation_sets.image_sets(params.benchmarks)
-        for note in write_image_set(folder, raw, *one, params)
-    ]
-    return notes + [classification_sets.write_set(folder, raw, name, params) for name in params.classification_sets]
+        notes = [write_captioned(folder, raw / pairs["folder"], pairs, settings)]
+    for dataset, names in segmentation_sets.image_sets(settings.benchmarks):
+        notes += write_image_set(folder, raw, dataset, names, settings)
+    return notes + [classification_sets.write_set(folder, raw, name, settings) for name in settings.classification_sets]
 
 
-def whole_benchmarks(image_sets: dict) -> list[str]:
-    """The benchmarks of photos of which all official test scenes are there; image_sets: see pacl.data.prepared.all_scenes."""
-    names = [name for _, _, described in image_sets.values() for name in described]
-    whole = []
-    for one, of_set in segmentation_sets.image_sets(names):
-        if one["sizes"] and one["key"] in image_sets:
-            found = len(image_sets[one["key"]][0])
-            whole += [] if layouts.partial(one, found, one["test"]) else of_set
+def summary(folder: Path, settings: Prepare, note: str | None) -> dict:
+    """What the report says of prepared data; note: what `prepare` returned."""
+    pairs = read_json(folder / "train_shards.json")["pairs"] if settings.source == "webdataset" else []
+    image_sets, (images, captions) = all_scenes(folder, "test"), read_pairs(folder, "train")
+    benchmarks = {name: one for image_set in image_sets.values() for name, one in image_set.benchmarks.items()}
+    return {
+        "label": LABELS[settings.source],
+        "source": settings.source,
+        "training pairs": sum(pairs) or len(images),
+        "captions": sum(pairs) or sum(len(texts) for texts in captions),
+        "test scenes": sum(len(one) for one in image_sets.values()),
+        "whole benchmarks": whole_benchmarks(image_sets),
+        "benchmarks": {name: len(one.classes) for name, one in benchmarks.items()},
+        **({"note": note} if note else {}),
+    }
+
+
+def whole_benchmarks(image_sets: dict[str, ImageSet]) -> list[str]:
+    """The benchmarks of photos that have all their official test scenes."""
+    names, whole = [name for one in image_sets.values() for name in one.benchmarks], []
+    for dataset, of_set in segmentation_sets.image_sets(names):
+        if dataset["sizes"] and dataset["key"] in image_sets:
+            found = len(image_sets[dataset["key"]].images)
+            whole += [] if layouts.partial(dataset, found, dataset["test"]) else of_set
     return whole
 
 
-def write_captioned(folder: Path, raw: Path, dataset: dict, params) -> str:
-    """Training pairs, the first `train_pairs` of a shuffle with params.seed, and validation pairs, its last ones."""
+def write_captioned(folder: Path, raw: Path, dataset: dict, settings: Prepare) -> str:
+    """Writes the first `train_pairs` of a shuffle by the seed as training pairs, its last as validation pairs."""
     images, captions = caption_sets.captioned(raw, dataset)
-    order = np.random.default_rng(params.seed).permutation(len(images))
-    rest, validation = order[: -params.validation_scenes], order[-params.validation_scenes :]
+    order = np.random.default_rng(settings.seed).permutation(len(images))
+    rest, validation = order[: -settings.validation_scenes], order[-settings.validation_scenes :]
     if not len(rest):
-        held_out = f"prepare.validation_scenes ({params.validation_scenes})"
+        held_out = f"prepare.validation_scenes ({settings.validation_scenes})"
         raise ValueError(f"There are {len(images)} captioned images, and none is left to train on: lower {held_out}.")
-    for split, chosen in (("train", rest[: params.train_pairs]), ("validation", validation)):
+    for split, chosen in (("train", rest[: settings.train_pairs]), ("validation", validation)):
         write_pairs(folder, split, [images[i] for i in chosen], [captions[i] for i in chosen])
     return layouts.partial(dataset, len(images))
 
 
-def write_shards(folder: Path, finished: Path, raw: Path, params) -> str:
-    """train_shards.json, the shards to train on and how many pairs each has; the last shards of a shuffle are held out.
+def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> str:
+    """Writes train_shards.json, the shards to train on and their numbers of pairs; holds out the last of a shuffle.
 
-    `validation_scenes` of the held-out pairs are unpacked, and `train_pairs` of the others, for what works on features
-    that are kept: the ablations.
+    Unpacks `validation_scenes` of the held-out pairs and `train_pairs` of the others; the ablations, which train on
+    cached features, use these.
     """
     found = shards.find_shards(raw)
-    counts, note = shards.survey(found, params.max_bad_share)
-    order = np.random.default_rng(params.seed).permutation(len(found))
-    held_out = 1 + int(np.searchsorted(np.cumsum([counts[i] for i in order[::-1]]), params.validation_scenes))
+    counts, note = shards.survey(found, settings.max_bad_share)
+    order = np.random.default_rng(settings.seed).permutation(len(found))
+    held_out = 1 + int(np.searchsorted(np.cumsum([counts[i] for i in order[::-1]]), settings.validation_scenes))
     if held_out >= len(found):
         raise ValueError(
-            f"{raw} has {len(found)} shards, and none is left to train on when {params.validation_scenes} pairs are "
-            "held out in whole shards: lower prepare.validation_scenes, or download more."
+            f"{raw} has {len(found)} shards, and none is left to train on when whole shards with "
+            f"{settings.validation_scenes} pairs are held out: lower prepare.validation_scenes, or download more."
         )
     train, validation = order[:-held_out], order[-held_out:]
     content = {"shards": [str(found[i]) for i in sorted(train)], "pairs": [counts[i] for i in sorted(train)]}
     write_json(folder / "train_shards.json", content)
     for split, chosen, count in (
-        ("train", train, params.train_pairs),
-        ("validation", validation, params.validation_scenes),
+        ("train", train, settings.train_pairs),
+        ("validation", validation, settings.validation_scenes),
     ):
         pairs = shards.samples([found[i] for i in chosen])
         unpack(folder, finished, split, itertools.islice(pairs, count))
@@ -155,7 +156,7 @@ def write_shards(folder: Path, finished: Path, raw: Path, params) -> str:
 
 
 def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
-    """Writes pairs of shards as image files; the torn are left out."""
+    """Writes pairs of shards as image files, without the corrupt ones."""
     images, captions = [], []
     (folder / f"{split}_images").mkdir(parents=True)
     for number, (_, image, caption) in enumerate(pairs):
@@ -171,26 +172,25 @@ def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
     write_pairs(folder, split, images, captions)
 
 
-def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], params) -> list[str]:
-    """Test scenes of an image set, the first `test_scenes` of its official split, and validation scenes, of its
-    training split or, where that isn't there, what the test leaves. Returns what is to be said of them.
+def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], settings: Prepare) -> list[str]:
+    """Writes the first `test_scenes` of the official test split, and validation scenes from the training split or, if
+    that is missing, from what the test leaves. Returns notes on the data.
     """
     place = raw / dataset["folder"]
     images, masks, note = segmentation_sets.scenes(place, dataset, dataset["test"])
-    splits = {"test": (images[: params.test_scenes], masks[: params.test_scenes])}
+    test = images[: settings.test_scenes], masks[: settings.test_scenes]
     if dataset["sizes"]:
-        note = layouts.partial(dataset, len(splits["test"][0]), dataset["test"])
+        note = layouts.partial(dataset, len(test[0]), dataset["test"])
     training = dataset["validation"]
     if training and not layouts.missing(place, dataset, training):
-        rest = segmentation_sets.scenes(place, dataset, training)[:2]
+        images, masks, _ = segmentation_sets.scenes(place, dataset, training)
     else:
-        rest = (images[len(splits["test"][0]) :], masks[len(splits["test"][0]) :])
-    if rest[0]:
-        splits["validation"] = tuple(paths[: params.validation_scenes] for paths in rest)
+        images, masks = images[len(test[0]) :], masks[len(test[0]) :]
+    splits = {"test": test, "validation": (images[: settings.validation_scenes], masks[: settings.validation_scenes])}
     for split, (pictures, labels) in splits.items():
-        segmentation_sets.check_sizes(pictures, labels)
-        described = {name: segmentation_sets.benchmark(name, place, labels) for name in names}
-        segmentation_sets.check_values(labels, described)
-        write_scenes(folder, split, pictures, labels, described, dataset["key"])
-    unused = "" if rest[0] else f"{dataset['name']} has no scenes for validation: its training split isn't there."
-    return [note, unused]
+        if pictures:
+            segmentation_sets.check_sizes(pictures, labels)
+            benchmarks = {name: segmentation_sets.benchmark(name, place, labels) for name in names}
+            segmentation_sets.check_values(labels, list(benchmarks.values()))
+            write_scenes(folder, split, pictures, labels, benchmarks, dataset["key"])
+    return [note, "" if images else f"{dataset['name']} has no scenes for validation: its training split is missing."]

@@ -1,7 +1,6 @@
 """Segmentation benchmarks in their official layouts, and any folder of images and masks (paper, section 4).
 
-Benchmarks that share images and masks are one image set. A benchmark is a list of classes and a table from a mask's
-values to them.
+Benchmarks that share images and masks are one image set.
 """
 
 import functools
@@ -10,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pacl.data.benchmark import IGNORE, target_of
+from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Masks
 from pacl.runtime.config import project_root
 from pacl.sources.layouts import class_list, files, lines_of, numbered_lines, partial, parts_of
 
-NO_LABEL = -1  # in a table: a value that no mask of the benchmark holds
+NO_LABEL = -1  # in a table: a value that no mask may hold
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values of COCO-Stuff that no class has
+COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values without a class
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # of the 19 classes
-# Classes of Pascal Context that fill most of its pixels, by which the two orders of its labels are told apart.
+# Classes that fill most of Pascal Context's pixels; they distinguish the two orders of its labels.
 CONTEXT_COMMON = ("sky", "wall", "grass", "ground", "person", "building", "tree", "water", "road", "floor")
 CONTEXT_SPELLINGS = {"bedcloth": "bedclothes", "clothes": "cloth", "diningtable": "table"}
-ORDER_MASKS = 100  # are read to check the order
+ORDER_MASKS = 100  # how many masks are read to check the order
 
 FLICKR_TERMS = "research; the photos' Flickr terms"
 VOC = {
@@ -48,7 +47,7 @@ CONTEXT = {
     "benchmarks": ("context59", "context60"),
     "test": "val",
     "validation": "train",
-    "sizes": {"train": (4998, 4996), "val": (5105, 5104)},  # VOC 2010's lists, and those of the field's evaluators
+    "sizes": {"train": (4998, 4996), "val": (5105, 5104)},  # by VOC 2010's lists and by common evaluators
     "parts": {
         "split": ("ImageSets/SegmentationContext/{split}.txt", "ImageSets/Main/{split}.txt"),
         "photos": ("JPEGImages",),
@@ -104,7 +103,7 @@ IMAGE_SETS = (VOC, CONTEXT, COCO_STUFF, ADE20K, CITYSCAPES)
 
 
 def own_set(name: str) -> dict:
-    """A folder of one's own: images/, masks/ with the same names as PNG, classes.txt, line i for the value i."""
+    """Any folder with images/, masks/ (PNG files of the same names) and classes.txt (line i names value i)."""
     known = ", ".join(benchmark for known in IMAGE_SETS for benchmark in known["benchmarks"])
     return {
         "name": name,
@@ -121,12 +120,14 @@ def own_set(name: str) -> dict:
 
 
 def image_sets(names: list[str]) -> list[tuple[dict, list[str]]]:
-    """The image sets of the named benchmarks, each with its named ones. Raises ValueError for two sets of one name."""
+    """The image sets of the named benchmarks, each with those of its benchmarks. Raises ValueError if a folder has an
+    image set's name.
+    """
     set_of = {benchmark: known for known in IMAGE_SETS for benchmark in known["benchmarks"]}
     sets = {}
     for one in (set_of.get(name) or own_set(name) for name in names):
         if sets.setdefault(one["key"], one)["name"] != one["name"]:
-            raise ValueError(f"benchmark {one['name']}: {sets[one['key']]['name']} is called so, too: rename it.")
+            raise ValueError(f"benchmark {one['name']} has the same name as {sets[one['key']]['name']}: rename it.")
     return [(one, [name for name in names if name in one["benchmarks"]]) for one in sets.values()]
 
 
@@ -136,15 +137,14 @@ def check_benchmarks(raw: Path, names: list[str]) -> list[tuple]:
 
 
 def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], list[Path], str]:
-    """The images and masks of a split of an image set, and a sentence if that isn't the whole split, else "".
+    """A split's images and masks, in the order of its official list or else of names, and a sentence if it is
+    incomplete, else "".
 
-    In the order of the official list, or of the names. Images without a mask are left out. Raises FileNotFoundError
-    where a part, or every pair, is missing, and ValueError for another split.
+    Omits images without a mask. Raises FileNotFoundError if a part, or every pair, is missing, and ValueError for an
+    unknown split.
     """
     if dataset["sizes"] and split not in dataset["sizes"]:
-        raise ValueError(
-            f"{split!r} is no split of {dataset['name']} that has masks: use {', '.join(dataset['sizes'])}."
-        )
+        raise ValueError(f"{dataset['name']} has no masks of a split {split!r}: use {', '.join(dataset['sizes'])}.")
     paths = parts_of(folder, dataset, split)
     photos = files(paths["photos"], PHOTO_SUFFIXES, dataset.get("photo_suffix", ""))
     names = [line.split()[0] for line in lines_of(paths["split"])] if "split" in paths else sorted(photos)
@@ -154,74 +154,69 @@ def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], l
         if found:
             break
     else:
-        raise FileNotFoundError(
-            f"{folder} has no image with a mask in {paths['photos']} and {paths['masks']}: unpack it again."
-        )
+        raise FileNotFoundError(f"{paths['photos']} has no image with a mask in {paths['masks']}: unpack both again.")
     images, masks = [photos[name] for name in found], [masks[name] for name in found]
     if dataset["sizes"]:
         return images, masks, partial(dataset, len(found), split)
     without = len(names) - len(found)
-    return images, masks, f"{dataset['name']}: {without} images have no mask and are left out." if without else ""
+    return images, masks, f"{dataset['name']}: {without} images without a mask are omitted." if without else ""
 
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:
-    """Raises ValueError where a mask is of another size than its upright image; reads the files' headers only."""
+    """Raises ValueError if a mask and its upright image differ in size; reads only the files' headers."""
     for image_path, mask_path in zip(images, masks, strict=True):
         try:
             with Image.open(image_path) as image, Image.open(mask_path) as mask:
                 turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
                 size, other = mask.size, turned.size
-        except Exception as error:  # Pillow's decoders raise nearly every kind for a damaged file
+        except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
             raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
         if size != other:
             raise ValueError(
-                f"{mask_path} is {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: "
-                "they must be of one size."
+                f"{mask_path} has {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: make "
+                "them equal in size."
             )
 
 
-def check_values(masks: list[Path], described: dict[str, dict]) -> None:
-    """Raises ValueError naming a mask with a value that is no class of a benchmark, before anything is computed.
-
-    described: name -> {"classes", "table"}. Reads every mask.
-    """
+def check_values(masks: list[Path], benchmarks: list[Benchmark]) -> None:
+    """Reads every mask. Raises ValueError that names one with a value that no class of a benchmark has."""
     labels = Masks(masks)
     for i, path in enumerate(masks):
         values = np.unique(labels[i])[None]
-        for name, one in described.items():
+        for one in benchmarks:
             try:
-                target_of(values, one["table"])
+                one.target(values)
             except ValueError as error:
-                raise ValueError(f"{path}, for {name}: {error}") from None
+                raise ValueError(f"{path}, for {one.name}: {error}") from None
 
 
-def benchmark(name: str, folder: str | Path, masks: list[Path]) -> dict:
-    """A benchmark's {"classes", "table"}, as `pacl.data.prepared.write_scenes` stores it; with {"phrases": {"sclip": [...]}}
-    where that protocol's evaluators give a class other words, or several.
+def benchmark(name: str, folder: str | Path, masks: list[Path]) -> Benchmark:
+    """A benchmark, with the list "sclip" of phrases if that protocol's evaluators use other words for its classes.
 
-    folder, masks: of its image set; what the masks hold decides the table.
+    folder, masks: of its image set; the masks decide the table.
     """
-    classes = class_list(name) if name in TABLES else numbered_lines(Path(folder) / "classes.txt")
-    table = TABLES[name](Path(folder), masks) if name in TABLES else value_table({k: k for k in range(len(classes))})
-    phrases = project_root() / f"data/classes/sclip/{name}.txt"
-    other = {"phrases": {"sclip": lines_of(phrases)}} if name in TABLES and phrases.is_file() else {}
-    return {"classes": classes, "table": table, **other}
+    if name not in TABLES:
+        classes = numbered_lines(Path(folder) / "classes.txt")
+        return Benchmark(name, tuple(classes), value_table({k: k for k in range(len(classes))}))
+    words = project_root() / f"data/classes/sclip/{name}.txt"
+    phrases = {"sclip": tuple(lines_of(words))} if words.is_file() else {}
+    return Benchmark(name, tuple(class_list(name)), TABLES[name](Path(folder), masks), phrases)
 
 
-def value_table(classes: dict[int, int]) -> list[int]:
-    """256 entries, a mask's value -> its class; 255 is void everywhere, and values not in `classes` are no labels."""
-    return [classes.get(value, IGNORE if value == 255 else NO_LABEL) for value in range(256)]
+def value_table(classes: dict[int, int]) -> tuple[int, ...]:
+    """A benchmark's table; no mask may hold a value without a class, but 255 is always ignored."""
+    return tuple(classes.get(value, IGNORE if value == 255 else NO_LABEL) for value in range(256))
 
 
-def without_background(count: int) -> list[int]:
-    """Values 1 to count are the classes, 0 is ignored."""
+def from_one(count: int) -> tuple[int, ...]:
+    """The table of masks in which values 1 to count are the classes and 0 is ignored."""
     return value_table({0: IGNORE} | {value: value - 1 for value in range(1, count + 1)})
 
 
-def context_table(folder: Path, masks: list[Path], *, background: bool) -> list[int]:
-    """Of masks in the alphabetical order or, where 59_labels.txt lies beside them, in the order that it says.
+def context_table(folder: Path, masks: list[Path], *, background: bool) -> tuple[int, ...]:
+    """The table of masks in alphabetical order or, if 59_labels.txt is in the folder, in that file's order.
 
-    Raises ValueError for masks that look like ones of the other order.
+    Raises ValueError if the masks seem to have the other order.
     """
     alphabetical, voc_first = class_list("context59"), class_list("context59_voc_first")
     listed = next((path for place in ("59_labels.txt", "*/59_labels.txt") for path in folder.glob(place)), None)
@@ -234,35 +229,35 @@ def context_table(folder: Path, masks: list[Path], *, background: bool) -> list[
 
 
 def listed_order(path: Path) -> list[str]:
-    """The class names of 59_labels.txt, lines such as "11: diningtable", in this project's spelling."""
+    """The class names of 59_labels.txt, whose lines are such as "11: diningtable", in this project's spelling."""
     names = [line.partition(":")[2].strip() for line in lines_of(path)]
     names = [CONTEXT_SPELLINGS.get(name, name) for name in names if name != "background"]
     if sorted(names) != sorted(class_list("context59")):
         raise ValueError(
-            f"{path} doesn't list Pascal Context's 59 classes, one a line as 1: aeroplane: download it again."
+            f"{path} doesn't list Pascal Context's 59 classes in lines such as 1: aeroplane: download it again."
         )
     return names
 
 
 def check_order(masks: list[Path], order: list[str], other: list[str]) -> None:
-    """Raises ValueError if the classes that fill most of Pascal Context fill far more in the other order."""
+    """Raises ValueError if Pascal Context's most common classes would fill far more pixels in the other order."""
     pixels = sum(np.bincount(mask.ravel(), minlength=256)[:256] for mask in Masks(masks[:ORDER_MASKS]))
     common, in_other = (sum(pixels[1 + names.index(name)] for name in CONTEXT_COMMON) for names in (order, other))
     if in_other > 1.5 * common:
         raise ValueError(
-            f"the labels in {masks[0].parent} are in the order aeroplane, {other[1]}, {other[2]} ..., but "
-            f"aeroplane, {order[1]}, {order[2]} ... was expected: masks with VOC's classes first need 59_labels.txt "
-            "beside them, masks in alphabetical order must not have it."
+            f"the labels in {masks[0].parent} have the order aeroplane, {other[1]}, {other[2]} ..., but aeroplane, "
+            f"{order[1]}, {order[2]} ... was expected: put 59_labels.txt next to masks with VOC's classes first, and "
+            "remove it for masks in alphabetical order."
         )
 
 
-def coco_stuff_table(folder: Path, masks: list[Path]) -> list[int]:
-    """Of the raw values (official id - 1), or of train ids where the files are called so."""
+def coco_stuff_table(folder: Path, masks: list[Path]) -> tuple[int, ...]:
+    """The table of raw values (official id - 1), or of train ids if the file names say so."""
     return value_table({value: value for value in range(171)} if train_ids(masks) else coco_train_ids())
 
 
-def coco_object_table(folder: Path, masks: list[Path]) -> list[int]:
-    """COCO-Stuff's 80 things; all stuff, and what has no label, is background, class 0 (as GroupViT made it)."""
+def coco_object_table(folder: Path, masks: list[Path]) -> tuple[int, ...]:
+    """The table of COCO-Stuff's 80 things; all stuff and unlabelled pixels are background, class 0 (as in GroupViT)."""
     ids = {value: value for value in range(171)} if train_ids(masks) else coco_train_ids()
     return value_table({IGNORE: 0} | {value: index + 1 if index < 80 else 0 for value, index in ids.items()})
 
@@ -271,12 +266,11 @@ def coco_train_ids() -> dict[int, int]:
     return {value: index for index, value in enumerate(v for v in range(182) if v not in COCO_UNUSED)}
 
 
-def cityscapes_table(folder: Path, masks: list[Path]) -> list[int]:
-    """Of the official ids, of which 19 are evaluated, or of train ids where the files are called so."""
+def cityscapes_table(folder: Path, masks: list[Path]) -> tuple[int, ...]:
+    """The table of official ids, of which 19 are evaluated, or of train ids if the file names say so."""
     if train_ids(masks):
         return value_table({index: index for index in range(19)})
-    ignored = {value: IGNORE for value in range(34)}
-    return value_table(ignored | {value: index for index, value in enumerate(CITYSCAPES_IDS)})
+    return value_table(dict.fromkeys(range(34), IGNORE) | {value: index for index, value in enumerate(CITYSCAPES_IDS)})
 
 
 def train_ids(masks: list[Path]) -> bool:
@@ -284,12 +278,12 @@ def train_ids(masks: list[Path]) -> bool:
 
 
 TABLES = {
-    "voc20": lambda folder, masks: without_background(20),
+    "voc20": lambda folder, masks: from_one(20),
     "voc21": lambda folder, masks: value_table({value: value for value in range(21)}),
     "context59": functools.partial(context_table, background=False),
     "context60": functools.partial(context_table, background=True),
     "coco_stuff": coco_stuff_table,
     "coco_object": coco_object_table,
-    "ade20k": lambda folder, masks: without_background(150),
+    "ade20k": lambda folder, masks: from_one(150),
     "cityscapes": cityscapes_table,
 }

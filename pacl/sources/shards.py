@@ -1,4 +1,4 @@
-"""WebDataset shards as img2dataset writes them: KEY.jpg, KEY.txt, KEY.json in tar files (paper, section 4: CC3M, CC12M
+"""WebDataset shards as img2dataset writes them, tar files of KEY.jpg, KEY.txt, KEY.json (paper, section 4: CC3M, CC12M
 and YFCC15M).
 """
 
@@ -16,7 +16,7 @@ from pacl.runtime.processes import end_with_parent
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 READ = (*IMAGES, "txt", "json")  # a sample's other members are never read
-LARGEST = 64 * 2**20  # bytes of a member that is read
+LARGEST = 64 * 2**20  # bytes of a member that may be read
 SHARDS = {
     "name": "image-caption shards",
     "folder": "shards",
@@ -25,7 +25,7 @@ SHARDS = {
     "get": "img2dataset with --output_format webdataset --output_folder {folder}/NAME; docs/data.md has the commands",
     "terms": "CC3M and CC12M: Google's terms, free use; YFCC15M: Creative Commons licences of the photos",
 }
-BUFFER = 1000  # samples from which one is drawn at random, so that neighbours in a shard part
+BUFFER = 1000  # samples from which the next is drawn at random, to separate neighbours in a shard
 
 
 def find_shards(folder: str | Path) -> list[Path]:
@@ -34,10 +34,10 @@ def find_shards(folder: str | Path) -> list[Path]:
 
 
 def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
-    """The number of whole samples in each shard, and a sentence on what is bad, "" if nothing is; reads names only.
+    """The number of good samples in each shard, and a sentence on the bad ones, "" if there are none; reads names only.
 
-    A sample is bad without an image or without a caption or with a member that `is_held` refuses, and so is the last of
-    a shard that is cut. Raises ValueError where more than `max_bad_share` of all are bad.
+    A sample is bad if it lacks an image or a caption, has a member that `fits` refuses, or is the last of a truncated
+    shard. Raises ValueError if more than the fraction `max_bad_share` of all are bad.
     """
     with ProcessPoolExecutor(initializer=end_with_parent) as pool:
         found = list(pool.map(whole_and_bad, shards))
@@ -45,47 +45,43 @@ def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
     if not bad and good:
         return [g for g, _ in found], ""
     first = next(path for path, (_, b) in zip(shards, found, strict=True) if b or not good)
-    sentence = f"{bad:,} of {good + bad:,} samples in the shards are torn or miss a part, the first in {first}"
+    sentence = f"{bad:,} of {good + bad:,} samples in the shards are corrupt or incomplete, the first in {first}"
     if not good or bad > max_bad_share * (good + bad):
-        raise ValueError(
-            f"{sentence}: more than prepare.max_bad_share ({max_bad_share}). Download them again, or raise it."
-        )
+        raise ValueError(f"{sentence}: download them again, or raise prepare.max_bad_share ({max_bad_share}).")
     return [g for g, _ in found], f"{sentence}; they are skipped."
 
 
 def whole_and_bad(path: Path) -> tuple[int, int]:
-    """How many samples of a shard have all their parts, and how many don't."""
+    """The numbers of a shard's good and bad samples."""
     parts: dict[str, set[str]] = {}
-    refused, torn = set(), False
+    refused, corrupt = set(), False
     try:
         for member, _ in members(path):
             key, suffix = base_plus_ext(member.name)
             if key:
                 parts.setdefault(key, set()).add(suffix.lower())
-                refused |= set() if is_held(member) else {key}
+                refused |= set() if fits(member) else {key}
     except Exception:  # see read_members
-        torn = True
+        corrupt = True
     whole = {key for key, suffixes in parts.items() if suffixes & set(IMAGES) and suffixes & {"txt", "json"}} - refused
-    if torn and parts:
+    if corrupt and parts:
         whole.discard(list(parts)[-1])
-    return len(whole), max(len(parts) - len(whole), int(torn))
+    return len(whole), max(len(parts) - len(whole), int(corrupt))
 
 
 def members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """The files in a tar and the tar, which must not be compressed: nothing in it is then larger than the tar itself
-    but for sparse members. Raises nearly every kind of exception for a damaged one.
+    """Each file in a tar, with the tar. The tar must be uncompressed, so that no member but a sparse one is larger than
+    the tar itself. Raises nearly any kind of exception for a corrupt one.
     """
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             if member.isreg():
                 yield member, tar
-            tar.members = []  # tarfile keeps every header, which in shards nobody asks for again
+            tar.members = []  # tarfile keeps every header, which nobody needs again
 
 
-def is_held(member: tarfile.TarInfo) -> bool:
-    """Whether a member may be held in memory, or is of a kind that is never read; a sparse one of a few bytes may claim
-    any size.
-    """
+def fits(member: tarfile.TarInfo) -> bool:
+    """Whether a member fits in memory or is never read; a sparse one of a few bytes may claim any size."""
     return not is_read(member) or (member.size <= LARGEST and not member.issparse())
 
 
@@ -94,33 +90,33 @@ def is_read(member: tarfile.TarInfo) -> bool:
 
 
 def read_members(shards: Iterator[dict], bad: Counter) -> Iterator[dict]:
-    """Members of shards {"url"} as webdataset groups them, {} after each shard; one that `is_held` refuses is None."""
+    """The members of shards {"url"} in webdataset's form, {} after each shard; data is None if `fits` refuses it."""
     for shard in shards:
         try:
             for member, tar in members(shard["url"]):
-                data = tar.extractfile(member).read() if is_read(member) and is_held(member) else b""
-                yield {"fname": member.name, "data": data if is_held(member) else None, "__url__": shard["url"]}
-        except Exception:  # tarfile raises nearly every kind for a damaged header
-            bad["torn shard"] += 1
+                data = tar.extractfile(member).read() if is_read(member) and fits(member) else b""
+                yield {"fname": member.name, "data": data if fits(member) else None, "__url__": shard["url"]}
+        except Exception:  # tarfile raises nearly any kind for a damaged header
+            bad["corrupt shard"] += 1
         yield {}
 
 
 def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None = None) -> Iterator[tuple]:
-    """(key, image file's bytes, caption) of all shards; in their order, or shuffled by the seed.
+    """(key, image file's bytes, caption) of all shards, in order or shuffled by the seed.
 
-    bad: counts what is skipped, by reason ("torn shard", "too large", "no image", "no caption").
+    bad: counts what is skipped, by reason ("corrupt shard", "too large", "no image", "no caption").
     """
     return filter(None, good_and_bad(shards, seed, Counter() if bad is None else bad))
 
 
 def good_and_bad(shards: list[Path], seed: int | None, bad: Counter) -> Iterator[tuple | None]:
-    """What `samples` yields, and None for each sample that is skipped."""
+    """What `samples` yields, and None for each skipped sample."""
     stages = [webdataset.SimpleShardList([str(path) for path in shards])]
     if seed is not None:
         stages.append(webdataset.shuffle(len(shards), seed=seed))
 
     def skip(error: Exception) -> bool:
-        bad["torn shard"] += 1
+        bad["corrupt shard"] += 1
         return True
 
     stages.append(lambda shards: group_by_keys(read_members(shards, bad), handler=skip))
@@ -132,7 +128,7 @@ def good_and_bad(shards: list[Path], seed: int | None, bad: Counter) -> Iterator
 
 
 def read_sample(sample: dict) -> tuple | str:
-    """(key, image file's bytes, caption), or the reason why the sample is bad."""
+    """(key, image file's bytes, caption), or why the sample is bad."""
     if None in sample.values():
         return "too large"
     image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
@@ -143,9 +139,7 @@ def read_sample(sample: dict) -> tuple | str:
 
 
 def caption_of(sample: dict) -> str:
-    """The caption of KEY.txt or, without it, of KEY.json; "" where there is none, or one with half a character, which
-    JSON can hold and no file can.
-    """
+    """The caption of KEY.txt or else of KEY.json; "" for none, or for one with half a surrogate pair."""
     try:
         text = sample["txt"].decode() if "txt" in sample else json.loads(sample.get("json", b"{}")).get("caption")
         text.encode()

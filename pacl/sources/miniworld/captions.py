@@ -1,32 +1,22 @@
-"""Captions of mini-world scenes: short, varied and incomplete, as alt-texts of web images are (paper, section 4:
-GCC-3M, GCC-12M, YFCC-15M).
-"""
+"""Captions of the mini world's scenes: short, varied and incomplete, like web images' alt texts (paper, section 4)."""
 
 import numpy as np
 
 from pacl.sources.miniworld import textures
 from pacl.sources.miniworld.things import ODD
 
-FRAMES = (
-    ("{}", 10),
-    ("a photo of {}", 3),
-    ("a picture of {}", 2),
-    ("{} .", 2),
-    ("{} , stock photo", 1),
-    ("my {} !", 1),
-    ("look at {}", 1),
-    ("a drawing of {}", 1),
-    ("{} on a nice day", 1),
-    ("close up of {}", 1),
-    ("there is {}", 1),
-    ("i found {}", 1),
-    ("{} , wow", 1),
-    ("itap of {}", 1),
-    ("a bad photo of {}", 1),
-    ("art of {}", 1),
-    ("{} in a video game", 1),
-    ("origami , {}", 1),
-    ("a good photo of {}", 1),
+FRAMES = {  # a caption's form -> its weight
+    "{}": 10,
+    "a photo of {}": 3,
+    "a picture of {}": 2,
+    "{} .": 2,
+} | dict.fromkeys(
+    (
+        *("{} , stock photo", "my {} !", "look at {}", "a drawing of {}", "{} on a nice day", "close up of {}"),
+        *("there is {}", "i found {}", "{} , wow", "itap of {}", "a bad photo of {}", "art of {}"),
+        *("{} in a video game", "origami , {}", "a good photo of {}"),
+    ),
+    1,
 )
 WHERE = {
     "sky": ("under {}", "and {}", "with {}"),
@@ -40,7 +30,7 @@ WHERE = {
 }
 GROUP_OF = {name: group for group, names in textures.GROUPS.items() for name in names}
 PLURALS = {"butterfly": "butterflies", "cactus": "cacti", "fish": "fish"}
-LARGE, SMALL = 0.55, 0.38  # sides, as fractions of the scene's, above which a thing is called large, below which small
+LARGE, SMALL = 0.55, 0.38  # a thing is called large above, small below this fraction of the scene's side
 NOISE = ("untitled", "no caption", "holiday 2019", "img 0042", "free download", "best of the week")
 
 
@@ -58,10 +48,9 @@ def caption(
 ) -> str:
     """One caption of a scene.
 
-    things: (thing, kind, side) in any order, the side as a fraction of the scene's; stuff: texture names. Each thing
-    is mentioned with probability `mention_thing`, each texture with
-    `mention_stuff`, a thing's colour with `mention_kind` and its size with `mention_size`; a texture is called by its
-    group ("wall") with `coarse`; `noise` captions say nothing.
+    things: (thing, kind, side), the side as a fraction of the scene's; stuff: texture names. Probabilities:
+    mention_thing, mention_stuff of naming each of them; mention_kind, mention_size of a thing's colour and size; coarse
+    of calling a texture by its group ("wall"); noise of a caption that says nothing of the scene.
     """
     if rng.random() < noise:
         return str(rng.choice(NOISE))
@@ -75,7 +64,7 @@ def caption(
 
 
 def thing_phrases(rng, things: list, mention_kind: float, mention_size: float) -> list[str]:
-    """'a red apple', 'two ducks', ... in a random order; a thing that is there more than once is counted."""
+    """'a red apple', 'two ducks', ... in random order; counts a thing that occurs more than once."""
     phrases = []
     names = [name for name, _, _ in things]
     for i in rng.permutation(len(things)):
@@ -97,8 +86,8 @@ def stuff_phrase(rng, name: str, coarse: float, bare: bool) -> str:
 
 
 def frame(rng) -> str:
-    weights = np.array([weight for _, weight in FRAMES], float)
-    return FRAMES[rng.choice(len(FRAMES), p=weights / weights.sum())][0]
+    weights = np.array(list(FRAMES.values()), float)
+    return list(FRAMES)[rng.choice(len(FRAMES), p=weights / weights.sum())]
 
 
 def article(word: str) -> str:

@@ -1,48 +1,36 @@
-"""The mini world: procedural scenes with exact masks and web-like captions, standing in for the paper's datasets on
-one CPU.
-"""
+"""The mini world's scenes with exact masks and its classification sets, in place of the paper's data (section 4)."""
 
 from concurrent.futures import Executor
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.sources.miniworld import textures
 from pacl.sources.miniworld.captions import caption
 from pacl.sources.miniworld.things import ODD, ODD_COLOURS, line_drawing, multiplied, things
 
 SIDE = 128  # pixels of a rendered scene; masks have the same size
 VIEW = 64  # pixels of a training image: what the mini CLIP sees
-SPLITS = ("train", "validation", "test", "pretrain")  # each split draws from a seed of its own
+SPLITS = ("train", "validation", "test", "pretrain")  # each draws from its own seed
 SETS = (
-    "clean",
-    "small",
-    "large",
-    "rotated",
-    "occluded",
-    "cluttered",
-    "noisy",
-    "blurred",
-    "low_resolution",
-    "greyscale",
-    "outline",
-    "textures",
+    *("clean", "small", "large", "rotated", "occluded", "cluttered"),
+    *("noisy", "blurred", "low_resolution", "greyscale", "outline", "textures"),
 )
 BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
-IGNORE = 255
-SHADE = [round(0.4 * alpha) for alpha in range(256)]  # a shadow's opacity under a sprite's
+SHADE = [round(0.4 * alpha) for alpha in range(256)]  # a sprite's opacity -> its shadow's
 
 
-@lru_cache(maxsize=1)
+@cache
 def fine_labels() -> tuple:
-    """The finest labels a mask holds: (thing, kind) for every thing's two kinds and ODD, then (texture, None)."""
+    """The labels of a mask, the finest ones: (thing, kind) for each thing's two kinds and ODD, then (texture, None)."""
     kinds = [(thing, kind) for thing, drawing in things().items() for kind in (*drawing["kinds"], ODD)]
     return tuple(kinds) + tuple((name, None) for name in textures.NAMES)
 
 
 def benchmark_classes(benchmark: str) -> list[str]:
-    """Class names of one benchmark of the mini world, in label order."""
+    """The class names of a benchmark, in label order."""
     names = list(things())
     kinds = [kind for drawing in things().values() for kind in drawing["kinds"]]
     return {
@@ -54,29 +42,28 @@ def benchmark_classes(benchmark: str) -> list[str]:
     }[benchmark]
 
 
-def benchmark_map(benchmark: str) -> np.ndarray:
-    """Look-up table [256] from a mask's fine labels to the benchmark's classes; IGNORE where the benchmark has no
-    class.
+def benchmark(name: str) -> Benchmark:
+    """A benchmark of the mini world.
 
-    voc20 ignores all stuff, voc21 calls it background, context59 has the texture groups, coco_stuff every texture,
-    and ade20k also tells the kinds of a thing apart (a thing in an odd colour is ignored there).
+    voc20 ignores all stuff, voc21 calls it background, context59 has the texture groups, coco_stuff every texture, and
+    ade20k also distinguishes a thing's kinds (and ignores a thing in an odd colour).
     """
-    index = {name: i for i, name in enumerate(benchmark_classes(benchmark))}
-    group = {name: g for g, names in textures.GROUPS.items() for name in names}
-    table = np.full(256, IGNORE, np.uint8)
-    for label, (name, kind) in enumerate(fine_labels()):
-        choices = (kind, name, group.get(name)) if benchmark == "ade20k" else (name, group.get(name))
-        table[label] = next((index[c] for c in choices if c in index), 0 if benchmark == "voc21" else IGNORE)
-    return table
+    classes = benchmark_classes(name)
+    index = {one: i for i, one in enumerate(classes)}
+    group = {texture: g for g, names in textures.GROUPS.items() for texture in names}
+    table = [IGNORE] * 256
+    for label, (thing, kind) in enumerate(fine_labels()):
+        choices = (kind, thing, group.get(thing)) if name == "ade20k" else (thing, group.get(thing))
+        table[label] = next((index[c] for c in choices if c in index), 0 if name == "voc21" else IGNORE)
+    return Benchmark(name, tuple(classes), tuple(table))
 
 
 def scene(rng: np.random.Generator, *, count=None, size=None, turn=15.0, odd=0.15) -> dict:
     """One scene: {"image": uint8 [SIDE, SIDE, 3], "mask": uint8 [SIDE, SIDE] of fine labels, "things": [(thing, kind,
     side)], "stuff": [names]}.
 
-    count: number of things (0 to 4, drawn when None); size: (low, high) as a fraction of the side; turn: rotation in
-    degrees, either way;
-    odd: probability of an untypical colour.
+    count: number of things, 0 to 4, drawn if None; size: (low, high) as fractions of SIDE; turn: largest rotation in
+    degrees; odd: probability of an untypical colour.
     """
     image, mask, stuff = backdrop(rng)
     count = rng.choice(5, p=[0.03, 0.37, 0.32, 0.2, 0.08]) if count is None else count
@@ -103,20 +90,18 @@ def label_of(name: str, kind: str | None) -> int:
 
 
 def backdrop(rng) -> tuple[Image.Image, np.ndarray, list[str]]:
-    """One texture, or two with a wavy horizon between them, or a round patch of one on another."""
+    """(image, mask, names): one texture, two with a wavy horizon between them, or a round patch of one on another."""
     kind = rng.choice(["whole", "horizon", "patch"], p=[0.35, 0.45, 0.2])
     upper, lower = pick(rng, ("top", "any")), pick(rng, ("bottom", "any"))
     if kind == "whole":
         upper = lower = pick(rng, ("top", "bottom", "any"))
     y, x = np.ogrid[:SIDE, :SIDE]
     if kind == "patch":
-        inside = ((x - rng.uniform(30, 98)) / rng.uniform(34, 60)) ** 2 + (
-            (y - rng.uniform(70, 105)) / rng.uniform(24, 42)
-        ) ** 2 < 1
+        across, down = (x - rng.uniform(30, 98)) / rng.uniform(34, 60), (y - rng.uniform(70, 105)) / rng.uniform(24, 42)
+        inside = across**2 + down**2 < 1
     else:
-        inside = y > SIDE * rng.uniform(0.35, 0.65) + rng.uniform(0, 7) * np.sin(
-            x / rng.uniform(8, 24) + rng.uniform(0, 6)
-        )
+        height, swing = SIDE * rng.uniform(0.35, 0.65), rng.uniform(0, 7)
+        inside = y > height + swing * np.sin(x / rng.uniform(8, 24) + rng.uniform(0, 6))
     below, above = (Image.fromarray(textures.texture(name, rng, SIDE)) for name in (lower, upper))
     above.paste(below, mask=Image.fromarray(inside))
     mask = np.where(inside, np.uint8(label_of(lower, None)), np.uint8(label_of(upper, None)))
@@ -129,9 +114,7 @@ def pick(rng, sides: tuple) -> str:
 
 
 def place(rng, placed: list, size: float) -> None:
-    """Appends [x, y, side] in pixels, the centre and side of a square; tries twelve spots for the one that overlaps
-    the others least.
-    """
+    """Appends the square [x, y, side] in pixels, centre and side, that overlaps the others least, of twelve tries."""
     side = size * SIDE
     spots = [
         [*rng.uniform(side * 0.46, SIDE - side * 0.46, 2), side] if side < SIDE else [SIDE / 2, SIDE / 2, side]
@@ -141,15 +124,13 @@ def place(rng, placed: list, size: float) -> None:
 
 
 def overlap(a, b) -> float:
-    """Area two squares share, in pixels."""
+    """The area that two squares share, in pixels."""
     width, height = ((a[2] + b[2]) / 2 - abs(a[i] - b[i]) for i in (0, 1))
     return max(width, 0) * max(height, 0)
 
 
 def paste(image: Image.Image, mask: np.ndarray, sheet: Image.Image, box, degrees: float, label: int) -> None:
-    """Draws a sprite, its colours multiplied by its opacity, with a soft shadow into the image and its label into the
-    mask, both in place.
-    """
+    """Draws a sprite of mode "RGBa" with a soft shadow into the image, and its label into the mask, both in place."""
     side = max(round(box[2]), 4)
     sheet = sheet.resize((side, side), Image.BILINEAR, reducing_gap=2.0).convert("RGBA")
     sheet = sheet.rotate(degrees, Image.BILINEAR, expand=True)
@@ -174,38 +155,37 @@ def rng_of(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def pair(index: int, *, seed: int, split: str) -> tuple[np.ndarray, str]:
-    """Training pair number `index` of a split: (uint8 [VIEW, VIEW, 3], caption)."""
+    """Training pair `index` of a split: (uint8 [VIEW, VIEW, 3], caption)."""
     rng = rng_of(seed, split, index)
     made = scene(rng)
     return small_view(made["image"]), caption(rng, made["things"], made["stuff"])
 
 
 def labelled_scene(index: int, *, seed: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Evaluation scene number `index`: (uint8 [SIDE, SIDE, 3], uint8 [SIDE, SIDE] of fine labels)."""
+    """Evaluation scene `index`: (uint8 [SIDE, SIDE, 3], uint8 [SIDE, SIDE] of fine labels)."""
     made = scene(rng_of(seed, split, index))
     return made["image"], made["mask"]
 
 
 def render(pool: Executor, function, count: int, **settings) -> tuple:
-    """function(index, **settings) for index < count on the pool's processes: for each item it returns, the stack
-    [count, ...] or list of all.
+    """Runs function(index, **settings) for each index < count in the pool. For each item of its result, returns the
+    stack [count, ...] or list of all.
     """
     results = zip(*pool.map(partial(function, **settings), range(count), chunksize=50), strict=True)
     return tuple(np.stack(items) if isinstance(items[0], np.ndarray) else list(items) for items in results)
 
 
 def set_classes(set_name: str) -> list[str]:
-    """Class names of a classification set: the textures' names for "textures", the things' for all others."""
+    """The class names of a classification set: textures for "textures", things for all others."""
     return list(textures.NAMES) if set_name == "textures" else list(things())
 
 
 def classification_image(index: int, *, seed: int, split: str, set_name: str) -> tuple[np.ndarray, int]:
-    """Image number `index` of a classification set: (uint8 [VIEW, VIEW, 3], class index). All sets show one main
-    thing, each with one difficulty.
+    """Image `index` of a classification set: (uint8 [VIEW, VIEW, 3], class index). All sets but "textures" show one
+    main thing, each with one difficulty.
     """
-    rng = np.random.default_rng(
-        [seed, SPLITS.index(split), index, 1 + SETS.index(set_name)]
-    )  # the set last: zeros at the end of a seed count for nothing
+    # 1 + the set's number, because NumPy ignores zeros at the end of a seed.
+    rng = np.random.default_rng([seed, SPLITS.index(split), index, 1 + SETS.index(set_name)])
     if set_name == "textures":
         name = textures.NAMES[rng.integers(len(textures.NAMES))]
         return small_view(textures.texture(name, rng, SIDE)), textures.NAMES.index(name)
@@ -214,13 +194,12 @@ def classification_image(index: int, *, seed: int, split: str, set_name: str) ->
     low, high = {"small": (0.2, 0.3), "large": (0.9, 1.25), "cluttered": (0.42, 0.52)}.get(set_name, (0.45, 0.75))
     placed = []
     place(rng, placed, rng.uniform(low, high))
-    others = 3 if set_name == "cluttered" else 0
-    for _ in range(others):
+    for _ in range(3 if set_name == "cluttered" else 0):
         place(rng, placed, rng.uniform(0.2, 0.3))
     for box in placed[1:]:
-        other, other_kind = draw_kind(rng, odd=0.15)
-        other_sheet = multiplied(other, other_kind, variant_of(rng, other_kind))
-        paste(image, mask, other_sheet, box, rng.uniform(-15, 15), label_of(other, other_kind))
+        other = draw_kind(rng, odd=0.15)
+        sheet = multiplied(*other, variant_of(rng, other[1]))
+        paste(image, mask, sheet, box, rng.uniform(-15, 15), label_of(*other))
     degrees = rng.uniform(60, 300) if set_name == "rotated" else rng.uniform(-15, 15)
     variant = variant_of(rng, kind)
     drawn = line_drawing if set_name == "outline" else multiplied
@@ -237,17 +216,15 @@ def spoiled(rng, image: Image.Image, set_name: str, box) -> np.ndarray:
     if set_name == "occluded":
         bar = textures.texture(pick(rng, ("top", "bottom", "any")), rng, SIDE)
         width, across = int(box[2] * 0.42), rng.random() < 0.5
-        start = int(
-            np.clip((box[1] if across else box[0]) + rng.uniform(-0.15, 0.15) * box[2] - width / 2, 0, SIDE - width)
-        )
+        middle = (box[1] if across else box[0]) + rng.uniform(-0.15, 0.15) * box[2]
+        start = int(np.clip(middle - width / 2, 0, SIDE - width))
         pixels = np.array(image)
         where = np.s_[start : start + width] if across else np.s_[:, start : start + width]
         pixels[where] = bar[where]
         return pixels
     if set_name == "noisy":
-        return np.clip(
-            np.asarray(image) + rng.normal(0, 60, (SIDE, SIDE, 1)) + rng.normal(0, 30, (SIDE, SIDE, 3)), 0, 255
-        ).astype(np.uint8)
+        noisy = np.asarray(image) + rng.normal(0, 60, (SIDE, SIDE, 1)) + rng.normal(0, 30, (SIDE, SIDE, 3))
+        return np.clip(noisy, 0, 255).astype(np.uint8)
     if set_name == "blurred":
         image = image.filter(ImageFilter.GaussianBlur(4))
     if set_name == "low_resolution":

@@ -1,8 +1,8 @@
-"""The objects of the mini world: drawings read from a data file and rendered as sprites. Stands in for the objects of
-web photos (paper, section 4).
+"""The mini world's objects, in place of those in web photos (paper, section 4): drawings of data/miniworld/things.yaml,
+rendered as sprites.
 """
 
-from functools import cache, lru_cache, reduce
+from functools import cache, reduce
 
 import numpy as np
 import yaml
@@ -15,7 +15,7 @@ ODD_COLOURS = 6  # how many untypical colourings each thing has
 ODD = "odd"  # the kind of a thing in an untypical colour
 
 
-@lru_cache(maxsize=1)
+@cache
 def things() -> dict:
     """All things: name -> {"kinds": {kind name: [colour, second colour, pattern]}, "parts": [...]}, in file order."""
     return yaml.safe_load((project_root() / "data/miniworld/things.yaml").read_text(encoding="utf-8"))
@@ -23,9 +23,7 @@ def things() -> dict:
 
 @cache
 def sprite(thing: str, kind: str, variant: int = 0) -> Image.Image:
-    """One thing as an RGBA sheet, SHEET pixels a side. `kind` is a kind's name, or ODD with `variant` choosing the
-    colour.
-    """
+    """One thing as an RGBA sheet, SHEET pixels a side. kind: a kind's name, or ODD, whose colour `variant` chooses."""
     drawing = things()[thing]
     colour, second, pattern = odd_colouring(thing, variant) if kind == ODD else drawing["kinds"][kind]
     fills = {"body": patterned(colour, second, pattern), "second": solid(second)}
@@ -40,13 +38,13 @@ def sprite(thing: str, kind: str, variant: int = 0) -> Image.Image:
 
 @cache
 def multiplied(thing: str, kind: str, variant: int = 0) -> Image.Image:
-    """`sprite` with its colours multiplied by its opacity, mode "RGBa", as Pillow resizes it."""
+    """`sprite` with its colours multiplied by its opacity, mode "RGBa", in which Pillow resizes it."""
     return sprite(thing, kind, variant).convert("RGBa")
 
 
 @cache
 def line_drawing(thing: str, kind: str, variant: int = 0) -> Image.Image:
-    """`sprite` in ink on paper: white inside, with only the edges of the drawing; mode "RGBa"."""
+    """The edges of `sprite` in ink on white paper; mode "RGBa"."""
     sheet = sprite(thing, kind, variant)
     grey, opacity = sheet.convert("L").filter(ImageFilter.MedianFilter(5)), sheet.getchannel("A")
     edges = neighbourhood(grey.filter(ImageFilter.FIND_EDGES), 5, np.maximum).point(lambda v: 255 - min(255, v * 4))
@@ -67,18 +65,17 @@ def odd_colouring(thing: str, variant: int) -> list:
 
 @cache
 def part_masks(thing: str) -> list[Image.Image]:
-    """The areas of its parts, which are those of all its kinds."""
+    """The areas of a thing's parts, which all its kinds share."""
     return [part_mask(shape, numbers) for shape, _, *numbers in things()[thing]["parts"]]
 
 
 def part_mask(shape: str, numbers: list) -> Image.Image:
-    """The area of one part as an L image; numbers are in hundredths of the sheet, drawn at twice the size against
-    jagged edges.
+    """The area of one part as an L image, drawn at twice the size for smooth edges; numbers: in hundredths of the sheet
+    within its margin.
     """
-    unit = 2 * SHEET / 100 * 0.92
+    unit, offset = 2 * SHEET / 100 * 0.92, 0.04 * 2 * SHEET
     canvas = Image.new("L", (2 * SHEET, 2 * SHEET))
     draw = ImageDraw.Draw(canvas)
-    offset = 0.04 * 2 * SHEET
     if shape == "line":
         width, *numbers = numbers
     points = [tuple(p) for p in np.reshape(numbers, (-1, 2)) * unit + offset]
@@ -87,10 +84,9 @@ def part_mask(shape: str, numbers: list) -> Image.Image:
         draw.ellipse([x - radius_x, y - radius_y, x + radius_x, y + radius_y], fill=255)
     elif shape == "line":
         draw.line(points, fill=255, width=round(width * unit), joint="curve")
+        half = width * unit / 2
         for x, y in points:
-            draw.ellipse(
-                [x - width * unit / 2, y - width * unit / 2, x + width * unit / 2, y + width * unit / 2], fill=255
-            )
+            draw.ellipse([x - half, y - half, x + half, y + half], fill=255)
     else:
         draw.polygon(smooth(points) if shape == "blob" else points, fill=255)
     return canvas.resize((SHEET, SHEET), Image.BOX)
@@ -111,13 +107,13 @@ def smooth(points: list, steps: int = 12) -> list:
 
 
 def patterned(colour: str, second: str, pattern: str) -> Image.Image:
-    """A whole sheet in the body's colour and pattern."""
+    """A sheet in two colours and a pattern."""
     return Image.composite(solid(second), solid(colour), pattern_mask(pattern))
 
 
 @cache
 def pattern_mask(pattern: str) -> Image.Image:
-    """Where a pattern has the second colour."""
+    """A mask of where a pattern has the second colour."""
     y, x = np.mgrid[:SHEET, :SHEET]
     cell = SHEET // 8
     where = {
@@ -140,19 +136,14 @@ def shaded(colour: str, gain: float) -> tuple:
 
 
 def lit(sheet: Image.Image) -> Image.Image:
-    """Light from the upper left."""
-    return Image.fromarray(np.clip(np.asarray(sheet) * light(), 0, 255).astype(np.uint8))
-
-
-@cache
-def light() -> np.ndarray:
-    """Its strength [SHEET, SHEET, 1]."""
+    """The sheet in light from the upper left."""
     y, x = np.mgrid[:SHEET, :SHEET] / SHEET
-    return (1.14 - 0.16 * x - 0.22 * y)[..., None]
+    light = 1.14 - 0.16 * x - 0.22 * y
+    return Image.fromarray(np.clip(np.asarray(sheet) * light[..., None], 0, 255).astype(np.uint8))
 
 
 def outlined(sheet: Image.Image, alpha: Image.Image, colour: tuple) -> Image.Image:
-    """A dark rim around the drawing, as in a picture book."""
+    """The drawing with a dark rim, as in a picture book."""
     rim = neighbourhood(alpha, 9, np.maximum)
     whole = Image.composite(sheet, solid(colour), alpha)
     whole.putalpha(rim)
@@ -160,8 +151,8 @@ def outlined(sheet: Image.Image, alpha: Image.Image, colour: tuple) -> Image.Ima
 
 
 def neighbourhood(image: Image.Image, size: int, pick: np.ufunc) -> Image.Image:
-    """The largest (np.maximum) or smallest (np.minimum) of the size x size pixels around each, of an L image: Pillow's
-    MaxFilter and MinFilter, along one axis after the other, which takes a twentieth of their time.
+    """The maximum (np.maximum) or minimum (np.minimum) of the size x size pixels around each pixel of an L image: as
+    Pillow's MaxFilter or MinFilter, but one axis at a time, in a twentieth of the time.
     """
     pixels = np.pad(np.asarray(image), size // 2, mode="edge")
     for _ in range(2):
