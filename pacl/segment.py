@@ -1,7 +1,7 @@
-"""From patch embeddings to label maps: dense tokens, windows, bilinear upscaling, background (paper, section 4)."""
+"""From patch tokens to label maps: dense tokens, windows, bilinear upscaling, background rules (paper, section 4)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,9 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl.clip.frozen import FrozenCLIP
+from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts
+from pacl.data.benchmark import Benchmark
 from pacl.data.images import as_rgb
-from pacl.label_maps import best_phrase, label_maps
+from pacl.data.prompts import templates
+from pacl.label_maps import TokenLogits, best_phrase, label_maps
 from pacl.model import VisionEmbedder, similarity_map
 from pacl.runtime.params import Protocol
 
@@ -24,11 +26,11 @@ def unchanged(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Method:
-    """A way from patches to the text's space: CLIP with this last block, and what maps its tokens and the text's
+    """A way from patches to the text space: which last block of CLIP to read, and what maps its tokens and the text
     embeddings there.
 
-    embed: `clip.project` or a VisionEmbedder. last_block: a name of pacl.clip.baselines.LAST_BLOCKS; for an embedder the
-    `clip.last_block` it was trained on. embed_text: text features [M, D] -> text embeddings [M, D].
+    embed: `clip.project` or a VisionEmbedder. last_block: a name in pacl.clip.baselines.LAST_BLOCKS; for an embedder,
+    the `clip.last_block` it was trained on. embed_text: text features [M, D] -> text embeddings [M, D].
     """
 
     embed: Embed
@@ -36,52 +38,88 @@ class Method:
     embed_text: Embed = unchanged
 
 
-def segment(
-    clip: FrozenCLIP,
-    method: Method,
-    images: Image.Image | Tensor,
-    text: Tensor,
-    protocol: Protocol,
-    *,
-    phrase_index: Tensor | None = None,
-    background_listed: bool = False,
-) -> Tensor:
-    """Label maps int64 [H, W] (of a batch: [B, H, W]) at the images' size; arguments: `dense_logits` and `predict`.
-
-    Pixel rows are upscaled and labelled in blocks, so memory does not grow with the original image's size.
+def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
+    """Methods by name: "pacl" reads the tokens that the embedder was trained on, any other name is a last block of
+    pacl.clip.baselines. Moves the embedder to CLIP's device.
     """
-    logits, rows, columns = coarse_logits(clip, {"": method}, images, text, protocol)
-    return label_maps(
-        logits[""], rows, columns, protocol, phrase_index=phrase_index, background_listed=background_listed
-    )
+    embedder = embedder.to(clip.device)
+    pacl = Method(embedder, clip.last_block, embedder.text_embedder)
+    return {name: pacl if name == "pacl" else Method(clip.project, name) for name in names}
+
+
+def benchmark_texts(clip: FrozenCLIP, benchmark: Benchmark, protocol: Protocol) -> ClassTexts:
+    """The texts of a benchmark's classes, in the protocol's words and templates."""
+    texts = class_texts(clip, benchmark.texts(protocol), templates(protocol.templates))
+    return replace(texts, background_listed=benchmark.background_listed(protocol))
+
+
+def segment(
+    clip: FrozenCLIP, method: Method, images: Image.Image | Tensor, texts: ClassTexts, protocol: Protocol
+) -> Tensor:
+    """Label maps int64 [H, W] (of a batch: [B, H, W]) at the images' own size; images as in `token_logits`.
+
+    Pixels are upscaled and labelled tile by tile, so memory does not grow with M times the size of an image.
+    """
+    return label_maps(token_logits(clip, {"": method}, images, texts.features, protocol)[""], texts, protocol)
 
 
 def dense_logits(
-    clip: FrozenCLIP, method: Method, images: Image.Image | Tensor, text: Tensor, protocol: Protocol
+    clip: FrozenCLIP, method: Method, images: Image.Image | Tensor, text_features: Tensor, protocol: Protocol
 ) -> Tensor:
-    """The cosine of every pixel with every text, float32 [M, H, W] (of a batch: [B, M, H, W]) at the images' own size.
-
-    images: a PIL image or uint8 [3, H, W] or [B, 3, H, W]. text: [M, D], one a phrase.
-    Tokens are upscaled bilinearly between their patches' centres. Where windows overlap, the last one being flush with
-    the edge, their cosines are averaged, at the resized image's pixels; an image smaller than a window is padded with
-    CLIP's mean colour. Raises ValueError for images of another type or shape.
+    """The cosine of every pixel with every text, float32 [M, H, W] (of a batch: [B, M, H, W]) at the images' own size;
+    arguments as in `token_logits`.
     """
-    logits, rows, columns = coarse_logits(clip, {"": method}, images, text, protocol)
-    return rows @ logits[""] @ columns.T
+    return token_logits(clip, {"": method}, images, text_features, protocol)[""].upscaled()
+
+
+@torch.no_grad()
+def token_logits(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    images: Image.Image | Tensor,
+    text_features: Tensor,
+    protocol: Protocol,
+) -> dict[str, TokenLogits]:
+    """Each method's cosines of the tokens with the texts, and the matrices that upscale them to the images' own size.
+
+    images: a PIL image or uint8 [3, H, W] or [B, 3, H, W]. text_features: [M, D], one a phrase.
+    Tokens are upscaled bilinearly between the centres of their patches. Where windows overlap (the last one is flush
+    with the edge), their cosines are averaged at the pixels of the resized image; an image smaller than a window is
+    padded with CLIP's mean colour. With windows, h and w count the tokens of all windows.
+    Raises ValueError for images of another type or shape.
+    """
+    images, single = _batch_of(images)
+    H, W = images.shape[2:]
+    images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))
+    resized = images.shape[2:]
+    images = _pad(images, protocol.window or clip.patch_size)
+    ys, xs, crops = _windows(images, protocol)  # crops: [B * n_y * n_x, 3, ...]
+    grid, text_features = clip.grid(*crops.shape[2:], protocol.token_stride), text_features.to(clip.device)
+    last_blocks = list(dict.fromkeys(method.last_block for method in methods.values()))
+    tokens = clip.patch_features_by(crops, last_blocks, protocol.token_stride, passes=protocol.passes)
+    rows, columns = (
+        upscaling(clip, protocol, *side).to(clip.device) for side in zip((H, W), resized, (ys, xs), grid, strict=True)
+    )
+    found = {}
+    for name, method in methods.items():
+        cosines = similarity_map(method.embed(tokens[method.last_block]), method.embed_text(text_features))
+        logits = join_windows(cosines, len(ys), len(xs), grid)
+        found[name] = TokenLogits(logits[0] if single else logits, rows, columns)
+    return found
 
 
 def patch_class_logits(patch_embeddings: Tensor, text: Tensor, phrase_index: Tensor | None = None) -> Tensor:
-    """The cosine of every patch with every class's best phrase, [B, N, D], [M, D] -> [B, N, K], K <= M."""
+    """The cosine of every patch with each class's best phrase, [B, N, D], [M, D] -> [B, N, K], K <= M."""
     return best_phrase(similarity_map(patch_embeddings, text), phrase_index, dim=-1)
 
 
 def interpolation_matrix(size: int, grid: int, stride: int, patch: int, resized: int) -> Tensor:
-    """Weights [size, grid] of bilinear upscaling along one side, from tokens to pixels: an image's logits are R_y L
-    R_x^T.
+    """Weights [size, grid] of bilinear upscaling along one side, from tokens to pixels: the logits of an image are
+    R_y L R_x^T.
 
-    Token i's centre lies at i * stride + patch / 2 of `resized` pixels, pixel y's at (y + 1/2) * resized / size; beyond
-    the outermost centres the outermost token counts alone. With stride = patch = 1 and resized = grid it is torch's
-    interpolate(mode="bilinear", align_corners=False).
+    The centre of token i lies at i * stride + patch / 2 of `resized` pixels, that of pixel y at (y + 1/2) * resized /
+    size; beyond the outermost centres the outermost token alone counts. With stride = patch = 1 and resized = grid this
+    is torch's interpolate(mode="bilinear", align_corners=False).
     """
     pixels = (torch.arange(size, dtype=torch.float64) + 0.5) * (resized / size)
     position = ((pixels - patch / 2) / stride).clamp(0, grid - 1)  # in tokens
@@ -100,10 +138,10 @@ def window_starts(size: int, window: int, stride: int) -> list[int]:
 
 
 def upscaling(clip: FrozenCLIP, protocol: Protocol, size: int, resized: int, starts: list[int], grid: int) -> Tensor:
-    """Weights [size, n * grid] along one side of an image: from the tokens of n windows, one window's after the
-    other's, to the original's pixels; with overlaps averaged at the resized image's pixels.
+    """Weights [size, n * grid] along one side of an image, from the tokens of n windows, window after window, to the
+    pixels of the original; windows that overlap are averaged at the pixels of the resized image.
 
-    Averaging along one side and then the other is averaging in the plane, since windows lie in a grid.
+    Averaging along one side and then along the other averages in the plane, because windows lie in a grid.
     """
     stride = protocol.token_stride or clip.patch_size
     if protocol.window is None:
@@ -117,36 +155,15 @@ def upscaling(clip: FrozenCLIP, protocol: Protocol, size: int, resized: int, sta
     return interpolation_matrix(size, resized, 1, 1, resized) @ average
 
 
-@torch.no_grad()
-def coarse_logits(
-    clip: FrozenCLIP, methods: dict[str, Method], images: Image.Image | Tensor, text: Tensor, protocol: Protocol
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The logits of `dense_logits` before upscaling: each method's cosines of the tokens, [(B,) M, h, w], and the
-    matrices [H, h] and [W, w] that upscale them. With windows, h and w count the tokens of all windows.
-    """
-    images, single = _batch_of(images)
-    H, W = images.shape[2:]
-    images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))
-    resized = images.shape[2:]
-    images = _pad(images, protocol.window or clip.patch_size)
-    ys, xs, crops = _windows(images, protocol)  # crops: [B * n_y * n_x, 3, ...]
-    grid, text = clip.grid(*crops.shape[2:], protocol.token_stride), text.to(clip.device)
-    last_blocks = list(dict.fromkeys(method.last_block for method in methods.values()))
-    tokens = clip.patch_features_by(crops, last_blocks, protocol.token_stride, passes=protocol.passes)
-    logits = {
-        name: _beside(
-            similarity_map(method.embed(tokens[method.last_block]), method.embed_text(text)), len(ys), len(xs), grid
-        )
-        for name, method in methods.items()
-    }
-    rows, columns = (
-        upscaling(clip, protocol, *side).to(clip.device) for side in zip((H, W), resized, (ys, xs), grid, strict=True)
-    )
-    return ({name: one[0] for name, one in logits.items()} if single else logits), rows, columns
+def join_windows(cosines: Tensor, n_y: int, n_x: int, grid: tuple[int, int]) -> Tensor:
+    """Token cosines of windows [B * n_y * n_x, h * w, M], laid next to each other: [B, M, n_y * h, n_x * w]."""
+    h, w = grid
+    windows = cosines.unflatten(0, (-1, n_y, n_x)).unflatten(3, (h, w))  # [B, n_y, n_x, h, w, M]
+    return windows.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 def _windows(images: Tensor, protocol: Protocol) -> tuple[list[int], list[int], Tensor]:
-    """Where windows start along y and x, and all of them, an image's in a row; without windows the image itself."""
+    """Where windows start along y and x, and all windows, those of an image in a row; without windows, the images."""
     if protocol.window is None:
         return [0], [0], images
     ys, xs = (window_starts(side, protocol.window, protocol.window_stride) for side in images.shape[2:])
@@ -154,15 +171,8 @@ def _windows(images: Tensor, protocol: Protocol) -> tuple[list[int], list[int], 
     return ys, xs, torch.stack(crops, dim=1).flatten(0, 1)
 
 
-def _beside(cosines: Tensor, n_y: int, n_x: int, grid: tuple[int, int]) -> Tensor:
-    """Token cosines of windows [B * n_y * n_x, h * w, M] laid beside each other: [B, M, n_y * h, n_x * w]."""
-    h, w = grid
-    windows = cosines.unflatten(0, (-1, n_y, n_x)).unflatten(3, (h, w))  # [B, n_y, n_x, h, w, M]
-    return windows.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-
 def _pad(images: Tensor, size: int) -> Tensor:
-    """At least size x size pixels; zeros, CLIP's mean colour after normalisation, to the right and below."""
+    """At least size x size pixels; to the right and below zeros, which are CLIP's mean colour after normalisation."""
     H, W = images.shape[2:]
     return F.pad(images, (0, max(size - W, 0), 0, max(size - H, 0)))
 
@@ -183,12 +193,3 @@ def _batch_of(images: Image.Image | Tensor) -> tuple[Tensor, bool]:
             f"images must be a PIL image or uint8 [3, H, W] or [B, 3, H, W], not {images.dtype} {list(images.shape)}."
         )
     return (images[None], True) if images.ndim == 3 else (images, False)
-
-
-def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
-    """Methods by name: "pacl" reads the tokens it was trained on, any other is a last block of pacl.clip.baselines. The
-    embedder moves to CLIP's device.
-    """
-    embedder = embedder.to(clip.device)
-    pacl = Method(embedder, clip.last_block, embedder.text_embedder)
-    return {name: pacl if name == "pacl" else Method(clip.project, name) for name in names}

@@ -1,64 +1,64 @@
-"""Where a segmentation errs: which classes are taken for which, things against stuff, small against large, rare against
-often named in captions.
+"""Where a segmentation errs: which classes it takes for which, things and stuff, small and large areas, classes that
+captions name rarely and often.
 """
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from pacl.clip.frozen import FrozenCLIP, class_text_features
-from pacl.data.benchmark import background_listed, foreground, on_benchmark, target_of
-from pacl.data.images import Images, Masks
-from pacl.data.prompts import templates
+from pacl.clip.frozen import FrozenCLIP
+from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.prepared import ImageSet
 from pacl.evaluation.segmentation import equal_sizes
-from pacl.metrics import IGNORE_INDEX, bootstrap_interval, iou_per_class
+from pacl.label_maps import label_maps
+from pacl.metrics import bootstrap_interval, iou_per_class
+from pacl.runtime.files import write_json
 from pacl.runtime.params import Protocol
 from pacl.runtime.processes import in_parts
-from pacl.segment import Method, segment
+from pacl.segment import Method, benchmark_texts, token_logits
 
 
-def confusions(confmat: Tensor, classes: list[str], count: int) -> pd.DataFrame:
+def confusions(confmat: Tensor, names: list[str], count: int) -> pd.DataFrame:
     """The `count` most frequent mistakes: columns class, taken_for, share (of the class's pixels), pixels."""
     wrong = confmat.clone().fill_diagonal_(0)
     largest = wrong.flatten().argsort(descending=True, stable=True)[:count].tolist()
-    pairs = [divmod(i, len(classes)) for i in largest]
-    names = [name.split(",")[0] for name in classes]
+    pairs = [divmod(i, len(names)) for i in largest]
     rows = [
         (names[a], names[b], (wrong[a, b] / confmat[a].sum()).item(), int(wrong[a, b])) for a, b in pairs if wrong[a, b]
     ]
     return pd.DataFrame(rows, columns=["class", "taken_for", "share", "pixels"])
 
 
-def areas(
-    clip: FrozenCLIP, methods: dict[str, Method], images: Images, masks: Masks, benchmark: dict, protocol: Protocol
+def recall_by_area(
+    clip: FrozenCLIP, methods: dict[str, Method], scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
 ) -> pd.DataFrame:
-    """How much of a class in an image is found: columns method, class, area (share of the image), recall."""
-    text, phrase_index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
-    options = {"phrase_index": phrase_index, "background_listed": background_listed(benchmark, protocol)}
-    protocol, names = on_benchmark(protocol, benchmark), [name.split(",")[0] for name in benchmark["classes"]]
+    """How much of each class in each image is found: columns method, class, area (share of the image), recall."""
+    texts, names = benchmark_texts(clip, benchmark, protocol), benchmark.names
+    protocol = benchmark.settings(protocol)
 
     def found(part: range) -> list[tuple]:
         rows = []
-        for picture, mask in equal_sizes(images.some(part), masks.some(part), 32):
-            targets = np.stack([target_of(m, benchmark["table"]) for m in mask])
-            for method, way in methods.items():
-                preds = segment(clip, way, picture, text, protocol, **options).cpu().numpy()
-                for target, pred in zip(targets, preds, strict=True):
-                    for k in np.unique(target[target != IGNORE_INDEX]):
+        for images, masks in equal_sizes(scenes.take(part), 32):
+            tokens = token_logits(clip, methods, images, texts.features, protocol)
+            for method, logits in tokens.items():
+                for mask, labels in zip(masks, label_maps(logits, texts, protocol).cpu().numpy(), strict=True):
+                    target = benchmark.target(mask)
+                    for k in np.unique(target[target != IGNORE]):
                         here = target == k
-                        rows.append((method, names[k], here.mean(), (pred[here] == k).mean()))
+                        rows.append((method, names[k], here.mean(), (labels[here] == k).mean()))
         return rows
 
-    rows = [row for part in in_parts(found, len(images), 32) for row in part]
+    rows = [row for part in in_parts(found, len(scenes), 32) for row in part]
     return pd.DataFrame(rows, columns=["method", "class", "area", "recall"])
 
 
 def by_size(table: pd.DataFrame, things: set[str], bins: int = 3) -> pd.DataFrame:
-    """Mean recall of areas of things, and of stuff, in `bins` equal groups each, smallest first: columns method, kind,
-    size, recall, areas. Within a kind, for things are smaller than stuff and harder.
+    """Mean recall of areas of things and of stuff, each in `bins` equal groups, smallest first: columns method, size,
+    recall, areas, kind. Things and stuff apart, because things are smaller and harder.
     """
     kinds = kind_of(table["class"], things)
     return pd.concat(
@@ -80,19 +80,21 @@ def kind_of(classes: pd.Series, things: set[str]) -> np.ndarray:
     return np.where(classes.isin(things), "things", "stuff")
 
 
-def by_mention(confmats: dict[str, Tensor], classes: list[str], captions: list[list[str]]) -> pd.DataFrame:
-    """IoU of each class beside the number of images whose captions name it: columns method, class, iou, images."""
-    images = mentions(captions, classes)
-    names = [name.split(",")[0] for name in classes]
+def by_mention(
+    confmats: dict[str, Tensor], benchmark: Benchmark, captions: list[list[str]], things: set[str]
+) -> pd.DataFrame:
+    """IoU of each class and the number of images whose captions name it: columns method, class, iou, images, kind."""
+    images = mentions(captions, benchmark.classes)
     rows = [
         (method, name, iou, images[name])
         for method, confmat in confmats.items()
-        for name, iou in zip(names, iou_per_class(confmat).tolist(), strict=True)
+        for name, iou in zip(benchmark.names, iou_per_class(confmat).tolist(), strict=True)
     ]
-    return pd.DataFrame(rows, columns=["method", "class", "iou", "images"]).dropna()
+    table = pd.DataFrame(rows, columns=["method", "class", "iou", "images"]).dropna()
+    return table.assign(kind=kind_of(table["class"], things))
 
 
-def mentions(captions: list[list[str]], classes: list[str]) -> Counter:
+def mentions(captions: list[list[str]], classes: tuple[str, ...]) -> Counter:
     """How many images have a caption with one of the class's phrases in it, as whole words, plural or not."""
     counts = Counter()
     for name in classes:
@@ -109,13 +111,14 @@ def singular_and_plurals(phrase: str) -> list[str]:
     return [phrase, f"{phrase}s", f"{phrase}es", known, *([f"{phrase[:-2]}i"] if phrase.endswith("us") else [])]
 
 
-def things_and_stuff(by_class: pd.DataFrame, things: set[str]) -> pd.DataFrame:
-    """Of things and of stuff: columns method, kind, classes (their number), iou (the mean), mention_rank (the rank
-    correlation of IoU with the number of images that name the class; within a kind, for things are named more often and
-    are harder) and mention_interval (95 % of it, resampling classes). None where all numbers are equal.
+def things_and_stuff(mention: pd.DataFrame) -> pd.DataFrame:
+    """A `by_mention` table summed up, by method and kind: columns method, kind, classes (their number), iou (the mean),
+    mention_rank (rank correlation of IoU with the number of images that name the class; within a kind, because captions
+    name things more often, and things are harder) and mention_interval (its 95 % interval, resampling classes). None
+    where all numbers are equal.
     """
     rows = []
-    for key, of_kind in by_class.groupby(["method", kind_of(by_class["class"], things)], sort=False):
+    for key, of_kind in mention.groupby(["method", "kind"], sort=False):
         values = of_kind[["images", "iou"]].to_numpy(float)
         rank, interval = rank_correlation(values), None
         if rank is not None:
@@ -129,3 +132,30 @@ def rank_correlation(values: np.ndarray) -> float | None:
     """Spearman's, of two columns; None where one of them is constant."""
     ranks = pd.DataFrame(values).rank().to_numpy()
     return None if (ranks == ranks[0]).all(axis=0).any() else float(np.corrcoef(ranks.T)[0, 1])
+
+
+def write_mistakes(
+    folder: Path,
+    confmats: dict[str, Tensor],
+    areas: pd.DataFrame,
+    benchmark: Benchmark,
+    captions: list[list[str]],
+    things: set[str],
+    *,
+    protocol: str,
+    scenes: int,
+) -> pd.DataFrame:
+    """Writes mistakes.json, confusions.csv (PACL's ten most frequent), areas.csv and mentions.csv; returns
+    `things_and_stuff`.
+
+    confmats: method -> int64 [K, K], by the protocol of that name. areas: as `recall_by_area` gives them, of so many
+    scenes. captions: of the training images. things: the classes that are things.
+    """
+    mention = by_mention(confmats, benchmark, captions, things)
+    kinds = things_and_stuff(mention)
+    about = {"benchmark": benchmark.name, "protocol": protocol, "scenes": scenes}
+    write_json(folder / "mistakes.json", about | {"kinds": kinds.to_dict("records")})
+    confused = confusions(confmats["pacl"], benchmark.names, 10)
+    for name, table in {"confusions": confused, "areas": by_size(areas, things), "mentions": mention}.items():
+        table.round(6).to_csv(folder / f"{name}.csv", index=False)
+    return kinds

@@ -1,156 +1,179 @@
-"""Measures segmentation on a whole split, several methods at once (paper, section 4)."""
+"""Segmentation measured on whole splits, several methods at once (paper, section 4).
 
-from itertools import accumulate, groupby, pairwise
+By several processes, which share the images and add up their confusion matrices:
+torchrun --standalone --nproc_per_node=N -m pacl.evaluation.segmentation --profile PROFILE --output FILE
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, chain, groupby, islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pacl.clip.frozen import FrozenCLIP, class_text_features
-from pacl.data.benchmark import background_listed, foreground, on_benchmark, target_of
-from pacl.data.images import Images, Masks
+from pacl.checkpoints import load_embedder
+from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts, load_clip_of
+from pacl.data.benchmark import Benchmark
+from pacl.data.prepared import ImageSet, all_scenes
 from pacl.data.prompts import templates
 from pacl.label_maps import label_maps
-from pacl.metrics import IGNORE_INDEX, confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from pacl.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from pacl.runtime.config import load_params
+from pacl.runtime.files import write_json
 from pacl.runtime.params import Protocol
 from pacl.runtime.processes import in_parts, progress_bar
-from pacl.segment import Method, coarse_logits, dense_logits, segment
+from pacl.segment import Method, methods_of, token_logits
+from pacl.training import distributed
+
+Confmats = dict[str, dict[str, Tensor]]  # benchmark -> method -> int64 [K, K]
 
 
-def segmentation(
+def confusion_matrices(
     clip: FrozenCLIP,
     methods: dict[str, Method],
-    images: Images,
-    masks: Masks,
-    benchmarks: dict,
-    protocol: Protocol,
-    *,
-    batch_size: int = 32,
-) -> dict[str, dict[str, Tensor]]:
-    """Confusion matrices over a whole split: benchmark -> method -> int64 [K, K].
-
-    benchmarks: name -> {"classes", "table"} as pacl.data.prepared.read_scenes gives them; all are measured from the same tokens,
-    and methods share all of CLIP's blocks but the last.
-    """
-    asked = {name: foreground(benchmark, protocol) for name, benchmark in benchmarks.items()}
-    texts = texts_of(clip, asked, protocol.templates)
-    union = torch.cat([features for features, _ in texts.values()])  # [M, D], every phrase of every benchmark
-    own = dict(zip(texts, pairwise(accumulate((len(f) for f, _ in texts.values()), initial=0)), strict=True))
-    confmats = {
-        name: {method: torch.zeros(len(b["classes"]), len(b["classes"]), dtype=torch.long) for method in methods}
-        for name, b in benchmarks.items()
-    }
-    own_protocol = {name: protocol.on(name) for name in benchmarks}
-    if len({one.short_side for one in own_protocol.values()}) > 1:
-        raise ValueError(f"{', '.join(benchmarks)} have a short_side each: measure them one by one.")
-    sized = next(iter(own_protocol.values()))
-    for picture, mask in equal_sizes(images, masks, batch_size):
-        logits, rows, columns = coarse_logits(clip, methods, picture, union, sized)
-        for name, benchmark in benchmarks.items():
-            target = torch.from_numpy(np.stack([target_of(m, benchmark["table"]) for m in mask]))
-            settings = on_benchmark(own_protocol[name], benchmark)
-            for method, confmat in confmats[name].items():
-                part = logits[method][:, slice(*own[name])]
-                listed = background_listed(benchmark, protocol)
-                preds = label_maps(part, rows, columns, settings, phrase_index=texts[name][1], background_listed=listed)
-                confmat += confusion_matrix(preds.cpu(), target, len(benchmark["classes"]))
-    return confmats
-
-
-def segmentation_of_sets(
-    clip: FrozenCLIP,
-    methods: dict[str, Method],
-    image_sets: dict[str, tuple[Images, Masks, dict]],
+    image_sets: dict[str, ImageSet],
     names: list[str],
     protocol: Protocol,
     *,
     batch_size: int = 32,
-) -> dict[str, dict[str, Tensor]]:
-    """`segmentation` of the named benchmarks, whichever image set they belong to (pacl.data.prepared.all_scenes), on a CPU in a
-    process a core.
+) -> Confmats:
+    """Confusion matrices over all images of the named benchmarks, whichever image set they belong to: benchmark ->
+    method -> int64 [K, K].
+
+    The images are shared by the ranks of a process group, all of which get the sums, or else, on a CPU, by one process
+    a core; batches are those of one process. Raises ValueError for a benchmark that no set has.
+    """
+    found = {}
+    for scenes in measured_together(image_sets, names, protocol):
+        measure, count = partial(measure_set, clip, methods, scenes, protocol, batch_size), len(scenes)
+        if distributed.world_size() > 1:
+            parts = [measure(distributed.own_part(count, batch_size))]
+        else:
+            parts = in_parts(measure, count, batch_size)
+        for name in scenes.benchmarks:
+            sums = {method: sum(part[name][method] for part in parts) for method in methods}
+            found[name] = {method: distributed.all_reduce(confmat, clip.device) for method, confmat in sums.items()}
+    return {name: found[name] for name in names}
+
+
+def measured_together(image_sets: dict[str, ImageSet], names: list[str], protocol: Protocol) -> list[ImageSet]:
+    """The image sets with those of the named benchmarks that share tokens because the protocol wants them at one size.
 
     Raises ValueError for a benchmark that no set has.
     """
-    confmats = {}
-    for images, masks, wanted in with_images(image_sets, names, protocol):
-
-        def measured(part: range, images=images, masks=masks, wanted=wanted) -> dict:
-            some = images.some(part), masks.some(part)
-            return segmentation(clip, methods, *some, wanted, protocol, batch_size=batch_size)
-
-        parts = in_parts(measured, len(images), batch_size)
-        confmats |= {name: {method: sum(part[name][method] for part in parts) for method in methods} for name in wanted}
-    return {name: confmats[name] for name in names}
-
-
-def with_images(
-    image_sets: dict[str, tuple[Images, Masks, dict]], names: list[str], protocol: Protocol
-) -> list[tuple[Images, Masks, dict]]:
-    """Image sets with those of the named benchmarks that can be measured together: which the protocol wants at one
-    size. Raises ValueError for a benchmark that no set has.
-    """
-    known = [name for _, _, benchmarks in image_sets.values() for name in benchmarks]
+    known = [name for scenes in image_sets.values() for name in scenes.benchmarks]
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"there are no scenes of {', '.join(unknown)}; prepare.benchmarks made {', '.join(known)}.")
+        raise ValueError(f"there are no scenes of {', '.join(unknown)}: prepare.benchmarks made {', '.join(known)}.")
     together = []
-    for images, masks, benchmarks in image_sets.values():
+    for scenes in image_sets.values():
         by_size = {}
-        for name in filter(names.__contains__, benchmarks):
-            by_size.setdefault(protocol.on(name).short_side, {})[name] = benchmarks[name]
-        together += [(images, masks, wanted) for wanted in by_size.values()]
+        for name in filter(names.__contains__, scenes.benchmarks):
+            by_size.setdefault(protocol.on(name).short_side, {})[name] = scenes.benchmarks[name]
+        together += [replace(scenes, benchmarks=benchmarks) for benchmarks in by_size.values()]
     return together
 
 
-def texts_of(clip: FrozenCLIP, classes: dict[str, list[str]], template_list: str) -> dict:
-    """class_text_features of several lists of classes, name -> (features [M, D], phrase_index [M]); a class that is in
-    several is embedded once.
+def measure_set(
+    clip: FrozenCLIP, methods: dict[str, Method], scenes: ImageSet, protocol: Protocol, batch_size: int, part: range
+) -> Confmats:
+    """Confusion matrices over a part of one image set, whose benchmarks have one short_side: all are measured from the
+    same tokens, and methods share all blocks of CLIP but the last.
     """
-    distinct = list(dict.fromkeys(name for names in classes.values() for name in names))
-    features, index = class_text_features(clip, distinct, templates(template_list))
-    of_class = {name: features[index == k] for k, name in enumerate(distinct)}
+    texts = texts_of(clip, scenes.benchmarks, protocol)
+    union = torch.cat([one.features for one in texts.values()])  # [M, D], every phrase of every benchmark
+    phrases = dict(zip(texts, pairwise(accumulate((len(t.features) for t in texts.values()), initial=0)), strict=True))
+    settings = {name: benchmark.settings(protocol) for name, benchmark in scenes.benchmarks.items()}
+    confmats = {
+        name: {method: torch.zeros(len(b.classes), len(b.classes), dtype=torch.long) for method in methods}
+        for name, b in scenes.benchmarks.items()
+    }
+    for images, masks in equal_sizes(scenes.take(part), batch_size):
+        tokens = token_logits(clip, methods, images, union, next(iter(settings.values())))
+        for name, benchmark in scenes.benchmarks.items():
+            targets = torch.from_numpy(np.stack([benchmark.target(mask) for mask in masks]))
+            for method, confmat in confmats[name].items():
+                own = replace(tokens[method], logits=tokens[method].logits[:, slice(*phrases[name])])
+                preds = label_maps(own, texts[name], settings[name])
+                confmat += confusion_matrix(preds.cpu(), targets, len(benchmark.classes))
+    return confmats
+
+
+def texts_of(clip: FrozenCLIP, benchmarks: dict[str, Benchmark], protocol: Protocol) -> dict[str, ClassTexts]:
+    """The `benchmark_texts` of several benchmarks; a class that several have is embedded once."""
+    classes = {name: benchmark.texts(protocol) for name, benchmark in benchmarks.items()}
+    distinct = list(dict.fromkeys(chain.from_iterable(classes.values())))
+    texts = class_texts(clip, distinct, templates(protocol.templates))
+    of_class = {one: texts.features[texts.phrase_index == k] for k, one in enumerate(distinct)}
     return {
-        key: (
-            torch.cat([of_class[name] for name in names]),
-            torch.tensor([k for k, name in enumerate(names) for _ in of_class[name]], device=features.device),
+        name: ClassTexts(
+            torch.cat([of_class[one] for one in own]),
+            torch.tensor([k for k, one in enumerate(own) for _ in of_class[one]], device=texts.features.device),
+            benchmarks[name].background_listed(protocol),
         )
-        for key, names in classes.items()
+        for name, own in classes.items()
     }
 
 
-def equal_sizes(images: Images, masks: Masks, batch_size: int):
-    """Batches of consecutive images of one size: (uint8 [B, 3, H, W], their B masks). Raises ValueError for a mask of
-    another size than its image.
+def equal_sizes(scenes: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, list[np.ndarray]]]:
+    """Batches of consecutive images of one size: uint8 [B, 3, H, W] and their B masks. Raises ValueError for a mask
+    whose size is not that of its image.
     """
+    images, masks = scenes.images, scenes.masks
     pairs = progress_bar(((images[i], masks[i]) for i in range(len(images))), total=len(images), desc="scenes")
     for _, group in groupby(pairs, key=lambda pair: pair[0].size):
-        for batch in chunks(group, batch_size):
+        while batch := list(islice(group, batch_size)):
             for image, mask in batch:
                 if mask.shape != image.size[::-1]:
                     raise ValueError(
                         f"a mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
                         f"{image.width} x {image.height}: they must be of one size."
                     )
-            yield (
-                torch.from_numpy(np.stack([np.array(image.convert("RGB")) for image, _ in batch])).permute(0, 3, 1, 2),
-                [mask for _, mask in batch],
-            )
+            pictures = np.stack([np.array(image.convert("RGB")) for image, _ in batch])
+            yield torch.from_numpy(pictures).permute(0, 3, 1, 2), [mask for _, mask in batch]
 
 
-def chunks(items, size: int):
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def write_segmentation(folder: Path, confmats: dict[str, Confmats], image_sets: dict[str, ImageSet]) -> dict:
+    """Writes segmentation.json, iou_by_class.csv and confusion_matrices.npz, of confusion matrices by protocol,
+    benchmark and method; returns what the JSON holds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        f"{benchmark}/{protocol}/{method}": confmat.numpy()
+        for protocol, of_protocol in confmats.items()
+        for benchmark, of_benchmark in of_protocol.items()
+        for method, confmat in of_benchmark.items()
+    }
+    np.savez_compressed(folder / "confusion_matrices.npz", **arrays)
+    names = {name: benchmark.names for scenes in image_sets.values() for name, benchmark in scenes.benchmarks.items()}
+    iou_by_class(confmats, names).round(6).to_csv(folder / "iou_by_class.csv", index=False)
+    result = scores(confmats)
+    write_json(folder / "segmentation.json", result)
+    return result
 
 
-def scores(confmats: dict[str, dict[str, dict[str, Tensor]]]) -> dict:
-    """What segmentation.json holds, benchmark -> protocol -> method -> {"miou", "pixel_accuracy"}, of confusion
-    matrices by protocol, benchmark and method.
+def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict[str, Tensor]:
+    """One benchmark's by one protocol, method -> int64 [K, K], as `write_segmentation` wrote them. Raises
+    FileNotFoundError, or ValueError for a corrupt file.
+    """
+    path, place = folder / "confusion_matrices.npz", f"{benchmark}/{protocol}/"
+    try:
+        with np.load(path) as stored:
+            return {key.removeprefix(place): torch.from_numpy(stored[key]) for key in stored if key.startswith(place)}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
+    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged file
+        raise ValueError(f"{path} is corrupt ({error}): remove it and run `dvc repro segmentation`.") from None
+
+
+def scores(confmats: dict[str, Confmats]) -> dict:
+    """benchmark -> protocol -> method -> {"miou", "pixel_accuracy"}, of confusion matrices by protocol, benchmark and
+    method.
     """
     return {
         benchmark: {
@@ -164,62 +187,45 @@ def scores(confmats: dict[str, dict[str, dict[str, Tensor]]]) -> dict:
     }
 
 
-def scores_by_class(confmats: dict, classes: dict[str, list[str]]) -> pd.DataFrame:
-    """IoU of every class, of confusion matrices by protocol, benchmark and method: columns benchmark, protocol,
-    method, class, iou.
-    """
+def iou_by_class(confmats: dict[str, Confmats], names: dict[str, list[str]]) -> pd.DataFrame:
+    """Columns benchmark, protocol, method, class, iou; names: benchmark -> its classes."""
     rows = [
-        (benchmark, protocol, method, name.split(",")[0], iou)
+        (benchmark, protocol, method, name, iou)
         for protocol, of_protocol in confmats.items()
         for benchmark, of_benchmark in of_protocol.items()
         for method, confmat in of_benchmark.items()
-        for name, iou in zip(classes[benchmark], iou_per_class(confmat).tolist(), strict=True)
+        for name, iou in zip(names[benchmark], iou_per_class(confmat).tolist(), strict=True)
     ]
     return pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "class", "iou"])
 
 
-def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
-    """The first `count` scenes with at least `labels` different labels in them: shown as they come, not picked."""
-    rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= labels)
-    return [i for _, i in zip(range(count), rich, strict=False)]
+def measure_profile(profile: str, output: Path) -> None:
+    """Measures checkpoints/PROFILE/best as notebook 5 does, and writes what segmentation.json holds."""
+    params = load_params(profile, "model", "protocols", "segmentation")
+    settings, image_sets = params.segmentation, all_scenes(Path("data/prepared", profile), "test")
+    with distributed.process_group():
+        clip = load_clip_of(params.model)
+        embedder, _ = load_embedder(Path("checkpoints", profile, "best"), clip)
+        methods, names = methods_of(clip, embedder, settings.methods), settings.benchmarks
+        confmats = {
+            key: confusion_matrices(clip, methods, image_sets, names, protocol, batch_size=settings.batch_size)
+            for key, protocol in params.protocols.named(settings.protocols).items()
+        }
+        if distributed.rank() == 0:
+            write_json(output, scores(confmats))
 
 
-def prompt_maps(
-    clip: FrozenCLIP,
-    methods: dict[str, Method],
-    images: Images,
-    masks: Masks,
-    benchmark: dict,
-    shown: list[int],
-    protocol: Protocol,
-):
-    """For each shown scene the name of its largest class, and each method's cosine of every pixel with it: names,
-    method -> maps [H, W].
-    """
-    largest = [
-        np.bincount(target_of(masks[i], benchmark["table"]).ravel(), minlength=256)[:IGNORE_INDEX].argmax()
-        for i in shown
-    ]
-    names = [benchmark["classes"][k].split(",")[0] for k in largest]
-    texts = class_text_features(clip, names, templates(protocol.templates))[0]
-    maps = {
-        name: [
-            dense_logits(clip, method, images[i], text[None], protocol)[0].cpu()
-            for i, text in zip(shown, texts, strict=True)
-        ]
-        for name, method in methods.items()
-    }
-    return names, maps
-
-
-def label_examples(
-    clip: FrozenCLIP, methods: dict[str, Method], images: Images, benchmark: dict, shown: list[int], protocol: Protocol
-) -> dict:
-    """Each method's label maps of the shown scenes: method -> [int64 [H, W], ...]."""
-    text, index = class_text_features(clip, foreground(benchmark, protocol), templates(protocol.templates))
-    options = {"phrase_index": index, "background_listed": background_listed(benchmark, protocol)}
-    protocol = on_benchmark(protocol, benchmark)
-    return {
-        name: [segment(clip, method, images[i], text, protocol, **options).cpu() for i in shown]
-        for name, method in methods.items()
-    }
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m pacl.evaluation.segmentation", description="Measures the segmentation of a trained profile."
+    )
+    parser.add_argument("--profile", default="mini", help="a section of params.yaml")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    arguments = parser.parse_args()
+    folder = next(path for path in arguments.output.absolute().parents if path.exists())
+    if arguments.output.is_dir() or not folder.is_dir():  # or it would come out after hours
+        sys.exit(f"{arguments.output} can't be written: let --output name a file in a folder.")
+    try:
+        measure_profile(arguments.profile, arguments.output)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))

@@ -1,7 +1,5 @@
-"""The data of the report's viewer: test scenes with prompts, and each method's heat map and mask of them (paper,
-section 4: qualitative results).
-
-notebooks/05_segmentation.ipynb writes them, pacl.report.page shows them.
+"""The scenes that the report shows: heat maps and label maps of a few, and the data of its viewer (paper, section 4:
+qualitative results).
 """
 
 import base64
@@ -14,53 +12,105 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl.clip.frozen import FrozenCLIP, class_text_features
-from pacl.data.benchmark import IGNORE, foreground, on_benchmark, target_of
-from pacl.data.images import Images, Masks
+from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts
+from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.images import Masks
+from pacl.data.prepared import ImageSet
 from pacl.data.prompts import templates
-from pacl.evaluation.segmentation import examples
 from pacl.runtime.files import write_json
 from pacl.runtime.params import Protocol
-from pacl.segment import Method, dense_logits, segment
+from pacl.segment import Method, benchmark_texts, dense_logits, segment
 
-PICTURE_SIDE = 320  # pixels of a scene's longer side, at most
-HEAT_SIDE = 32  # of a heat map's: near the grid of tokens, the browser smooths it
+PICTURE_SIDE = 320  # pixels of the longer side of a scene, at most
+HEAT_SIDE = 32  # of a heat map: near the grid of tokens; the browser smooths it
 LEVELS = 64  # of a heat map's colours
 OUTSIDE = (18, 18, 24)  # colour over the pixels that a mask leaves out
 SMALLEST = 0.01  # share of a scene's pixels above which its class is a prompt
+
+Shown = tuple[dict, dict[str, np.ndarray]]  # what shown.json says of a figure, and its arrays in shown.npz
+
+
+def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
+    """The first `count` scenes with at least `labels` different labels: in their order, not picked."""
+    rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= labels)
+    return [i for _, i in zip(range(count), rich, strict=False)]
+
+
+def prompt_maps(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    scenes: ImageSet,
+    benchmark: Benchmark,
+    protocol: Protocol,
+    count: int,
+) -> Shown:
+    """The cosine of every pixel with the largest class of its scene, of the first `count` scenes: "heat/METHOD/i",
+    float16 [H, W].
+    """
+    shown, protocol = examples(scenes.masks, count), benchmark.settings(protocol)
+    targets = [benchmark.target(scenes.masks[i]).ravel() for i in shown]
+    prompts = [benchmark.names[np.bincount(target, minlength=256)[:IGNORE].argmax()] for target in targets]
+    texts = class_texts(clip, prompts, templates(protocol.templates)).features
+    maps = {
+        f"heat/{name}/{place}": dense_logits(clip, method, scenes.images[i], texts[[place]], protocol)[0]
+        for name, method in methods.items()
+        for place, i in enumerate(shown)
+    }
+    about = {"benchmark": benchmark.name, "scenes": shown, "prompts": prompts}
+    return about, {key: values.half().cpu().numpy() for key, values in maps.items()}
+
+
+def label_examples(
+    clip: FrozenCLIP,
+    methods: dict[str, Method],
+    scenes: ImageSet,
+    benchmark: Benchmark,
+    protocol: Protocol,
+    count: int,
+) -> Shown:
+    """Label maps of the first `count` scenes, uint8 [H, W]: the "truth/i" and "METHOD/i"."""
+    shown, texts = examples(scenes.masks, count), benchmark_texts(clip, benchmark, protocol)
+    maps = {f"truth/{place}": benchmark.target(scenes.masks[i]) for place, i in enumerate(shown)}
+    for name, method in methods.items():
+        for place, i in enumerate(shown):
+            labels = segment(clip, method, scenes.images[i], texts, benchmark.settings(protocol))
+            maps[f"{name}/{place}"] = labels.cpu().numpy().astype(np.uint8)
+    return {"benchmark": benchmark.name, "scenes": shown, "classes": benchmark.names}, maps
+
+
+def write_shown(folder: Path, heat: Shown, labels: Shown) -> None:
+    """Writes what `prompt_maps` and `label_examples` give: shown.json, {"heat", "labels"}, and shown.npz."""
+    write_json(folder / "shown.json", {"heat": heat[0], "labels": labels[0]})
+    np.savez_compressed(folder / "shown.npz", **heat[1], **labels[1])
 
 
 def write_viewer(
     path: Path,
     clip: FrozenCLIP,
     methods: dict[str, Method],
-    scenes: Images,
-    masks: Masks,
-    benchmark: dict,
+    scenes: ImageSet,
+    benchmark: Benchmark,
     protocol: Protocol,
     *,
     count: int = 12,
     present: int = 4,
 ) -> None:
-    """Writes viewer.json: the first `count` scenes with three labels or more, not picked; of each its `present` largest
-    classes and one class that it doesn't hold.
+    """Writes viewer.json: the first `count` scenes with three labels or more; of each, its `present` largest classes
+    and one class that it lacks.
 
-    benchmark: {"classes", "table"} as pacl.data.prepared.read_scenes gives it. A heat map is a prompt's cosine at every pixel,
-    coloured from the lowest to the highest value of the scene's prompts with that method; a mask, the pixels that get
-    the prompt among all classes.
+    A heat map is the cosine of every pixel with a prompt, coloured from the lowest to the highest value that the method
+    has with the scene's prompts; a mask, the pixels that get the prompt among all classes.
     """
-    protocol = on_benchmark(protocol, benchmark)
-    names = foreground(benchmark, protocol)
-    unlisted = len(benchmark["classes"]) - len(names)  # 1 where the background is a class without a text, else 0
-    text, phrase_index = class_text_features(clip, names, templates(protocol.templates))
-    first = [int((phrase_index == k).nonzero()[0]) for k in range(len(names))]  # each class's first phrase
+    protocol = benchmark.settings(protocol)
+    names, texts = benchmark.texts(protocol), benchmark_texts(clip, benchmark, protocol)
+    unlisted = len(benchmark.classes) - len(names)  # 1 where the background is a class without a text, else 0
     made = []
-    for i in examples(masks, count):
-        target = target_of(masks[i], benchmark["table"]).astype(int)
+    for i in examples(scenes.masks, count):
+        target = benchmark.target(scenes.masks[i]).astype(int)
         target = np.where(target == IGNORE, -1, target - unlisted)  # -1: no prompt
         shown = prompts_of(target, len(names), present, len(made))
-        found = {
-            name: answers(clip, method, scenes[i], target, shown, text, phrase_index, first, unlisted, protocol)
+        entries = {
+            name: scene_entry(clip, method, scenes.images[i], target, shown, texts, unlisted, protocol)
             for name, method in methods.items()
         }
         prompts = [
@@ -68,17 +118,17 @@ def write_viewer(
                 "name": names[k].split(",")[0],
                 "present": bool((target == k).any()),
                 "truth": mask_png(target == k),
-                "methods": {method: of_method[place] for method, of_method in found.items()},
+                "methods": {method: entry[place] for method, entry in entries.items()},
             }
             for place, k in enumerate(shown)
         ]
-        made.append({"image": jpeg(scenes[i]), "prompts": prompts})
+        made.append({"image": jpeg(scenes.images[i]), "prompts": prompts})
     write_json(path, {"scenes": made})
 
 
 def prompts_of(target: np.ndarray, classes: int, present: int, turn: int) -> list[int]:
-    """The scene's largest classes, smallest of them first (a thing, as a rule), then one that it doesn't hold: the
-    next in the list from a place that moves with `turn`, so that scenes differ.
+    """The largest classes of a scene, the smallest of them first (usually a thing), then one that it lacks: the next
+    one from a place that moves with `turn`, so that scenes differ.
 
     target: [H, W], -1 where there is no class.
     """
@@ -88,22 +138,20 @@ def prompts_of(target: np.ndarray, classes: int, present: int, turn: int) -> lis
     return [*reversed(largest), *absent[:1]]
 
 
-def answers(
-    clip,
+def scene_entry(
+    clip: FrozenCLIP,
     method: Method,
     image: Image.Image,
-    target,
+    target: np.ndarray,
     shown: list[int],
-    text,
-    phrase_index,
-    first: list[int],
+    texts: ClassTexts,
     unlisted: int,
-    protocol,
+    protocol: Protocol,
 ) -> list[dict]:
-    """What one method says of a scene, a table a prompt: heat map, its lowest and highest cosine, mask, IoU."""
-    maps = dense_logits(clip, method, image, text[[first[k] for k in shown]], protocol).cpu()  # [prompts, H, W]
-    options = {"phrase_index": phrase_index, "background_listed": not unlisted}
-    labels = segment(clip, method, image, text, protocol, **options).cpu().numpy() - unlisted
+    """What one method finds in a scene, for each prompt: heat map, its lowest and highest cosine, mask, IoU."""
+    first = [int((texts.phrase_index == k).nonzero()[0]) for k in shown]  # each class is shown by its first phrase
+    maps = dense_logits(clip, method, image, texts.features[first], protocol).cpu()  # [prompts, H, W]
+    labels = segment(clip, method, image, texts, protocol).cpu().numpy() - unlisted
     low, high = maps.min().item(), maps.max().item()
     return [
         {
@@ -136,7 +184,7 @@ def heat_png(values: torch.Tensor, low: float, high: float) -> str:
 
 
 def mask_png(mask: np.ndarray) -> str:
-    """A mask [H, W] as an indexed PNG in base64 that lets the scene through where it is true and darkens the rest."""
+    """A mask [H, W] as an indexed PNG in base64 that shows the scene where it is true and darkens the rest."""
     image = Image.fromarray(mask.astype(np.uint8))
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.NEAREST)
     image.putpalette([*OUTSIDE, 255, 255, 255])

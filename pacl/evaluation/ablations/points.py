@@ -1,101 +1,104 @@
-"""The paper's open choices and the re-implementations' other ones, each trained and measured alone: python -m
-pacl.evaluation.ablations.points PROFILE POINT.
+"""The paper's open choices and those of re-implementations, each trained and measured alone:
+python -m pacl.evaluation.ablations.points PROFILE [POINT ...], by default every point of params.yaml.
+
+The file of a point keeps checksums of what it was computed from. A point whose inputs are unchanged is not trained
+again, so an interrupted run resumes with the points that are missing.
 """
 
-import gc
+import hashlib
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from pacl.clip.features import Texts, read_features
-from pacl.data.prepared import all_scenes, read_pairs
-from pacl.evaluation.ablations.quick import MEASURED, Scenes, load_scenes, measure, scenes_file
-from pacl.runtime.config import ConfigError, load_params
-from pacl.runtime.files import read_json, write_json
+from pacl.runtime.config import ConfigError, load_params, project_root, read_yaml
+from pacl.runtime.files import checksum, read_json, write_json
 from pacl.runtime.params import Train
-from pacl.runtime.processes import in_parts
-from pacl.training.cached import CachedPairs
-from pacl.training.train import train
 
-NOT_TRAINING = ("tokens", "templates")  # what a point may change beside the train section: model's and features'
+OUTSIDE_TRAIN = ("tokens", "templates")  # what a point may change in the sections `model` and `features`
+PREPARED = ("train.json", "train_images.npy", "test_*scenes.*", "test_*masks.npy")  # what points read of either folder
+FEATURES = ("train_patches.npy", "texts.json", "*_features.npy")
 
 
-def run_point(profile: str, point: str) -> Path:
-    """Trains one point with every seed and measures it on the test scenes; writes reports/PROFILE/ablations/POINT.json.
+def run_points(profile: str, names: list[str] | None = None) -> list[Path]:
+    """Trains points with every seed and measures them on the test scenes; writes
+    reports/PROFILE/ablation_points/POINT.json and removes the files of points that params.yaml no longer has. Returns
+    what it wrote.
 
-    A point that asks for more pairs than there are is written with the reason and no runs. Raises ConfigError for a
-    point that params.yaml lacks or whose changes are no parameters.
+    A point that asks for more pairs than there are is written with that reason and no runs. Raises ConfigError for a
+    name that is not a point and for changes that are not parameters.
     """
     params = load_params(profile, "model", "features", "train", "protocols", "ablations")
-    if point not in params.ablations.points:
-        raise ConfigError(f"{point!r} is no point of {profile}.ablations; it has {', '.join(params.ablations.points)}.")
-    changes = params.ablations.base | params.ablations.points[point]
-    settings = [train_settings(params, changes, seed) for seed in params.ablations.seeds]
-    target = Path("reports", profile, "ablations", f"{point}.json")
-    features, prepared = Path("data/features", profile), Path("data/prepared", profile)
-    train_tokens = read_features(features / "train_patches.npy", 3)
-    if settings[0].pairs > len(train_tokens):
-        reason = f"needs {settings[0].pairs:,} pairs, {profile} has {len(train_tokens):,}"
-        write_json(target, {"point": point, "changes": changes, "skipped": reason, "runs": []})
-        return target
-    texts, benchmarks = Texts(features, "train"), {}
-    for name in MEASURED:
-        if scenes_file(features, name).is_file():
-            benchmarks[name] = load_scenes(scenes_file(features, name))
-    if changes.get("templates", params.features.templates) != params.features.templates:
-        texts.noun_features = other_templates(params, features, changes["templates"])
-    if changes.get("tokens", params.model.tokens) != params.model.tokens:
-        train_tokens, benchmarks = other_tokens(params, prepared, changes["tokens"], settings[0].pairs)
+    points, folder = params.ablations.points, Path("reports", profile, "ablation_points")
+    if unknown := [name for name in names or () if name not in points]:
+        raise ConfigError(f"{unknown[0]!r} is not a point of {profile}.ablations, which has {', '.join(points)}.")
+    for path in folder.glob("*.json"):
+        if path.stem not in points:
+            path.unlink()
+    files = {"code": of_files(code_files()), "data": of_files(data_files(profile))}
+    changed = {}
+    for point in names or points:
+        changes = params.ablations.base | points[point]
+        settings = [train_settings(params, changes, seed) for seed in params.ablations.seeds]
+        inputs = files | {"settings": of_settings(params, changes, settings)}
+        if kept_inputs(folder / f"{point}.json") != inputs:
+            changed[folder / f"{point}.json"] = changes, settings, inputs
+    if changed:
+        from pacl.evaluation.ablations.quick import PointTrainer  # seconds to import
 
-    def runs(part: range) -> list[dict]:
-        found = []
-        for setting in settings[part.start : part.stop]:
-            embedder, _ = train(CachedPairs(train_tokens, texts, setting), setting)
-            found.append({"seed": setting.seed, **measure(benchmarks, embedder.cpu(), embedder.text_embedder)})
-        return found
-
-    of_seeds = in_parts(runs, len(settings), parts=len(settings))  # more processes than cores leave none idle
-    write_json(target, {"point": point, "changes": changes, "runs": [run for part in of_seeds for run in part]})
-    return target
+        trainer = PointTrainer(profile, params)
+        for path, (changes, settings, inputs) in changed.items():
+            results = trainer.results(changes, settings)
+            write_json(path, {"point": path.stem, "changes": changes, **results, "inputs": inputs})
+    return list(changed)
 
 
 def train_settings(params, changes: dict, seed: int) -> Train:
-    own = {name: value for name, value in changes.items() if name not in NOT_TRAINING}
+    own = {name: value for name, value in changes.items() if name not in OUTSIDE_TRAIN}
     return Train.model_validate(params.train.model_dump() | own | {"seed": seed})
 
 
-def clip_with(params, tokens: str):
-    from pacl.clip import load_clip  # seconds to import, and most points work on what the features stage kept
-
-    return load_clip(params.model.backbone, params.model.pretrained, tokens=tokens, dtype=params.model.dtype)
-
-
-def other_templates(params, features: Path, template_list: str) -> np.ndarray:
-    """Noun prompts in other templates, float16 [nouns, templates, D]."""
-    from pacl.clip.features import noun_features
-
-    nouns = read_json(features / "texts.json")["nouns"]
-    return noun_features(clip_with(params, params.model.tokens), nouns, template_list)
+def kept_inputs(path: Path) -> dict | None:
+    """The checksums in a point's file, None without a readable one."""
+    try:
+        return read_json(path, "inputs")["inputs"]
+    except (FileNotFoundError, ValueError):
+        return None
 
 
-def other_tokens(params, prepared: Path, tokens: str, pairs: int) -> tuple[np.ndarray, dict[str, Scenes]]:
-    """Tokens of another kind: of the first `pairs` training images, and of the test scenes."""
-    from pacl.clip.features import tokens_of
-    from pacl.evaluation.ablations.targets import scenes_by_benchmark
+def code_files() -> Iterable[Path]:
+    """The files that the stage ablation_points depends on in every profile: code, templates, the mini CLIP."""
+    root = project_root()
+    for name in read_yaml(root / "dvc.yaml")["stages"]["ablation_points"]["deps"]:
+        if "${" not in name:
+            path = root / name
+            yield from (one for one in path.rglob("*") if "__pycache__" not in one.parts) if path.is_dir() else [path]
 
-    clip, batch_size = clip_with(params, tokens), params.features.batch_size
-    images = read_pairs(prepared, "train")[0].some(range(pairs))
-    image_sets = all_scenes(prepared, "test")
-    scenes = scenes_by_benchmark(clip, image_sets, params.protocols.native, batch_size=batch_size)
-    return tokens_of(clip, images, batch_size), scenes
+
+def data_files(profile: str) -> Iterable[Path]:
+    for folder, patterns in (("data/prepared", PREPARED), ("data/features", FEATURES)):
+        for pattern in patterns:
+            yield from Path(folder, profile).glob(pattern)
+
+
+def of_files(paths: Iterable[Path]) -> str:
+    """A checksum of the files' names and contents. Raises FileNotFoundError."""
+    found = []
+    for path in sorted(path for path in paths if not path.is_dir()):
+        with open(path, "rb") as file:
+            found.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return checksum(*found)
+
+
+def of_settings(params, changes: dict, settings: list[Train]) -> str:
+    sections = [params.model, params.features, params.protocols.native, *settings]
+    return checksum(json.dumps([changes, *(one.model_dump(mode="json") for one in sections)]).encode())
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("Usage: python -m pacl.evaluation.ablations.points PROFILE POINT")
+    if len(sys.argv) < 2:
+        sys.exit("Usage: python -m pacl.evaluation.ablations.points PROFILE [POINT ...]")
     try:
-        print(run_point(*sys.argv[1:]))
+        print(*run_points(sys.argv[1], sys.argv[2:]) or ["no point has changed"], sep="\n")
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(str(error))
-    gc.freeze()  # or Python looks once more through all of torch's objects before it leaves, which takes a second

@@ -1,28 +1,24 @@
-"""Is the effect one of a lucky world? Everything but pre-training anew, from other seeds of the mini world: python -m
-pacl.evaluation.ablations.worlds PROFILE SEED.
+"""Does the effect depend on one lucky world? Everything but pre-training, from other seeds of the mini world:
+python -m pacl.evaluation.ablations.worlds PROFILE SEED.
 """
 
-import gc
 import sys
 import tempfile
 from pathlib import Path
 
-from pacl.clip import load_clip
 from pacl.clip.features import Texts, text_features, text_table, tokens_of
+from pacl.clip.frozen import load_clip_of
 from pacl.data.prepared import all_scenes, read_pairs
-from pacl.evaluation.ablations.quick import measure
-from pacl.evaluation.ablations.targets import scenes_by_benchmark
+from pacl.evaluation.ablations.quick import measure, scenes_by_benchmark, train_and_measure
 from pacl.runtime.config import load_params
 from pacl.runtime.files import write_json
 from pacl.runtime.params import Train
 from pacl.sources.prepare import prepare
-from pacl.training.cached import CachedPairs
-from pacl.training.train import train
 
 
 def run_world(profile: str, seed: int) -> Path:
-    """Renders pairs and test scenes from `seed`, trains the ablations' base setting, measures CLIP and PACL;
-    writes reports/PROFILE/worlds/SEED.json. Photographs have no seed: then the file says so.
+    """Renders pairs and test scenes from `seed`, trains the ablations' base setting, measures CLIP and PACL; writes
+    reports/PROFILE/worlds/SEED.json. Photographs have no seed: then the file says so.
     """
     params = load_params(profile, "prepare", "model", "features", "train", "protocols", "ablations")
     target = Path("reports", profile, "worlds", f"{seed}.json")
@@ -31,24 +27,17 @@ def run_world(profile: str, seed: int) -> Path:
         return target
     settings = Train.model_validate(params.train.model_dump() | params.ablations.base)
     few = {"seed": seed, "train_pairs": settings.pairs, "validation_scenes": 10, "classification_sets": []}
-    clip = load_clip(
-        params.model.backbone, params.model.pretrained, tokens=params.model.tokens, dtype=params.model.dtype
-    )
+    clip, batch_size = load_clip_of(params.model), params.features.batch_size
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder / "prepared", params.prepare.model_copy(update=few))
         pairs, captions = read_pairs(folder / "prepared", "train")
         text_features(clip, text_table({"train": captions}, params.features.nouns), folder, params.features.templates)
-        batch_size = params.features.batch_size
-        source = CachedPairs(tokens_of(clip, pairs, batch_size), Texts(folder, "train"), settings)
-        embedder, _ = train(source, settings)
         image_sets = all_scenes(folder / "prepared", "test")
         scenes = scenes_by_benchmark(clip, image_sets, params.protocols.native, batch_size=batch_size)
-    result = {
-        "clip": measure(scenes, lambda tokens: clip.project(tokens.to(clip.device))),
-        "pacl": measure(scenes, embedder.cpu(), embedder.text_embedder),
-    }
-    write_json(target, {"seed": seed, **result})
+        pacl = train_and_measure(tokens_of(clip, pairs, batch_size), Texts(folder, "train"), scenes, settings)
+    of_clip = measure(scenes, lambda tokens: clip.project(tokens.to(clip.device)))
+    write_json(target, {"seed": seed, "clip": of_clip, "pacl": pacl})
     return target
 
 
@@ -59,4 +48,3 @@ if __name__ == "__main__":
         print(run_world(sys.argv[1], int(sys.argv[2])))
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(str(error))
-    gc.freeze()  # or Python looks once more through all of torch's objects before it leaves, which takes a second
