@@ -18,6 +18,7 @@ FRAMES = {  # a caption's form -> its weight
     ),
     1,
 )
+SHARES = np.array(list(FRAMES.values())) / sum(FRAMES.values())
 WHERE = {
     "sky": ("under {}", "and {}", "with {}"),
     "wall": ("in front of {}", "by {}", "near {}"),
@@ -86,8 +87,7 @@ def stuff_phrase(rng, name: str, coarse: float, bare: bool) -> str:
 
 
 def frame(rng) -> str:
-    weights = np.array(list(FRAMES.values()), float)
-    return list(FRAMES)[rng.choice(len(FRAMES), p=weights / weights.sum())]
+    return list(FRAMES)[rng.choice(len(FRAMES), p=SHARES)]
 
 
 def article(word: str) -> str:
