@@ -32,14 +32,14 @@ const watch = new IntersectionObserver((entries) => {
 }, { rootMargin: "-10% 0px -80% 0px" });
 document.querySelectorAll("main > section").forEach((section) => watch.observe(section));
 
-// Tables: a click on a column's name sorts by it, a second click the other way; "–" stays last.
+// Tables: a click on a column's name sorts by it, a second click reverses the order; "–" stays last.
 function valueOf(row, column) {
   const text = row.cells[column].textContent.trim();
   const number = parseFloat(text.replace(/[,≤]/g, "").replace("−", "-"));
   return Number.isNaN(number) ? text : number;
 }
 function sort(table, column, down) {
-  const last = table.closest(".outside") ? [] : [...table.tBodies[0].querySelectorAll(".strong")]; // a mean stays below
+  const last = table.closest(".outside") ? [] : [...table.tBodies[0].querySelectorAll(".strong")]; // a mean stays at the end
   const rows = [...table.tBodies[0].rows].filter((row) => !last.includes(row));
   const numeric = table.tHead.rows[0].cells[column].classList.contains("number");
   rows.sort((one, other) => {
@@ -52,7 +52,7 @@ function sort(table, column, down) {
 }
 document.querySelectorAll("table.sortable").forEach((table) => {
   [...table.tHead.rows[0].cells].forEach((head, column) => {
-    if ("unsorted" in head.dataset) return; // versions are no numbers, and targets have several units
+    if ("unsorted" in head.dataset) return; // versions are not numbers, and targets have several units
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
@@ -88,7 +88,7 @@ let opened = [];
 addEventListener("beforeprint", () => { opened = [...folded()]; opened.forEach((fold) => { fold.open = true; }); });
 addEventListener("afterprint", () => opened.forEach((fold) => { fold.open = false; }));
 
-// Viewer: a scene and a prompt, each method's heat map above and mask below.
+// Viewer: for a scene and a prompt, each method's heat map above its mask.
 const explorer = document.getElementById("explorer");
 if (explorer) {
   const { methods, scenes } = JSON.parse(document.getElementById("explorer-data").textContent);

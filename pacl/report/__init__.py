@@ -1,1 +1,1 @@
-"""The claims, the chapters and the page; reads the files of a run and never imports torch."""
+"""The claims, the chapters and the page; read from the files of a run, without torch."""

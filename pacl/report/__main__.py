@@ -1,75 +1,24 @@
-"""Joins what the stages wrote into metrics.json, report.md and report.html, and compares two runs (paper, section 4).
+"""The report's command line.
 
-python -m pacl.report [PROFILE]                                    where the report is, and the claims table
-python -m pacl.report readme                                       brings the claims table in README.md up to date
-python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exit status 1 where two metrics.json differ by more
+python -m pacl.report [PROFILE]                                    prints the claims and where the report is
+python -m pacl.report readme                                       updates the claims table in README.md
+python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exits with 1 if two metrics.json differ by more
 """
 
-import os
-import re
+import argparse
+import math
 import sys
 from pathlib import Path
 
-from pacl.report.claims import TERMS, as_text
-from pacl.report.metrics import compare_files
+from pacl.report.claims import as_text, with_claims
+from pacl.report.metrics import compare
+from pacl.report.results import report_folder
 from pacl.runtime.config import ConfigError, find_file, project_root, read_yaml
-from pacl.runtime.files import read_json
-
-MARKERS = ("<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->")  # of the table in README.md
-
-
-def report_folder(profile: str) -> Path:
-    return project_root() / "reports" / profile
-
-
-def write_report(profile: str, params, folder: Path | None = None) -> Path:
-    """Writes report.md and report.html from the files in `folder` (reports/<profile>), and returns the latter's path.
-
-    params: all sections of the profile, as load_params gives them. A stage that hasn't run is named in its place.
-    Raises FileNotFoundError without claims.json.
-    """
-    from pacl.report.chapters import chapters  # the command line needs neither templates nor Markdown
-    from pacl.report.page import write_html, write_markdown
-
-    folder = folder or report_folder(profile)
-    content = chapters(profile, params, folder)
-    write_markdown(content, folder / "report.md")
-    write_html(content, folder / "report.html")
-    return folder / "report.html"
-
-
-def claims_table(claims: list[dict]) -> str:
-    """The claims as a Markdown table; what all of them say of the data stands in the column's name only."""
-    (label, *others) = {match[1] for claim in claims if (match := re.search(r" \(([^()]*)\)$", claim["measured"]))} or {
-        ""
-    }
-    ends = "" if others or not label else f" ({label})"
-    rows = [("Claim", "Paper", f"Ours{ends}", "Verdict"), ("---",) * 4]
-    rows += [(c["claim"], c["paper"], c["measured"].removesuffix(ends), c["verdict"]) for c in claims]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-def with_claims(readme: str, claims: list[dict]) -> str:
-    """README.md's text with the table and its terms between the markers made anew. Raises ValueError without them."""
-    before, begin, rest = readme.partition(MARKERS[0])
-    _, end, after = rest.partition(MARKERS[1])
-    if not begin or not end:
-        raise ValueError(f"README.md lacks the lines {MARKERS[0]} and {MARKERS[1]}: put them around the claims table.")
-    return f"{before}{begin}\n\n{claims_table(claims)}\n\n{TERMS}\n\n{end}{after}"
-
-
-def write_readme() -> int:
-    """Brings README.md's claims table up to date with reports/mini."""
-    path = project_root() / "README.md"
-    text = with_claims(path.read_text(encoding="utf-8"), read_json(report_folder("mini") / "claims.json"))
-    partial = path.with_name(f".README.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return 0
+from pacl.runtime.files import read_json, write_atomically
 
 
 def show(profiles: list[str]) -> int:
-    """Prints for each profile where its report is and what became of the claims."""
+    """Prints the claims of each profile and where its report is."""
     for profile in profiles:
         page, claims = report_folder(profile) / "report.html", report_folder(profile) / "claims.json"
         if not page.is_file() or not claims.is_file():
@@ -78,6 +27,47 @@ def show(profiles: list[str]) -> int:
             return 1
         print(f"{as_text(read_json(claims))}\n\nReport of {profile}: {page}")
     return 0
+
+
+def write_readme() -> int:
+    """Updates README.md's claims table from reports/mini."""
+    path = project_root() / "README.md"
+    claims = read_json(report_folder("mini") / "claims.json")
+    write_atomically(path, with_claims(path.read_text(encoding="utf-8"), claims))
+    return 0
+
+
+def compare_files(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pacl.report compare", description="Compares two metrics.json.")
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    help = "largest difference that passes (default: %(default)s)"
+    parser.add_argument("--tolerance", type=as_tolerance, default=0.02, help=help)
+    options = parser.parse_args(arguments)
+    lines, within = compare(read_metrics(options.old), read_metrics(options.new), options.tolerance)
+    print("\n".join(lines) or f"Neither {options.old} nor {options.new} holds a value: name two metrics.json.")
+    return 0 if within else 1
+
+
+def as_tolerance(text: str) -> float:
+    """The tolerance as a number; argparse shows the error."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance: give a finite number of at least 0.")
+    return value
+
+
+def read_metrics(path: Path):
+    """A metrics.json. Raises FileNotFoundError, or ValueError if it can't be read."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}): name a metrics.json.") from None
 
 
 def main(arguments: list[str]) -> int:

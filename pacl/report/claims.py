@@ -1,19 +1,26 @@
-"""Decides which of the paper's claims a run reproduces, by the rules in data/claims.yaml (abstract and section 4)."""
+"""Decides which of the paper's claims a run reproduces by the rules in data/claims.yaml (abstract and section 4), and
+shows them as text and as the README's table.
+"""
 
+import operator
 import re
 import textwrap
+from itertools import zip_longest
 from pathlib import Path
 
 import yaml
 
+from pacl.report.page import markdown_table
+from pacl.report.results import Results
 from pacl.runtime.config import project_root
-from pacl.runtime.files import read_json, write_json
+from pacl.runtime.files import write_json
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
 TERMS = (
     "mIoU: intersection over union of predicted and true pixels, averaged over classes. AUC: area under the ROC curve; "
     "0.5 is chance. φ (phi): PACL's similarity of an image and a text."
-)  # what stands under each claims table
+)  # below each claims table
+MARKERS = ("<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->")  # around the table in README.md
 
 
 def load_ledger(path: Path | None = None) -> list[dict]:
@@ -22,33 +29,31 @@ def load_ledger(path: Path | None = None) -> list[dict]:
     return yaml.load(text, Loader=yaml.CSafeLoader)  # safe_load's, in C
 
 
-def write_claims(folder: Path, params) -> list[dict]:
-    """Judges folder/metrics.json and writes folder/claims.json; params has the sections prepare, model and
-    patch_alignment.
-
-    Raises FileNotFoundError without metrics.json, or prepare.json, which says what the run's data are called and which
-    benchmarks are whole.
-    """
-    prepared = read_json(folder / "prepare.json", "label")
-    setting = {
-        "label": prepared["label"],
-        "source": params.prepare.source,
-        "backbone": params.model.backbone,
-        "pretrained": params.model.pretrained,
-        "all test scenes of": prepared.get("whole benchmarks", []),
-        "patches of": params.patch_alignment.benchmark,
-    }
-    claims = judge(load_ledger(), read_json(folder / "metrics.json"), setting)
-    write_json(folder / "claims.json", claims)
+def write_claims(results: Results) -> list[dict]:
+    """Judges a run and writes claims.json."""
+    claims = judge(load_ledger(), results.metrics, setting_of(results))
+    write_json(results.folder / "claims.json", claims)
     return claims
 
 
-def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
-    """One row a claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, else ""), place, kind, rule.
+def setting_of(results: Results) -> dict:
+    """What a run was made with, as far as claims depend on it: its label (what its data are called), source, backbone,
+    pretrained, "all test scenes of" (a list of benchmarks) and "patches of" (the benchmark of the patch alignment).
+    """
+    params = results.params
+    return {
+        "label": results.label,
+        "source": params.prepare.source,
+        "backbone": params.model.backbone,
+        "pretrained": params.model.pretrained,
+        "all test scenes of": results.prepared.get("whole benchmarks", []),
+        "patches of": params.patch_alignment.benchmark,
+    }
 
-    metrics: as metrics.json holds them, fractions in [0, 1].
-    setting: the run's label (what its data are called), source, backbone, pretrained, "all test scenes of" (a list of
-    benchmarks) and "patches of" (the benchmark of the patch alignment).
+
+def judge(ledger: list[dict], metrics: dict, setting: dict) -> list[dict]:
+    """One row for each claim: id, claim, paper, measured, verdict, reason (why it wasn't tested, or ""), place, kind,
+    rule. metrics: as metrics.json has them, fractions in [0, 1]. setting: as `setting_of` returns it.
     """
     return [judge_one(claim, metrics, setting) for claim in ledger]
 
@@ -63,18 +68,12 @@ def judge_one(claim: dict, metrics: dict, setting: dict) -> dict:
         measured = f"{shown(claim, metrics, quantities)} ({setting['label']})"
     holds = [satisfied(value, condition) for value, condition in zip(quantities, claim["rule"], strict=True)]
     verdict = NOT_TESTED if reason else REPRODUCED if all(holds) else NOT_REPRODUCED
-    row = {
-        "id": claim["id"],
-        "claim": claim["claim"],
-        "paper": claim["paper"],
-        "measured": measured,
-        "verdict": verdict,
-    }
+    row = {name: claim[name] for name in ("id", "claim", "paper")} | {"measured": measured, "verdict": verdict}
     return row | {"reason": reason, "place": claim["place"], "kind": claim["kind"], "rule": claim["words"].strip()}
 
 
 def untestable(claim: dict, setting: dict) -> str:
-    """Why this run can't decide the claim whatever it measures, "" if it can."""
+    """Why this run can't decide the claim, whatever it measures; "" if it can."""
     if setting["pretrained"] == "random":
         return "the weights are random"
     wanted = claim.get("setting", {})
@@ -87,7 +86,7 @@ def as_list(value) -> list:
 
 
 def comparable(claim: dict, setting: dict) -> bool:
-    """Whether the measured value may stand beside the paper's: the mini world's may not, nor random weights'."""
+    """Whether the measured value may stand next to the paper's; the mini world's and random weights' may not."""
     return setting["pretrained"] != "random" and (claim["kind"] != "number" or setting["source"] != "miniworld")
 
 
@@ -99,7 +98,7 @@ def value_at(tree: dict, path: str):
 
 
 def quantity(metrics: dict, condition: dict) -> float | None:
-    """What a condition compares with its bound; None where metrics lack a part of it."""
+    """The value that a condition compares with its bound; None if the metrics lack a part of it."""
     if "over" not in condition:
         return difference(metrics, condition)
     entries = value_at(metrics, condition["over"]) or {}
@@ -111,32 +110,28 @@ def quantity(metrics: dict, condition: dict) -> float | None:
 
 
 def difference(tree: dict, condition: dict) -> float | None:
-    """The value, less that at `minus`, to six decimals: a tie in metrics.json is then a tie."""
+    """The value minus that at `minus`, rounded to six decimals so that a tie in metrics.json is a tie."""
     parts = [value_at(tree, condition[key]) for key in ("value", "minus") if key in condition]
-    known = all(isinstance(part, (int, float)) and part == part for part in parts)  # NaN is no measurement
+    known = all(isinstance(part, (int, float)) and part == part for part in parts)  # NaN is not a measurement
     return round(parts[0] - sum(parts[1:]), 6) if known else None
 
 
 def needed(condition: dict) -> str:
-    """The path or paths a condition reads, in words."""
+    """The paths that a condition reads, in words."""
     paths = " and ".join(condition[key] for key in ("value", "minus") if key in condition)
     return f"{paths} of {condition['sets']} sets in {condition['over']}" if "over" in condition else paths
 
 
 def satisfied(value: float | None, condition: dict) -> bool:
-    bounds = {"at_least": lambda a, b: a >= b, "above": lambda a, b: a > b, "at_most": lambda a, b: a <= b}
-    return value is not None and all(
-        holds(value, condition[name]) for name, holds in bounds.items() if name in condition
-    )
+    if value is None:
+        return False
+    bounds = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
+    return all(holds(value, condition[name]) for name, holds in bounds.items() if name in condition)
 
 
 def shown(claim: dict, metrics: dict, quantities: list) -> str:
     """The claim's `measured` with its {path or name:format} filled in."""
-    named = {
-        condition["name"]: value
-        for condition, value in zip(claim["rule"], quantities, strict=True)
-        if "name" in condition
-    }
+    named = {rule.get("name"): value for rule, value in zip(claim["rule"], quantities, strict=True)}
 
     def filled(match: re.Match) -> str:
         path, form = match.groups()
@@ -147,14 +142,30 @@ def shown(claim: dict, metrics: dict, quantities: list) -> str:
 
 
 def as_text(claims: list[dict], widths=(15, 44, 27, 40)) -> str:
-    """The claims as aligned text, long cells wrapped: verdict, claim, paper, measured."""
+    """The claims as an aligned text table with wrapped cells: verdict, claim, paper, measured."""
     rows = [("Verdict", "Claim", "Paper", "Measured here")]
     rows += [(claim["verdict"], claim["claim"], claim["paper"], claim["measured"]) for claim in claims]
     lines = []
     for row in rows:
         cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for i in range(max(map(len, cells))):
-            parts = [(cell[i] if i < len(cell) else "").ljust(width) for cell, width in zip(cells, widths, strict=True)]
-            lines.append("  ".join(parts).rstrip())
+        for parts in zip_longest(*cells, fillvalue=""):
+            lines.append("  ".join(map(str.ljust, parts, widths)).rstrip())
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def claims_table(claims: list[dict]) -> str:
+    """The claims as a Markdown table; a label that all measured values share moves into the column's title."""
+    labels = {match[1] for claim in claims if (match := re.search(r" \(([^()]*)\)$", claim["measured"]))}
+    ends = f" ({labels.pop()})" if len(labels) == 1 else ""
+    rows = [[c["claim"], c["paper"], c["measured"].removesuffix(ends), c["verdict"]] for c in claims]
+    return markdown_table(rows, ["Claim", "Paper", f"Ours{ends}", "Verdict"])
+
+
+def with_claims(readme: str, claims: list[dict]) -> str:
+    """README.md's text with a new claims table between the markers. Raises ValueError if it lacks them."""
+    before, begin, rest = readme.partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not begin or not end:
+        raise ValueError(f"README.md lacks the lines {MARKERS[0]} and {MARKERS[1]}: put them around the claims table.")
+    return f"{before}{begin}\n\n{claims_table(claims)}\n\n{TERMS}\n\n{end}{after}"

@@ -1,35 +1,38 @@
-"""The report's chapters on what a run costs and whether a long one can be trusted: numbers of `benchmarks`."""
+"""The report's chapters on what a run costs and whether a long one can be trusted: numbers that speed/ measured."""
 
-from pathlib import Path
 from string import ascii_uppercase
 
-from pacl.report.blocks import bars, figure, heading, load, percent, table, text
+from pacl.report.page import bars, capital, figure, heading, percent, table, text
+from pacl.report.results import Results
 
-ABOVE = ".."  # what is measured once for all profiles lies in reports/, above a profile's folder
 
-
-def speed(folder: Path) -> list[dict]:
-    """Time and memory beside the plain way, where an epoch's time goes, and what more pairs would cost."""
-    measured = load(folder / ABOVE, "benchmarks.json")
-    if measured is None:
-        return [text("*Not measured here: `python -m benchmarks` does it, and the next report shows it.*")]
+def speed(results: Results) -> list[dict]:
+    """Time and memory next to the plain way, where an epoch's time goes, and what more pairs would cost."""
+    if results.speed is None:
+        return [text("*Not measured here: run `python -m speed`, and the next report shows it.*")]
+    items = results.speed["items"]
     return [
         text(
-            f"The costly parts beside the plain way to write them; a share of 0.3 means three tenths of its time or "
-            f"memory. Targets were set before measuring; ≤ stands before a limit in seconds or GB. "
-            f"{missed(measured['items'])}No program that does the same work on the same machine can be faster than "
-            f"the floor. {machines(measured['items'])}, without a GPU; "
-            f"`python -m benchmarks` measures it anew. B images, K texts, N patches, D dimensions; bf16: bfloat16."
+            "The costly parts next to the plain way to write them; a share of 0.3 means three tenths of its time or "
+            "memory. Targets were set before measuring; ≤ marks a limit in seconds or GB. "
+            f"{missed(items)}The floor is a time that no program doing the same work on the same machine can beat. "
+            f"{machines(items)}, without a GPU; `python -m speed` measures it again. B images, K texts, N patches, D "
+            "dimensions; bf16: bfloat16."
         ),
-        figure(folder, f"{ABOVE}/benchmarks.png", "Time and memory as a share of the plain way's."),
-        beside_the_plain_way(measured["items"]),
-        *epoch(measured["items"]),
-        *cost(measured.get("cost")),
+        *picture(results, "speed", "Time and memory as a share of the plain way's."),
+        against_the_plain_way(items),
+        *epoch(items),
+        *cost(results.speed.get("cost")),
     ]
 
 
+def picture(results: Results, name: str, caption: str) -> list[dict]:
+    """A picture that was drawn with the numbers, if it is there."""
+    return [figure(results, f"../{name}.png", caption)] if f"../{name}.png" in results.pictures else []
+
+
 def machines(items: dict) -> str:
-    """On what they were measured; on several, each with the letter that its rows have."""
+    """The machine of the measurements; if there are several, each with the letter that its rows carry."""
     letters = lettered(items)
     if len(letters) == 1:
         return f"All on {next(iter(letters))}"
@@ -45,47 +48,44 @@ def cores(item: dict) -> str:
     return f"{item['machine']['cores']} cores of {item['machine']['processor']}"
 
 
-def beside_the_plain_way(items: dict) -> dict:
+def against_the_plain_way(items: dict) -> dict:
     """One row for each thing that has a plain way, a target, or a floor."""
     lines, letters = [], lettered(items)
     for item in items.values():
         for name, row in zip(whole_names(item["rows"]), item["rows"], strict=True):
-            beside = f" (beside {row['against']})" if row["against"] else ""
-            beside += f" [{letters[cores(item)]}]" if len(letters) > 1 else ""
+            plain = f" (against {row['against']})" if row["against"] else ""
+            plain += f" [{letters[cores(item)]}]" if len(letters) > 1 else ""
             of_kinds = [cell for kind in ("seconds", "gigabytes") for cell in of_kind(row, kind)]
-            lines.append([f"{name}{beside}", *of_kinds, number(row.get("to_floor"))])
+            lines.append([f"{name}{plain}", *of_kinds, number(row.get("to_floor"))])
     columns = ["What", "Time, s", "Share", "Target", "Memory, GB", "Share", "Target", "Time / floor"]
     caption = "Measured here: our time and memory, their share of the plain way's, and the target"
     return table(columns, lines, caption=caption, unsorted=("Target",))
 
 
 def of_kind(row: dict, kind: str) -> list[str]:
-    """Ours, its share of the plain way's and the target: a share, or a limit (≤) in ours' own unit, and whether it was
-    missed; "–" for none.
-    """
-    ours, share = row[kind].get("ours"), row["ratio"].get(kind)
-    return [number(ours), number(share), " ".join(said for said, _ in targets(row, kind)) or "–"]
+    """Our value, its share of the plain way's, and the target with whether it was missed; "–" for none."""
+    written, late = target(row, kind)
+    return [number(row[kind].get("ours")), number(row["ratio"].get(kind)), written + ", missed" * bool(late)]
 
 
-def targets(row: dict, kind: str) -> list[tuple[str, bool]]:
-    """A row's target for one kind, if it has one: how it is written, and whether it was missed."""
+def target(row: dict, kind: str) -> tuple[str, bool | None]:
+    """A row's target, a share or a limit (≤) in our value's unit, and whether it was missed; "–" and None for none."""
     share, limit = row["targets"].get(kind), row["targets"].get(f"{kind}_limit")
-    if share is None and limit is None:
-        return []
-    target, value = (limit, row[kind]["ours"]) if share is None else (share, row["ratio"][kind])
-    wrote = number(target) if share is not None else f"≤ {number(target)}"
-    return [(f"{wrote}, missed" if value > target else wrote, value > target)]
+    if share is not None:
+        return number(share), row["ratio"][kind] > share
+    return ("–", None) if limit is None else (f"≤ {number(limit)}", row[kind]["ours"] > limit)
 
 
 def missed(items: dict) -> str:
-    """How many of the targets were missed, "" where there are none."""
+    """How many of the targets were missed, "" if there are none."""
     rows = [row for item in items.values() for row in item["rows"]]
-    found = [late for row in rows for kind in ("seconds", "gigabytes") for _, late in targets(row, kind)]
-    return f"Of {len(found)} targets, {sum(found)} were missed, which the table says. " if found else ""
+    found = [target(row, kind)[1] for row in rows for kind in ("seconds", "gigabytes")]
+    found = [late for late in found if late is not None]
+    return f"Of {len(found)} targets, {sum(found)} were missed; the table marks them. " if found else ""
 
 
 def whole_names(rows: list[dict]) -> list[str]:
-    """The rows' names, "the same, ..." with what it is the same as, since a sorted table has another order."""
+    """The rows' names with "the same" replaced by what it refers to, because sorting changes the order."""
     names = []
     for row in rows:
         name = row["name"]
@@ -101,15 +101,15 @@ def epoch(items: dict) -> list[dict]:
     (row,) = rows
     whole = row["seconds"]["ours"]
     parts = sorted(row["parts"].items(), key=lambda part: -part[1])
-    said = [(part, seconds / whole, f"{percent(seconds / whole)} %") for part, seconds in parts]
+    shares = [(part, seconds / whole, f"{percent(seconds / whole)} %") for part, seconds in parts]
     return [
         heading("Where does the time of an epoch go?"),
-        bars(f"{row['name'][:1].upper()}{row['name'][1:]}: {number(whole)} s", said),
+        bars(f"{capital(row['name'])}: {number(whole)} s", shares),
     ]
 
 
 def cost(measured: dict | None) -> list[dict]:
-    """What training costs as pairs become more."""
+    """What training would cost with more pairs."""
     if not measured:
         return []
     lines = [
@@ -124,53 +124,60 @@ def cost(measured: dict | None) -> list[dict]:
     ]
     return [
         heading("What would more pairs cost?"),
-        text("Computed from the rates of features and an epoch, for ViT-B/16; nothing of it was run."),
+        text("Computed from the rates of features and of an epoch, for ViT-B/16; none of it was run."),
         table(["Pairs", "Features", "Hours", "Disk, GB", "Memory, GB"], lines, caption="Cost by number of pairs"),
         text(" ".join(measured["notes"])),
     ]
 
 
-def trust(folder: Path) -> list[dict]:
-    """One training in several processes, memory while pairs are streamed, damaged files; of each, if it was tried."""
-    ranks, memory, damaged = (
-        load(folder / ABOVE, f"{name}.json") for name in ("ranks", "streaming_memory", "damaged_files")
-    )
-    content = []
-    if ranks:
-        numbers, apart = list(ranks["losses"]), max(map(float, ranks["largest_difference"].values()))
-        content += [
-            text(
-                f"One training of {ranks['steps']:,} steps on batches of {ranks['batch_size']:,} pairs, run by "
-                f"{', '.join(numbers[:-1])} and {numbers[-1]} processes that share each batch: every process contrasts "
-                f"its images with all texts, so the loss is one process's; they are at most {apart:.1e} nats apart "
-                f"(`python -m benchmarks.ranks`)."
-            ),
-            figure(folder, f"{ABOVE}/ranks.png", "Loss by step, and its distance from one process's."),
-        ]
-    if memory:
-        grown = " and ".join(
-            f"{number(growth)} {memory['unit']} in the {process}"
-            for process, growth in memory["growth_per_1000_steps"].items()
-        )
-        content += [
-            text(
-                f"Pairs streamed from shards for {memory['steps']:,} steps: from step {memory['from_step']:,} on, "
-                f"memory grows by {grown} in a thousand steps (`python -m benchmarks.streaming_memory`)."
-            ),
-            figure(folder, f"{ABOVE}/streaming_memory.png", "Memory while pairs are streamed."),
-        ]
-    if damaged:
-        tried = sum(counts["tried"] for counts in damaged.values())
-        rows = [[reader, f"{counts['tried']:,}", f"{counts['refused']:,}"] for reader, counts in damaged.items()]
-        content += [
-            text(
-                f"{len(damaged)} readers were given {tried:,} damaged files, each with one to three faults: every one "
-                "was read as an independent reading reads it, or refused with a sentence that names it "
-                "(`python -m pytest tests/test_hostile.py -m slow`)."
-            ),
-            table(["Reader", "Damaged files", "Refused"], rows, caption="Damaged files"),
-        ]
-    return content
+def trust(results: Results) -> list[dict]:
+    """One training in several processes, memory while pairs are streamed, damaged files: those that were tried."""
+    return [
+        *(processes(results) if results.ranks else []),
+        *(streaming(results) if results.memory else []),
+        *(damaged(results.damaged) if results.damaged else []),
+    ]
+
+
+def processes(results: Results) -> list[dict]:
+    ranks = results.ranks
+    *numbers, last = ranks["losses"]
+    apart = max(map(float, ranks["largest_difference"].values()))
+    return [
+        text(
+            f"One training of {ranks['steps']:,} steps on batches of {ranks['batch_size']:,} pairs, run by "
+            f"{', '.join(numbers)} and {last} processes that share each batch. Each process contrasts its images with "
+            f"all texts, so the loss equals that of one process; the runs differ by at most {apart:.1e} nats "
+            "(`python -m speed.ranks`)."
+        ),
+        *picture(results, "ranks", "Loss by step, and its distance from one process's."),
+    ]
+
+
+def streaming(results: Results) -> list[dict]:
+    memory = results.memory
+    growths = memory["growth_per_1000_steps"].items()
+    grown = " and ".join(f"{number(growth)} {memory['unit']} in the {process}" for process, growth in growths)
+    return [
+        text(
+            f"Pairs streamed from shards for {memory['steps']:,} steps: from step {memory['from_step']:,} on, memory "
+            f"grows by {grown} in a thousand steps (`python -m speed.streaming_memory`)."
+        ),
+        *picture(results, "streaming_memory", "Memory while pairs are streamed."),
+    ]
+
+
+def damaged(readers: dict) -> list[dict]:
+    tried = sum(counts["tried"] for counts in readers.values())
+    rows = [[reader, f"{counts['tried']:,}", f"{counts['refused']:,}"] for reader, counts in readers.items()]
+    return [
+        text(
+            f"{len(readers)} readers were given {tried:,} damaged files with one to three faults each. Every file was "
+            "either read as an independent reader reads it or refused with a sentence that names it "
+            "(`python -m pytest tests/project/test_hostile.py -m slow`)."
+        ),
+        table(["Reader", "Damaged files", "Refused"], rows, caption="Damaged files"),
+    ]
 
 
 def number(value: float | None) -> str:

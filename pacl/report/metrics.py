@@ -1,31 +1,28 @@
-"""report.metrics."""
+"""Joins the stages' numbers into metrics.json, and compares the numbers of two runs."""
 
-import argparse
 import math
-from pathlib import Path
 
-from pacl.runtime.files import read_json, write_json
-
-PARTS = ("patch_alignment", "segmentation", "classification")  # stages that measure, keys of metrics.json
+from pacl.report.results import Results
+from pacl.runtime.files import write_json
 
 
-def write_metrics(folder: Path) -> dict:
-    """Joins folder's patch_alignment.json, segmentation.json and classification.json into metrics.json.
+def write_metrics(results: Results) -> dict:
+    """Writes metrics.json, the numbers of the three measuring stages, and headline.json.
 
-    Raises FileNotFoundError naming the stage that writes a missing one.
+    Raises FileNotFoundError naming the stage whose numbers are missing.
     """
-    for part in PARTS:
-        if not (folder / f"{part}.json").is_file():
-            raise FileNotFoundError(f"{folder / part}.json is missing: run the stage {part} (`dvc repro {part}`).")
-    metrics = {part: read_json(folder / f"{part}.json") for part in PARTS}
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "headline.json", headline(metrics))
-    return metrics
+    for stage, measured in results.metrics.items():
+        if measured is None:
+            path = results.folder / stage / f"{stage}.json"
+            raise FileNotFoundError(f"{path} is missing: run the stage {stage} (`dvc repro {stage}`).")
+    write_json(results.folder / "metrics.json", results.metrics)
+    write_json(results.folder / "headline.json", headline(results.metrics))
+    return results.metrics
 
 
 def headline(metrics: dict) -> dict:
-    """The few numbers that `dvc metrics` and `dvc exp show` put side by side: patch accuracy, the first protocol's mIoU
-    of each benchmark, mean classification accuracy, CLIP's and PACL's, fractions in [0, 1].
+    """The few numbers that `dvc metrics` and `dvc exp show` list side by side: patch accuracy, each benchmark's mIoU in
+    its first protocol, mean classification accuracy; of CLIP, PACL and both together, fractions in [0, 1].
     """
     sets = list(metrics["classification"].values())
     found = {
@@ -44,7 +41,7 @@ def headline(metrics: dict) -> dict:
 
 
 def leaves(tree, path: str = "") -> dict:
-    """Every value of nested tables and lists by its dotted path."""
+    """Every value in nested tables and lists, by its dotted path."""
     if not isinstance(tree, (dict, list)):
         return {path: tree}
     items = tree.items() if isinstance(tree, dict) else enumerate(tree)
@@ -56,7 +53,7 @@ def leaves(tree, path: str = "") -> dict:
 
 
 def gap(old, new) -> float:
-    """How far two values are apart: 0 for equal ones (also NaN), infinite for unequal ones that aren't both numbers."""
+    """The distance of two values: 0 for equal ones (NaN equals NaN), infinite for others that aren't both numbers."""
     if old == new or (old != old and new != new):
         return 0.0
     numbers = all(
@@ -66,7 +63,7 @@ def gap(old, new) -> float:
 
 
 def compare(old: dict, new: dict, tolerance: float) -> tuple[list[str], bool]:
-    """Lines on how two metrics.json differ, and whether they have values, all in both and within the tolerance."""
+    """Lines on how two metrics.json differ, and whether both hold the same values within the tolerance (not none)."""
     before, after = leaves(old), leaves(new)
     gaps = {path: gap(before[path], after[path]) for path in before if path in after}
     lines = [f"{path} is only in the old file." for path in before if path not in after]
@@ -76,41 +73,6 @@ def compare(old: dict, new: dict, tolerance: float) -> tuple[list[str], bool]:
     within = bool(gaps) and not lines
     if gaps:
         path = max(gaps, key=gaps.get)
-        lines.append(
-            f"Largest difference of {len(gaps)} values: {gaps[path]:.6f}, {path} ({before[path]} -> {after[path]})."
-        )
+        change = f"{path} ({before[path]} -> {after[path]})"
+        lines.append(f"Largest difference of {len(gaps)} values: {gaps[path]:.6f}, {change}.")
     return lines, within
-
-
-def as_tolerance(text: str) -> float:
-    """A difference that may pass, as the command line gives it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no tolerance: write a finite number from 0 on.")
-    return value
-
-
-def read_metrics(path: Path):
-    """A metrics.json. Raises FileNotFoundError, or ValueError for what can't be read."""
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise ValueError(f"{path} can't be read ({error.strerror}): name a metrics.json.") from None
-
-
-def compare_files(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pacl.report compare", description="Compares two metrics.json.")
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument(
-        "--tolerance", type=as_tolerance, default=0.02, help="largest difference that passes (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
-    lines, within = compare(read_metrics(options.old), read_metrics(options.new), options.tolerance)
-    print("\n".join(lines) or f"Neither {options.old} nor {options.new} holds a value: name two metrics.json.")
-    return 0 if within else 1

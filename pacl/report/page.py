@@ -1,4 +1,6 @@
-"""Renders a report's chapters: as one self-contained HTML file, and as Markdown (templates: data/report/)."""
+"""The report's page: the blocks that chapters are made of, as plain tables, and how these are rendered as one
+self-contained HTML file and as Markdown (templates: data/report/).
+"""
 
 import base64
 import io
@@ -12,26 +14,91 @@ from markupsafe import Markup
 from PIL import Image
 
 from pacl.runtime.config import project_root
+from pacl.runtime.files import write_atomically
 
-MARKS = {
-    "reproduced": "✓",
-    "not reproduced": "✗",
-    "not tested": "–",
-}  # a verdict is told by sign and words, not colour alone
-
-
-def write_html(content: dict, path: Path) -> None:
-    """Writes the page with its style, script and pictures inside."""
-    sources = project_root() / "data/report"
-    style, script = ((sources / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    page = environment(autoescape=True).get_template("page.html")
-    path.write_text(page.render(**content, style=Markup(style), script=Markup(script)) + "\n", encoding="utf-8")
+MARKS = {"reproduced": "✓", "not reproduced": "✗", "not tested": "–"}  # colour alone would not tell verdicts apart
+# 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  ≤ 3  0.2, missed  –
+NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?(\?|, missed)?$|–$")
 
 
-def write_markdown(content: dict, path: Path) -> None:
-    """Writes the same content as Markdown; pictures are linked relative to it."""
+def text(content: str) -> dict:
+    """A paragraph of Markdown."""
+    return {"kind": "text", "text": content}
+
+
+def heading(title: str) -> dict:
+    return {"kind": "heading", "title": title}
+
+
+def missing(name: str) -> dict:
+    """The sentence in place of a file that isn't there; the file's folder is the stage that writes it."""
+    stage = name.split("/")[0]
+    return text(f"*`{name}` isn't there: run the stage **{stage}**, which writes it (`dvc repro {stage}`).*")
+
+
+def figure(results, name: str, caption: str) -> dict:
+    """A picture of pacl.report.results.Results, named from the report's folder: HTML embeds it, Markdown links it."""
+    if name not in results.pictures:
+        return missing(name)
+    return {"kind": "figure", "name": name, "path": results.folder / name, "caption": caption}
+
+
+def table(
+    columns: list[str],
+    rows: list[list],
+    *,
+    caption: str = "",
+    strong: tuple = (),
+    outside: bool = False,
+    screen: bool = False,
+    unsorted: tuple = (),
+    tight: bool = False,
+) -> dict:
+    """Rows of texts. strong: indices of the rows to stress; outside: the numbers come from other work; screen: not
+    printed on paper; unsorted: columns without an order; tight: many narrow columns.
+    """
+    rows = [[str(value) for value in row] for row in rows]
+    numeric = [all(map(NUMBER.match, column)) for column in zip(*rows, strict=True)] or [False] * len(columns)
+    about = {"caption": caption, "strong": strong, "outside": outside, "screen": screen, "unsorted": unsorted}
+    return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric, "tight": tight, **about}
+
+
+def bars(title: str, rows: list[tuple[str, float, str]], *, wide: bool = False, stressed: bool = True) -> dict:
+    """Bars from 0 to 1: (label, value, its text). wide: labels are long; stressed: the first bar stands out."""
+    texts = [[label, written] for label, _, written in rows]
+    return {"kind": "bars", "title": title, "rows": rows, "texts": texts, "wide": wide, "stressed": stressed}
+
+
+def fold(title: str, content: list[dict]) -> dict:
+    return {"kind": "fold", "title": title, "blocks": content}
+
+
+def code(content: str) -> dict:
+    return {"kind": "code", "text": content.rstrip("\n")}
+
+
+def percent(fraction, sign: str = "") -> str:
+    """A fraction in percent with one decimal, "–" for none; sign "+" for a difference, with a true minus."""
+    if fraction is None or fraction != fraction:
+        return "–"
+    return f"{100 * fraction:{sign}.1f}".replace("-", "−")
+
+
+def capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def write_page(content: dict, folder: Path) -> Path:
+    """Writes report.md, which links its pictures, and report.html, which holds its style, script and pictures. Returns
+    the latter's path.
+    """
     page = environment(autoescape=False).get_template("page.md").render(**content)
-    path.write_text(re.sub(r"\n{3,}", "\n\n", page).strip() + "\n", encoding="utf-8")
+    write_atomically(folder / "report.md", re.sub(r"\n{3,}", "\n\n", page).strip() + "\n")
+    sources = project_root() / "data/report"
+    style, script = (Markup((sources / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))
+    page = environment(autoescape=True).get_template("page.html").render(**content, style=style, script=script)
+    write_atomically(folder / "report.html", page + "\n")
+    return folder / "report.html"
 
 
 def environment(*, autoescape: bool) -> Environment:
@@ -42,25 +109,30 @@ def environment(*, autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "prose": prose,
-        "data_uri": data_uri,
-        "size": size,
-        "cell": cell,
-        "slug": slug,
-        "script_data": script_data,
-    }
+    filters = (prose, data_uri, size, slug, script_data, markdown_table)
+    made.filters |= {one.__name__: one for one in filters}
     made.globals["marks"] = MARKS
     return made
 
 
-def prose(text: str) -> Markup:
+def prose(content: str) -> Markup:
     """Markdown as HTML; no line begins with the % of a number."""
-    return Markup(markdown.markdown(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)))
+    return Markup(markdown.markdown(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", content)))
+
+
+def markdown_table(rows: list[list[str]], columns: list[str], numeric: list[bool] | None = None, strong=()) -> str:
+    """A Markdown table; numeric: which columns are aligned right; strong: indices of the rows in bold."""
+
+    def line(row, mark: str = "") -> str:
+        cells = (mark + " ".join(value.split()).replace("|", "\\|") + mark for value in row)
+        return f"| {' | '.join(cells)} |"
+
+    rule = ["---:" if right else "---" for right in numeric or [False] * len(columns)]
+    return "\n".join([line(columns), line(rule), *(line(row, "**" * (i in strong)) for i, row in enumerate(rows))])
 
 
 def data_uri(path: Path) -> str:
-    """A PNG as text, in its 256 best colours: a third of its size, and hardly a difference to see."""
+    """A PNG as text, reduced to its 256 best colours: a third of the size with hardly a visible difference."""
     small = io.BytesIO()
     with Image.open(path) as picture:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
@@ -68,20 +140,15 @@ def data_uri(path: Path) -> str:
 
 
 def script_data(content) -> Markup:
-    """JSON that may stand inside a script element, whatever its texts hold."""
+    """JSON that is safe inside a script element, whatever texts it holds."""
     return Markup(json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def size(path: Path) -> tuple[int, int]:
-    """A picture's width and height on the page, in pixels: a hundred to the inch it was drawn at."""
+    """A picture's width and height on the page: a hundred pixels for each inch it was drawn at."""
     with Image.open(path) as picture:
         scale = 100 / picture.info.get("dpi", (200, 200))[0]
         return round(scale * picture.width), round(scale * picture.height)
-
-
-def cell(value: str) -> str:
-    """A text as a Markdown table's cell."""
-    return " ".join(value.split()).replace("|", "\\|")
 
 
 def slug(words: str) -> str:
