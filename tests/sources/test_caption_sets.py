@@ -13,36 +13,31 @@ def test_kaggles_captions_keep_commas_and_quotes(tmp_path):
     assert images == [tmp_path / "Images" / f"{name}.jpg" for name in "abcd"]
     expected = ["One b , two , three .", 'A sign says "b" .', *(f"caption {i} of b ." for i in (3, 4, 5))]
     assert captions[1] == expected
-
-
-def test_a_caption_that_should_have_been_quoted_keeps_its_commas(tmp_path):
-    file = write_flickr8k(tmp_path, "a") / "captions.txt"
-    file.write_text(file.read_text().replace("caption 3 of a .", "three , unquoted , all the same ."))
-    assert captioned(tmp_path, FLICKR8K)[1][0][2] == "three , unquoted , all the same ."
+    file = tmp_path / "captions.txt"
+    file.write_text(file.read_text().replace("\n", " \n\n").replace("image,caption", "image, caption"))
+    assert captioned(tmp_path, FLICKR8K) == (images, captions), "blank lines and spaces at the ends don't count"
+    file.write_text(file.read_text().replace("caption 3 of a .", "three , without quotes , all the same ."))
+    assert captioned(tmp_path, FLICKR8K)[1][0][2] == "three , without quotes , all the same ."
+    file.write_text(file.read_text().replace(".jpg,", ".png,"))
+    with pytest.raises(FileNotFoundError, match="has no image that"):
+        captioned(tmp_path, FLICKR8K)
 
 
 def test_the_original_token_file(tmp_path):
-    """In the folders of the original archives, one misspelt, with the captions of the image they don't hold."""
+    """In the folders of the original archives, one of them misspelt, with captions of an image that is missing."""
     for name in ("b.jpg", "a.jpg"):
         write_image(tmp_path / "Flicker8k_Dataset" / name)
     names = ("b.jpg", "a.jpg", "2258277193_586949ec62.jpg.1")
     lines = [f"{name}#{i}\tcaption {i} , of {name}" for name in names for i in range(5)]
     (tmp_path / "Flickr8k_text").mkdir()
-    lines[0] += "\x85 a line\u2028that goes on"  # where str.splitlines would cut it
+    lines[0] += "\x85 a line\u2028that continues"  # where str.splitlines would split it
     (tmp_path / "Flickr8k_text/Flickr8k.token.txt").write_text("\r\n".join(lines), newline="")
-    lemmas = [line.replace("caption", "capt") for line in lines]  # beside it in the archive, in the same form
+    lemmas = [line.replace("caption", "capt") for line in lines]  # next to it in the archive, in the same form
     (tmp_path / "Flickr8k_text/Flickr8k.lemma.token.txt").write_text("\n".join(lemmas))
     images, captions = captioned(tmp_path, FLICKR8K)
     assert [path.name for path in images] == ["b.jpg", "a.jpg"]
     assert captions[0][1:] == [f"caption {i} , of b.jpg" for i in range(1, 5)]
-    assert captions[0][0] == "caption 0 , of b.jpg\x85 a line\u2028that goes on"
-
-
-def test_blank_lines_and_spaces_at_the_ends_are_no_part_of_captions(tmp_path):
-    file = write_flickr8k(tmp_path, "ab") / "captions.txt"
-    expected = captioned(tmp_path, FLICKR8K)
-    file.write_text(file.read_text().replace("\n", " \n\n").replace("image,caption", "image, caption"))
-    assert captioned(tmp_path, FLICKR8K) == expected
+    assert captions[0][0] == "caption 0 , of b.jpg\x85 a line\u2028that continues"
 
 
 def test_marks_of_the_token_file_may_occur_in_names_and_captions(tmp_path):
@@ -51,38 +46,22 @@ def test_marks_of_the_token_file_may_occur_in_names_and_captions(tmp_path):
     assert captioned(tmp_path, FLICKR8K) == ([tmp_path / "Images/c#4.jpg"], [[f"{i}\tdogs # {i}" for i in range(5)]])
 
 
-def test_half_a_character_in_a_caption_names_the_file(tmp_path):
-    """JSON can hold a half of a pair of surrogates, and no text file can."""
-    rows = {"images": [{"id": 1, "file_name": "1.jpg"}]}
-    rows["annotations"] = [{"id": 1, "image_id": 1, "caption": "a \ud83d dog"}]
-    (tmp_path / "captions.json").write_text(json.dumps(rows))
-    with pytest.raises(ValueError, match="captions.json is no complete JSON of COCO captions"):
-        json_rows(tmp_path / "captions.json")
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("image,caption\n", "", "must begin with the line image,caption"),
-        ("d.jpg,caption 5 of d .\n", "", "hasn't five captions of d.jpg"),
-        ("caption 5 of d .\n", " \n", "hasn't five captions of d.jpg"),
-        ("d.jpg,caption 5 of d .\n", "d.jpg\n", "hasn't five captions of d.jpg"),
-        ("caption 5 of d .\n", "caption 5 of d .\nd.jpg,one more\n", "hasn't five captions of d.jpg"),
-        ("caption 3 of a", '"' + "a quote that never ends " * 10_000, "captions.txt is torn .*: download it again"),
+        ("d.jpg,caption 5 of d .\n", "", "lacks the five captions of d.jpg"),
+        ("caption 5 of d .\n", " \n", "lacks the five captions of d.jpg"),
+        ("d.jpg,caption 5 of d .\n", "d.jpg\n", "lacks the five captions of d.jpg"),
+        ("caption 5 of d .\n", "caption 5 of d .\nd.jpg,one more\n", "lacks the five captions of d.jpg"),
+        ("caption 3 of a", '"' + "a quote that never ends " * 10_000, "captions.txt is corrupt .*: download it again"),
     ],
     ids=["header", "a row", "a caption", "half a row", "a row too many", "quote"],
 )
-def test_a_torn_caption_file(tmp_path, old, new, message):
+def test_a_corrupt_caption_file(tmp_path, old, new, message):
     file = write_flickr8k(tmp_path) / "captions.txt"
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(ValueError, match=message):
-        captioned(tmp_path, FLICKR8K)
-
-
-def test_captions_of_other_images(tmp_path):
-    file = write_flickr8k(tmp_path) / "captions.txt"
-    file.write_text(file.read_text().replace(".jpg,", ".png,"))
-    with pytest.raises(FileNotFoundError, match="has no image that"):
         captioned(tmp_path, FLICKR8K)
 
 
@@ -105,9 +84,8 @@ def test_flickr30k_in_its_three_forms(tmp_path):
         moved = [*expected[1][0][:4], "A dog runs across the grass ."]
         assert captioned(tmp_path, FLICKR30K)[1] == [moved, expected[1][1]]
     file.unlink()
-    lines = [
-        f"{image.name}#{i}\t{c}" for image, captions in zip(*expected, strict=True) for i, c in enumerate(captions)
-    ]
+    rows = ((image.name, *row) for image, captions in zip(*expected, strict=True) for row in enumerate(captions))
+    lines = [f"{name}#{i}\t{caption}" for name, i, caption in rows]
     (tmp_path / "results_20130124.token").write_text("\n".join(lines))
     assert captioned(tmp_path, FLICKR30K) == expected
 
@@ -127,15 +105,10 @@ def write_coco(folder, captions):
 
 
 def test_all_captions_of_coco_five_or_more_in_the_order_of_their_ids(tmp_path):
-    captions = {9: [f"nine {i}" for i in range(5)], 4: [f"four {i}" for i in range(7)]}
+    captions = {9: ["a dog\nruns  fast", *"bcde"], 4: [f"four {i}" for i in range(7)]}
     images, texts = captioned(write_coco(tmp_path, captions), COCO)
     assert [path.name for path in images] == ["000000000004.jpg", "000000000009.jpg"]
-    assert texts == [captions[4][::-1], captions[9][::-1]]  # later written ones have lower ids
-
-
-def test_a_caption_of_coco_is_one_line(tmp_path):
-    captions = captioned(write_coco(tmp_path, {1: ["a dog\nruns  fast", *"bcde"]}), COCO)[1]
-    assert captions == [["e", "d", "c", "b", "a dog runs fast"]]
+    assert texts == [captions[4][::-1], [*"edcb", "a dog runs fast"]]  # later ones have lower ids; one line each
 
 
 @pytest.mark.parametrize(
@@ -143,19 +116,22 @@ def test_a_caption_of_coco_is_one_line(tmp_path):
     [[], {"images": []}, {"images": [{"id": 1}], "annotations": []}]
     + [
         {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"id": 1, "image_id": 1} | row]}
-        for row in ({}, {"caption": None}, {"caption": "a", "image_id": 2}, {"caption": "a", "image_id": None})
+        for row in (
+            *({}, {"caption": None}, {"caption": "a", "image_id": 2}, {"caption": "a", "image_id": None}),
+            {"caption": "a \ud83d dog"},  # half a surrogate pair, which only JSON can hold
+        )
     ],
 )
 def test_json_of_another_form_names_the_file(content, tmp_path):
     (tmp_path / "captions.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="captions.json is no complete JSON of COCO captions: unpack it again"):
+    with pytest.raises(ValueError, match="captions.json is not a complete JSON file of COCO captions: unpack it"):
         json_rows(tmp_path / "captions.json")
 
 
-def test_torn_coco_captions(tmp_path):
+def test_corrupt_coco_captions(tmp_path):
     file = write_coco(tmp_path, {1: ["a", "b", "c", "d"]}) / "annotations/captions_train2017.json"
-    with pytest.raises(ValueError, match="hasn't five captions of 000000000001.jpg"):
+    with pytest.raises(ValueError, match="lacks the five captions of 000000000001.jpg"):
         captioned(tmp_path, COCO)
     file.write_text(file.read_text()[:-30])
-    with pytest.raises(ValueError, match="is no complete JSON of COCO captions: unpack it again"):
+    with pytest.raises(ValueError, match="is not a complete JSON file of COCO captions: unpack it again"):
         captioned(tmp_path, COCO)

@@ -1,4 +1,4 @@
-"""WebDataset shards: what is whole, what is skipped and counted, when it is too much."""
+"""WebDataset shards: what is good, what is skipped and counted, when it is too much."""
 
 import io
 import json
@@ -28,19 +28,11 @@ def test_all_samples_in_the_order_of_the_shards(tmp_path):
     assert all(image == jpeg(int(key)) for key, image, _ in found)
 
 
-def test_shards_come_by_name(tmp_path):
-    for number in reversed(range(30)):
-        (tmp_path / f"{number:05d}.tar").touch()
-    assert [path.name for path in find_shards(tmp_path)] == [f"{number:05d}.tar" for number in range(30)]
-
-
-def test_suffixes_in_capitals_are_read_and_counted(tmp_path):
+def test_suffixes_in_capitals_are_read_and_a_member_without_a_suffix_belongs_to_no_sample(tmp_path):
     names = {f"000000000.{suffix}": None for suffix in ("jpg", "txt", "json")}
     shard = write_shard(tmp_path / "0.tar", 0, 1, **names, **{"a.JPG": jpeg(), "a.TXT": b"a caption"})
     assert survey([shard], 0.0) == ([1], "") and list(samples([shard])) == [("a", jpeg(), "a caption")]
 
-
-def test_a_member_without_a_suffix_belongs_to_no_sample(tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 2, README=b"two photos")
     assert survey([shard], 0.0) == ([2], "")
     bad = Counter()
@@ -62,7 +54,7 @@ def test_shards_are_shuffled_as_wholes_too(tmp_path, monkeypatch):
     assert len(orders) > 1 and {tuple(sorted(order)) for order in orders} == {(0, 1, 10, 11, 20, 21, 30, 31)}
 
 
-def test_a_photo_that_a_shard_has_twice_is_counted_as_a_fault_of_the_shard(tmp_path):
+def test_a_photo_that_occurs_twice_in_a_shard_makes_it_corrupt(tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 3)
     with tarfile.open(shard, "a") as tar:
         for name in ("000000003.jpg", "000000003.jpg", "000000003.txt"):
@@ -71,38 +63,33 @@ def test_a_photo_that_a_shard_has_twice_is_counted_as_a_fault_of_the_shard(tmp_p
             tar.addfile(member, io.BytesIO(jpeg()))
     bad = Counter()
     found = [key for key, *_ in samples([shard], bad=bad)]
-    assert found[:2] == ["000000000", "000000001"] and bad["torn shard"] == 1
+    assert found[:2] == ["000000000", "000000001"] and bad["corrupt shard"] == 1
 
 
-def test_samples_that_miss_a_part_are_skipped_and_counted(tmp_path):
-    """The caption may also stand in the json alone; one of spaces is none."""
-    changes = {
-        "000000000.txt": None,
-        "000000001.jpg": None,
-        "000000002.txt": b" \n",
-        "000000003.txt": None,
-        "000000003.json": None,
-    }
+def test_incomplete_samples_are_skipped_and_counted(tmp_path):
+    """The caption may be in the JSON file only; one of spaces is none."""
+    changes = dict.fromkeys(("000000000.txt", "000000001.jpg", "000000003.txt", "000000003.json"))
+    changes["000000002.txt"] = b" \n"
     shard = write_shard(tmp_path / "0.tar", 0, 5, **changes)
     bad = Counter()
     assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 4"]
     assert bad == {"no image": 1, "no caption": 2}
     counts, note = survey([shard], 0.5)
     assert counts == [3]  # names only: a caption of spaces is seen when it is read
-    assert note == f"2 of 5 samples in the shards are torn or miss a part, the first in {shard}; they are skipped."
+    assert note == f"2 of 5 samples in the shards are corrupt or incomplete, the first in {shard}; they are skipped."
     assert survey([shard], 0.4) == (counts, note)  # as many as are allowed
-    with pytest.raises(ValueError, match=r"2 of 5 samples .* more than prepare.max_bad_share \(0.3\)"):
+    with pytest.raises(ValueError, match=r"2 of 5 samples .* or raise prepare.max_bad_share \(0.3\)"):
         survey([shard], 0.3)
 
 
-def test_half_a_character_makes_no_caption():
+def test_half_a_surrogate_pair_makes_no_caption():
     assert caption_of({"json": b'{"caption": "a \\ud83d dog"}'}) == ""
     assert caption_of({"json": b'{"caption": " a  dog"}'}) == "a dog"
     assert caption_of({"json": 100_000 * b"["}) == ""
 
 
 @pytest.mark.parametrize("left", [0.4, 0.75])
-def test_a_shard_cut_in_the_middle_gives_what_is_whole(tmp_path, left):
+def test_a_truncated_shard_gives_its_good_samples(tmp_path, left):
     whole, torn = (write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(2))
     torn.write_bytes(torn.read_bytes()[: int(left * torn.stat().st_size)])
     counts, note = survey([torn, whole], 0.5)
@@ -111,10 +98,10 @@ def test_a_shard_cut_in_the_middle_gives_what_is_whole(tmp_path, left):
     bad = Counter()
     captions = [caption for *_, caption in samples([torn, whole], bad=bad)]
     assert captions == [f"caption {i}" for i in (*range(10, 10 + counts[0]), *range(10))]
-    assert bad["torn shard"] >= 1
+    assert bad["corrupt shard"] >= 1
 
 
-def test_a_sample_cut_in_its_photo_costs_no_other(tmp_path):
+def test_a_truncated_photo_costs_no_other_sample(tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 5)
     with tarfile.open(shard) as tar:
         end = tar.getmember("000000004.jpg").offset_data + 10
@@ -122,14 +109,11 @@ def test_a_sample_cut_in_its_photo_costs_no_other(tmp_path):
     assert survey([shard], 0.5)[0] == [4] == [len(list(samples([shard])))]
 
 
-def test_shards_that_hold_nothing_are_named(tmp_path):
-    with pytest.raises(ValueError, match="^0 of 0 samples .* the first in .*/0.tar: more than"):
+def test_empty_and_foreign_shards_are_named(tmp_path):
+    with pytest.raises(ValueError, match="^0 of 0 samples .* the first in .*/0.tar: download them again"):
         survey([write_shard(tmp_path / "0.tar", 0, 0)], 1.0)
-
-
-def test_what_is_no_shard_is_named(tmp_path):
-    (tmp_path / "0.tar").write_text("this is no archive")
-    with pytest.raises(ValueError, match="0.tar: more than prepare.max_bad_share"):
+    (tmp_path / "0.tar").write_text("not an archive")
+    with pytest.raises(ValueError, match="0.tar: download them again, or raise prepare.max_bad_share"):
         survey([tmp_path / "0.tar"], 1.0)
 
 
@@ -139,11 +123,16 @@ def settings(raw, **changes):
     return Prepare.model_validate(values | {"max_bad_share": 0.1} | changes)
 
 
-def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(tmp_path):
-    for number in range(5):
-        write_shard(tmp_path / f"raw/shards/cc12m/{number:05d}.tar", 10 * number, 4)
+@pytest.fixture
+def raw(tmp_path):
     write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
-    note = prepare(tmp_path / "out", settings(tmp_path / "raw"))
+    return tmp_path / "raw"
+
+
+def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(raw, tmp_path):
+    for number in range(5):
+        write_shard(raw / f"shards/cc12m/{number:05d}.tar", 10 * number, 4)
+    note = prepare(tmp_path / "out", settings(raw))
     written = read_json(tmp_path / "out/train_shards.json")
     assert written["pairs"] == [4, 4, 4] and "PASCAL VOC" in note and "skipped" not in note
     images, captions = read_pairs(tmp_path / "out", "validation")
@@ -159,12 +148,11 @@ def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_of_shards_of_many_sizes_as_few_are_held_out_as_hold_the_validation_pairs(seed, tmp_path):
+def test_no_more_shards_are_held_out_than_hold_the_validation_pairs(seed, raw, tmp_path):
     sizes = {f"{number}.tar": number for number in range(1, 8)}
     for name, size in sizes.items():
-        write_shard(tmp_path / "raw/shards" / name, 10 * size, size)
-    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
-    prepare(tmp_path / "out", settings(tmp_path / "raw", seed=seed))
+        write_shard(raw / "shards" / name, 10 * size, size)
+    prepare(tmp_path / "out", settings(raw, seed=seed))
     written = read_json(tmp_path / "out/train_shards.json")
     names = [path.rsplit("/", 1)[1] for path in written["shards"]]
     assert names == sorted(names) and written["pairs"] == [sizes[name] for name in names]
@@ -173,35 +161,24 @@ def test_of_shards_of_many_sizes_as_few_are_held_out_as_hold_the_validation_pair
     assert sum(held_out) - max(held_out) < 6
 
 
-def test_shards_with_too_many_torn_samples_are_not_prepared(tmp_path):
-    for number in range(3):
-        name = f"{10 * number:09d}"
-        write_shard(
-            tmp_path / f"raw/shards/{number}.tar", 10 * number, 4, **{f"{name}.txt": None, f"{name}.json": None}
-        )
-    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
-    with pytest.raises(ValueError, match=r"3 of 12 samples .* more than prepare.max_bad_share \(0.1\)"):
-        prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=1))
-
-
-def test_a_torn_photo_is_not_unpacked(tmp_path):
+def test_corrupt_photos_are_not_unpacked(raw, tmp_path):
     for number in range(2):
-        name = f"{10 * number:09d}.jpg"
-        write_shard(tmp_path / f"raw/shards/{number}.tar", 10 * number, 3, **{name: b"no image"})
-    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
-    prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=3))
+        write_shard(raw / f"shards/{number}.tar", 10 * number, 3, **{f"{10 * number:09d}.jpg": b"not an image"})
+    prepare(tmp_path / "out", settings(raw, validation_scenes=3))
     for split in ("train", "validation"):
         images = read_pairs(tmp_path / "out", split)[0].source
         assert len(images) == 2 and sorted((tmp_path / f"out/{split}_images").iterdir()) == list(map(Path, images))
 
 
-def test_too_few_shards_to_hold_some_out(tmp_path):
-    write_shard(tmp_path / "raw/shards/0.tar", 0, 4)
-    write_voc(tmp_path / "raw/VOCdevkit/VOC2012", val=["a", "b"])
-    with pytest.raises(ValueError, match="has 1 shards, and none is left .* lower prepare.validation_scenes"):
-        prepare(tmp_path / "out", settings(tmp_path / "raw", validation_scenes=1))
+def test_too_few_and_too_bad_shards_are_refused(raw, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"shards: \*\.tar\n.*img2dataset"):
-        prepare(tmp_path / "out", settings(tmp_path / "nothing"))
+        prepare(tmp_path / "out", settings(raw))
+    write_shard(raw / "shards/0.tar", 0, 4)
+    with pytest.raises(ValueError, match="has 1 shards, and none is left .* lower prepare.validation_scenes"):
+        prepare(tmp_path / "out", settings(raw, validation_scenes=1))
+    write_shard(raw / "shards/1.tar", 10, 4, **{"000000010.txt": None, "000000010.json": None})
+    with pytest.raises(ValueError, match=r"1 of 8 samples .* or raise prepare.max_bad_share \(0.1\)"):
+        prepare(tmp_path / "out", settings(raw, validation_scenes=1))
 
 
 def test_real_shards_hold_what_plain_tarfile_reads(real_data):
