@@ -74,12 +74,12 @@ def segmentation(report: Path, label: str) -> dict:
 def segmented_scenes(report: Path, label: str, images_of: Callable) -> dict:
     """Heat maps of prompts, label maps of whole scenes, and mistakes. images_of: benchmark -> its test images."""
     folder = report / "scenes"
-    shown, maps = read_json(folder / "shown.json", "prompts", "labels"), np.load(folder / "shown.npz")
+    shown, maps = read_json(folder / "shown.json", "heat", "labels"), np.load(folder / "shown.npz")
 
     def of_scenes(kind: str, count: int) -> list:
         return [maps[f"{kind}/{i}"] for i in range(count)]
 
-    heat, labels = shown["prompts"], shown["labels"]
+    heat, labels = shown["heat"], shown["labels"]
     heats = {NAMES[m]: of_scenes(f"heat/{m}", len(heat["scenes"])) for m in ("clip", "pacl")}
     images = [images_of(heat["benchmark"])[i] for i in heat["scenes"]]
     columns = {NAMES.get(m, m): of_scenes(m, len(labels["scenes"])) for m in ("truth", "clip", "pacl")}
