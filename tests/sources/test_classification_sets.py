@@ -1,4 +1,4 @@
-"""Classification sets: torchvision's, folders of images a class, their class names and templates."""
+"""Classification sets: torchvision's, folders of images for each class, class names and templates."""
 
 import re
 from importlib.resources import files
@@ -12,6 +12,7 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from torchvision import datasets
 
 from pacl.data.prepared import read_labelled
+from pacl.data.prompts import templates
 from pacl.sources.classification_sets import (
     all_sets,
     check_sets,
@@ -112,31 +113,24 @@ def test_every_torchvision_class_is_there_and_takes_its_options():
 
 def test_folders_of_imagenet_by_wordnet_id_or_by_number(tmp_path):
     tench, goldfish = list(IMAGENET)[:2]
-    write_image(tmp_path / f"imagenet/val/{goldfish}/a.JPEG")
-    write_image(tmp_path / f"imagenet/val/{tench}/b.JPEG")
+    for place in (f"val/{goldfish}/a", f"val/{tench}/b", f"train/{tench}/d"):
+        write_image(tmp_path / f"imagenet/{place}.JPEG")
     write_image(tmp_path / "imagenetv2-matched-frequency-format-val/1/c.jpeg")
     write_image(tmp_path / "imagenetv2-matched-frequency-format-val/999/d.jpeg")
     write_image(tmp_path / f"imagenet-a/{goldfish}/e.jpg")
     notes = [write_set(tmp_path / "out", tmp_path, name, PARAMS) for name in ("imagenet", "imagenet_v2", "imagenet_a")]
-    images, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet")
-    assert labels.tolist() == [0, 1] and [path[-6:] for path in images.source] == ["b.JPEG", "a.JPEG"]
-    assert classes == list(IMAGENET_CLASSNAMES)  # of all, also without an image
-    assert read_labelled(tmp_path / "out", "test", "imagenet_v2")[1].tolist() == [1, 999]
-    _, labels, classes = read_labelled(tmp_path / "out", "test", "imagenet_a")
-    assert labels.tolist() == [0] and classes == ["goldfish"]  # only of those that have a folder
+    one = read_labelled(tmp_path / "out", "test", "imagenet")
+    assert one.labels.tolist() == [0, 1] and [path[-6:] for path in one.images.source] == ["b.JPEG", "a.JPEG"]
+    assert one.classes == list(IMAGENET_CLASSNAMES), "also those without an image"
+    assert one.templates == set_templates("imagenet")
+    assert len(read_labelled(tmp_path / "out", "validation", "imagenet").labels) == 1
+    assert read_labelled(tmp_path / "out", "test", "imagenet_v2").labels.tolist() == [1, 999]
+    one = read_labelled(tmp_path / "out", "test", "imagenet_a")
+    assert one.labels.tolist() == [0] and one.classes == ["goldfish"], "only those that have a folder"
     assert notes[0].startswith("ImageNet-1k test: 2 of 50,000 images,")
     (tmp_path / "imagenet/val/n99").mkdir()
-    with pytest.raises(ValueError, match="has a folder n99, which is no class of ImageNet-1k"):
+    with pytest.raises(ValueError, match="has a folder n99, which is not a class of ImageNet-1k"):
         write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
-
-
-def test_the_images_that_are_counted_are_the_tests(tmp_path):
-    tench, goldfish = list(IMAGENET)[:2]
-    for place in (f"val/{tench}/a", f"val/{tench}/b", f"val/{goldfish}/c", f"train/{tench}/d"):
-        write_image(tmp_path / f"imagenet/{place}.JPEG")
-    note = write_set(tmp_path / "out", tmp_path, "imagenet", PARAMS)
-    assert len(read_labelled(tmp_path / "out", "validation", "imagenet")[1]) == 1
-    assert note.startswith("ImageNet-1k test: 3 of 50,000 images,")
 
 
 def test_ones_own_images_are_in_the_first_of_their_folders(tmp_path):
@@ -144,8 +138,8 @@ def test_ones_own_images_are_in_the_first_of_their_folders(tmp_path):
         for place in later:  # each goes before those that are there
             write_image(tmp_path / f"zoo/{place}/gull/{place}.jpg")
             write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
-            images = read_labelled(tmp_path / "out", split, "zoo")[0]
-            assert [Path(path).stem for path in images.source] == [place]
+            one = read_labelled(tmp_path / "out", split, "zoo")
+            assert [Path(path).stem for path in one.images.source] == [place] and one.templates == templates("one")
 
 
 def test_so_many_images_are_drawn_by_the_seed_and_stay_in_their_order(tmp_path):
@@ -159,32 +153,29 @@ def test_so_many_images_are_drawn_by_the_seed_and_stay_in_their_order(tmp_path):
         params = SimpleNamespace(seed=seed, classification_images=7, validation_scenes=5)
         note = write_set(tmp_path / "out", tmp_path, "dtd", params)
         for split, count in (("test", 7), ("validation", 5)):
-            images, labels, classes = read_labelled(tmp_path / "out", split, "dtd")
-            assert len(labels) == count and images.source == sorted(images.source)
-            assert [classes[k] for k in labels] == [Path(path).parent.name for path in images.source]
-            assert drawn.setdefault((split, seed), images.source) == images.source
+            one = read_labelled(tmp_path / "out", split, "dtd")
+            paths = one.images.source
+            assert len(one.labels) == count and paths == sorted(paths)
+            assert [one.classes[k] for k in one.labels] == [Path(path).parent.name for path in paths]
+            assert drawn.setdefault((split, seed), paths) == paths
     assert note.startswith("Describable Textures test: 7 of 1,880 images,")
     assert all(drawn[split, 0] != drawn[split, 1] for split in ("test", "validation"))
 
 
-def test_a_set_of_torchvision_is_read_in_place(tmp_path):
+def test_a_set_of_torchvision_is_read_in_place(tmp_path, monkeypatch):
     """EuroSAT has no splits: a fixed part is held out, the rest is the test."""
     for name in ("AnnualCrop", "SeaLake"):
         for i in range(4):
             write_image(tmp_path / f"eurosat/2750/{name}/{name}_{i}.jpg", value=10 * i)
-    entry = all_sets()["eurosat"]
-    original, entry["held_out"] = entry["held_out"], 3
-    try:
-        write_set(tmp_path / "out", tmp_path, "eurosat", PARAMS)
-    finally:
-        entry["held_out"] = original
-    images, labels, classes = read_labelled(tmp_path / "out", "test", "eurosat")
-    assert classes == ["annual crop land", "lake or sea"] and len(images) == len(labels) == 5
-    held_out, labels_of_these, _ = read_labelled(tmp_path / "out", "validation", "eurosat")
-    assert sorted([*held_out.source.rows, *images.source.rows]) == list(range(8))
-    assert set(labels_of_these) == {0, 1}  # not the first rows, which are of one class
+    monkeypatch.setitem(all_sets()["eurosat"], "held_out", 3)
+    write_set(tmp_path / "out", tmp_path, "eurosat", PARAMS)
+    test, held_out = (read_labelled(tmp_path / "out", split, "eurosat") for split in ("test", "validation"))
+    assert test.classes == ["annual crop land", "lake or sea"] and len(test.images) == len(test.labels) == 5
+    rows = test.images.source.rows
+    assert sorted([*held_out.images.source.rows, *rows]) == list(range(8))
+    assert set(held_out.labels) == {0, 1}, "not the first rows, which are of one class"
     reference = datasets.EuroSAT(tmp_path)
-    for image, label, row in zip(images, labels, images.source.rows, strict=True):
+    for image, label, row in zip(test.images, test.labels, rows, strict=True):
         assert np.array_equal(image, reference[row][0]) and label == reference[row][1] and image.mode == "RGB"
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["test_eurosat.json", "validation_eurosat.json"]  # no photo was copied
@@ -194,7 +185,7 @@ def test_a_set_that_torchvision_reads_may_be_a_plain_folder(tmp_path):
     write_image(tmp_path / "dtd/images/banded/b.jpg")
     write_image(tmp_path / "dtd/images/zigzagged/z.jpg")
     note = write_set(tmp_path / "out", tmp_path, "dtd", PARAMS)
-    assert read_labelled(tmp_path / "out", "test", "dtd")[2] == ["banded", "zigzagged"]
+    assert read_labelled(tmp_path / "out", "test", "dtd").classes == ["banded", "zigzagged"]
     assert "2 of 1,880" in note and not (tmp_path / "out/validation_dtd.json").exists()
 
 
@@ -209,22 +200,21 @@ def test_any_other_set_of_torchvision_by_its_name(tmp_path):
             write_image(folder / split / name / "1.png", value)
     write_image(folder / "train/negative/2.png", 200)
     write_set(tmp_path / "out", tmp_path, "RenderedSST2", PARAMS)
-    assert read_labelled(tmp_path / "out", "test", "RenderedSST2")[2] == ["negative", "positive"]
     for split, value, expected in (("test", 10, [0, 1]), ("validation", 200, [0, 0, 1])):
-        images, labels, _ = read_labelled(tmp_path / "out", split, "RenderedSST2")
-        assert labels.tolist() == expected and images[1].getpixel((0, 0)) == (value,) * 3
+        one = read_labelled(tmp_path / "out", split, "RenderedSST2")
+        assert one.classes == ["negative", "positive"] and one.labels.tolist() == expected
+        assert one.images[1].getpixel((0, 0)) == (value,) * 3
     assert check_sets(tmp_path, ["RenderedSST2"]) == []  # torchvision's own folder is enough
 
 
-def test_a_set_whose_folder_torchvision_finds_empty_is_none_of_its(tmp_path):
+def test_torchvision_lacks_a_set_an_empty_folder_a_split_and_class_names(tmp_path):
     assert open_torchvision(tmp_path, described("eurosat"), "test") is None
     (tmp_path / "eurosat/2750").mkdir(parents=True)
     assert open_torchvision(tmp_path, described("eurosat"), "test") is None
-
-
-def test_a_set_of_torchvision_without_such_a_split_says_what_else_works(tmp_path):
-    with pytest.raises(ValueError, match="torchvision's Imagenette has no test split of its own .*: put its"):
+    with pytest.raises(ValueError, match="torchvision's Imagenette has no test split .*: put its images into"):
         write_set(tmp_path / "out", tmp_path, "Imagenette", PARAMS)
+    with pytest.raises(ValueError, match="no class names for SVHN: add an entry with `classes` to data/classificat"):
+        class_names(SimpleNamespace(), described("SVHN"))
 
 
 def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
@@ -245,7 +235,7 @@ def test_a_folder_without_classes_is_named(tmp_path):
 
 @pytest.mark.parametrize("attribute", ["targets", "_labels", "labels", None])
 def test_labels_are_read_from_a_list_wherever_torchvision_keeps_one(attribute):
-    """Without a list from the items, which means reading every image."""
+    """Without a list, labels come from the items, which means reading every image."""
 
     class Pictures:
         def __len__(self):
@@ -262,16 +252,8 @@ def test_labels_are_read_from_a_list_wherever_torchvision_keeps_one(attribute):
     assert labels == [0, 1, 0] and {type(label) for label in labels} == {int}
 
 
-def test_a_set_of_torchvision_without_class_names_says_where_to_list_them():
-    with pytest.raises(ValueError, match="no class names for SVHN: add an entry to data/classification/sets.yaml"):
-        class_names(SimpleNamespace(), described("SVHN"))
-
-
-def test_how_many_classes_a_set_has_is_known_of_listed_sets_only():
+def test_words_and_numbers_of_classes():
     assert [class_count(name) for name in ("imagenet_a", "cifar10", "my_birds")] == [200, 10, 0]
-
-
-def test_words_of_classes():
     assert words("apple_pie", {}) == "apple pie"
     assert words("SeaLake", all_sets()["eurosat"]) == "lake or sea"
     assert words("Moon", all_sets()["eurosat"]) == "Moon"  # one that the list lacks

@@ -90,13 +90,13 @@ def test_half_a_surrogate_pair_makes_no_caption():
 
 @pytest.mark.parametrize("left", [0.4, 0.75])
 def test_a_truncated_shard_gives_its_good_samples(tmp_path, left):
-    whole, torn = (write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(2))
-    torn.write_bytes(torn.read_bytes()[: int(left * torn.stat().st_size)])
-    counts, note = survey([torn, whole], 0.5)
+    whole, cut = (write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(2))
+    cut.write_bytes(cut.read_bytes()[: int(left * cut.stat().st_size)])
+    counts, note = survey([cut, whole], 0.5)
     assert 0 < counts[0] < 10 and counts[1] == 10
-    assert note.startswith(f"1 of {sum(counts) + 1} samples") and f"the first in {torn}" in note
+    assert note.startswith(f"1 of {sum(counts) + 1} samples") and f"the first in {cut}" in note
     bad = Counter()
-    captions = [caption for *_, caption in samples([torn, whole], bad=bad)]
+    captions = [caption for *_, caption in samples([cut, whole], bad=bad)]
     assert captions == [f"caption {i}" for i in (*range(10, 10 + counts[0]), *range(10))]
     assert bad["corrupt shard"] >= 1
 

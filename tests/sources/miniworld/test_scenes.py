@@ -25,7 +25,6 @@ from pacl.sources.miniworld.scenes import (
     labelled_scene,
     pair,
     paste,
-    place,
     render,
     scene,
     set_classes,
@@ -177,22 +176,7 @@ def test_backdrops_have_the_label_of_the_texture_in_every_pixel(monkeypatch):
             lower.add(textures.SIDE[stuff[1]])
             assert mask[0, 0] == label_of(stuff[0], None), "the first is above"
     assert upper == {"top", "any"} and lower == {"bottom", "any"}
-    assert np.mean(np.array(kinds) == 1) == pytest.approx(
-        0.4, abs=0.1
-    )  # 0.35 of them whole, a few of one texture twice
-
-
-def test_labels_in_a_mask_are_of_the_scenes_things_and_stuff():
-    counts = set()
-    for index in range(80):
-        made = scene(np.random.default_rng([1, index]))
-        known = {label_of(name, kind) for name, kind, _ in made["things"]}
-        known |= {label_of(name, None) for name in made["stuff"]}
-        assert set(np.unique(made["mask"]).tolist()) <= known
-        assert made["image"].shape == (SIDE, SIDE, 3) and made["mask"].shape == (SIDE, SIDE)
-        assert made["image"].dtype == made["mask"].dtype == np.uint8
-        counts.add(len(made["things"]))
-    assert counts == {0, 1, 2, 3, 4}
+    assert np.mean(np.array(kinds) == 1) == pytest.approx(0.4, abs=0.1)  # 0.35 whole, a few of one texture twice
 
 
 def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
@@ -216,20 +200,6 @@ def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
     for count, (low, high) in {1: (0.42, 0.8), 2: (0.36, 0.58), 3: (0.3, 0.46), 4: (0.3, 0.46)}.items():
         sides = [side for placed in made if len(placed) == count for *_, side in placed]
         assert low <= min(sides) < low + 0.02 and high - 0.02 < max(sides) <= high
-
-
-def test_things_are_placed_inside_and_apart_where_there_is_room():
-    overlaps = []
-    for seed in range(30):
-        placed = []
-        for _ in range(3):
-            place(np.random.default_rng([seed, len(placed)]), placed, 0.3)
-        for x, y, side in placed:
-            assert min(x, y) >= side * 0.46 and max(x, y) <= SIDE - side * 0.46
-        overlaps.append(sum(miniworld.overlap(a, b) for a, b in zip(placed, placed[1:], strict=False)))
-    assert np.mean([area == 0 for area in overlaps]) > 0.8
-    assert miniworld.overlap([10, 10, 4], [13, 12, 6]) == 2 * 3
-    assert miniworld.overlap([10, 10, 4], [10, 30, 4]) == 0
 
 
 def test_a_pair_depends_on_seed_split_and_index_alone():
@@ -294,22 +264,18 @@ def test_sets_show_the_thing_they_name(set_name, monkeypatch):
     assert low <= min(sizes) and max(sizes) <= high
     assert all(60 <= turn <= 300 if set_name == "rotated" else abs(turn) <= 15 for turn in turns)
     assert set_name != "rotated" or min(turns) < 180 < max(turns)
-    assert all(0.2 <= call[3][2] / SIDE <= 0.3 for call in calls[:-1]), "what is beside the thing is small"
+    assert all(0.2 <= call[3][2] / SIDE <= 0.3 for call in calls[:-1]), "other things are small"
 
 
-def spoil(set_name, image=None, seed=0, box=(60.0, 70.0, 80.0)):
-    image = scene(np.random.default_rng(4))["image"] if image is None else image
-    return image, spoiled(np.random.default_rng(seed), Image.fromarray(image), set_name, box)
+def spoil(set_name):
+    image = scene(np.random.default_rng(4))["image"]
+    return image, spoiled(np.random.default_rng(0), Image.fromarray(image), set_name, (60.0, 70.0, 80.0))
 
 
-def test_greyscale_has_equal_channels_with_the_images_brightness():
-    image, after = spoil("greyscale")
-    assert np.ptp(image, axis=-1).max() > 20 and np.ptp(after, axis=-1).max() == 0
-    assert np.abs(after[..., 0] - image @ (0.299, 0.587, 0.114)).max() <= 1
-
-
-def test_low_resolution_has_16_by_16_blocks_of_the_images_mean():
-    image, after = spoil("low_resolution")
-    blocks = after.reshape(16, 8, 16, 8, 3)
+def test_greyscale_and_low_resolution_by_their_formulas():
+    image, grey = spoil("greyscale")
+    assert np.ptp(image, axis=-1).max() > 20 and np.ptp(grey, axis=-1).max() == 0
+    assert np.abs(grey[..., 0] - image @ (0.299, 0.587, 0.114)).max() <= 1
+    blocks = spoil("low_resolution")[1].reshape(16, 8, 16, 8, 3)
     assert (blocks == blocks[:, :1, :, :1]).all()
     assert np.abs(blocks[:, 0, :, 0] - image.reshape(16, 8, 16, 8, 3).mean((1, 3))).max() <= 1
