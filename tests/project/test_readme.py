@@ -38,7 +38,7 @@ CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 SHOWN_BY = {
     "make reproduce": CI,
     "make test": CI,
-    f'{SEGMENT} out.ipynb images=photos prompts="cat,sofa,wall"': "the_notebook_writes_everything_beside_the_photos",
+    f'{SEGMENT} out.ipynb images=photos prompts="cat,sofa,wall"': "the_notebook_writes_everything_next_to_the_photos",
     f"{SEGMENT} out.ipynb images=photos {IN_REPOSITORY}": "photos_are_segmented_with_what_is_in_the_repository",
     "make rehearse PROFILE=flickr8k DATA=data/raw": "make_rehearse_names_what_is_missing",
     "dvc exp run -S 'profiles=[mini,flickr8k]'": "named_profiles_are_there",
