@@ -1,25 +1,28 @@
 """Upscaling against torch's, and sliding windows against a brute-force loop."""
 
+import dataclasses
+
 import numpy as np
-import open_clip
 import pytest
 import torch
-from helpers import stand_in
+from helpers import colour_world, stand_in
 from PIL import Image
 from torch.nn import functional as F
 
 from pacl import label_maps as labels_module
-from pacl.clip import load_clip
-from pacl.clip.frozen import class_text_features
+from pacl.clip.frozen import ClassTexts, class_texts
 from pacl.label_maps import predict
+from pacl.model import VisionEmbedder
 from pacl.runtime.params import Protocol
 from pacl.segment import (
     Method,
-    coarse_logits,
+    benchmark_texts,
     dense_logits,
     interpolation_matrix,
+    methods_of,
     patch_class_logits,
     segment,
+    token_logits,
     window_starts,
 )
 
@@ -42,6 +45,7 @@ def embed(patch_features):
 
 METHOD = Method(embed, "clip")
 TEXT = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))  # [M, D]
+TEXTS = ClassTexts(TEXT, torch.arange(3))
 
 
 def picture(H, W, B=None, seed=0):
@@ -196,31 +200,30 @@ def test_batches_pictures_and_blocks_of_rows_agree(monkeypatch, protocol):
         pil = Image.fromarray(image.permute(1, 2, 0).numpy())
         torch.testing.assert_close(dense_logits(ColourCLIP(), METHOD, pil, TEXT, protocol), one)
     monkeypatch.setattr(labels_module, "_tile", lambda *_: (1, 3, 3))
-    labels = segment(ColourCLIP(), METHOD, images, TEXT, protocol)
-    assert labels.dtype == torch.int64 and torch.equal(labels, predict(logits, protocol.logit_scale))
-    assert torch.equal(segment(ColourCLIP(), METHOD, images[0], TEXT, protocol), labels[0])
+    labels = segment(ColourCLIP(), METHOD, images, TEXTS, protocol)
+    assert labels.dtype == torch.int64 and torch.equal(labels, logits.argmax(1))
+    assert torch.equal(segment(ColourCLIP(), METHOD, images[0], TEXTS, protocol), labels[0])
 
 
 def test_methods_with_last_blocks_of_their_own_share_a_run():
     methods = {"plain": METHOD, "negative": Method(embed, "negative"), "other": Method(lambda x: embed(x) + 1, "clip")}
     protocol = Protocol(window=16, window_stride=8, token_stride=2)
-    together, rows, columns = coarse_logits(ColourCLIP(), methods, picture(20, 28), TEXT, protocol)
-    assert rows.shape == (20, 2 * 7) and columns.shape == (28, 3 * 7)  # windows' tokens side by side
+    together = token_logits(ColourCLIP(), methods, picture(20, 28), TEXT, protocol)
     for name, method in methods.items():
+        assert together[name].logits.shape == (3, 2 * 7, 3 * 7)  # the tokens of windows next to each other
         alone = dense_logits(ColourCLIP(), method, picture(20, 28), TEXT, protocol)
-        torch.testing.assert_close(rows @ together[name] @ columns.T, alone)
-    assert not torch.allclose(together["plain"], together["negative"])
+        torch.testing.assert_close(together[name].upscaled(), alone)
+    assert not torch.allclose(together["plain"].logits, together["negative"].logits)
 
 
 def test_segment_follows_the_protocols_background():
     protocol = Protocol(logit_scale=5.0, background_rule="entropy", background_threshold=1.0)
-    labels = segment(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol)
     logits = dense_logits(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol)
-    assert torch.equal(labels, predict(logits, 5.0, "entropy", 1.0))
-    assert {0, 1} < set(labels.unique().tolist())
-    listed = segment(ColourCLIP(), METHOD, picture(20, 28), TEXT, protocol, background_listed=True)
-    assert torch.equal(listed, predict(logits, 5.0, "entropy", 1.0, background_listed=True))
-    assert not torch.equal(listed, labels)
+    listed = dataclasses.replace(TEXTS, background_listed=True)
+    found = [segment(ColourCLIP(), METHOD, picture(20, 28), texts, protocol) for texts in (TEXTS, listed)]
+    for labels, texts in zip(found, (TEXTS, listed), strict=True):
+        assert torch.equal(labels, predict(logits, texts, protocol))
+    assert {0, 1} < set(found[0].unique().tolist()) and not torch.equal(*found)
 
 
 def test_cosines_are_with_texts_as_the_methods_text_map_leaves_them():
@@ -235,7 +238,7 @@ def test_cosines_are_with_texts_as_the_methods_text_map_leaves_them():
 def test_dense_tokens_come_from_the_protocols_kind_of_passes(tiny_clip, passes):
     image, text = picture(40, 32), torch.randn(3, tiny_clip.dim, generator=torch.Generator().manual_seed(1))
     protocol = Protocol(token_stride=4, passes=passes)
-    found = coarse_logits(tiny_clip, {"": Method(tiny_clip.project, "clip")}, image, text, protocol)[0][""]
+    found = token_logits(tiny_clip, {"": Method(tiny_clip.project, "clip")}, image, text, protocol)[""].logits
     tokens = tiny_clip.patch_features(tiny_clip.normalize(image[None] / 255), 4, passes=passes)
     expected = F.cosine_similarity(tiny_clip.project(tokens)[0, :, None], text, dim=-1).T.reshape(3, 9, 7)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -247,28 +250,8 @@ def test_patch_class_logits_take_the_best_phrase():
     assert torch.equal(patch_class_logits(patches, text), torch.eye(3)[None])
     merged = patch_class_logits(patches, text, torch.tensor([1, 0, 1]))
     assert torch.equal(merged, torch.tensor([[[0.0, 1], [1, 0], [0, 1]]]))
-    with pytest.raises(ValueError, match="2 phrases, but there are scores of 3"):
+    with pytest.raises(ValueError, match="2 phrases, but there are scores for 3"):
         patch_class_logits(patches, text, torch.tensor([0, 1]))
-
-
-def test_a_protocol_that_says_nothing_is_the_papers():
-    """The whole image at its own size on CLIP's patches, CLIP's logit scale, and no rule for a background."""
-    sizes = dict(short_side=None, window=None, window_stride=None, token_stride=None, passes="joint")
-    rule = dict(logit_scale=100.0, background_rule="none", background_threshold=0.0)
-    assert Protocol() == Protocol(**sizes, templates="seven", phrases=None, **rule, per_benchmark={})
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (dict(background_rule="threshold"), "background_rule"),
-        (dict(window=224), "both be numbers or both null"),
-        (dict(window=224, window_stride=300), "must be at most window"),
-    ],
-)
-def test_protocols_name_what_is_wrong(options, message):
-    with pytest.raises(ValueError, match=message):
-        Protocol(**options)
 
 
 @pytest.mark.parametrize(
@@ -279,25 +262,37 @@ def test_images_of_another_type_or_shape_are_named(images):
         dense_logits(ColourCLIP(), METHOD, images, TEXT, Protocol())
 
 
-def test_a_real_clip_segments(monkeypatch):
-    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
-    text = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    monkeypatch.setitem(
-        open_clip.factory._MODEL_CONFIGS, "tiny", {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    )
-    clip = load_clip("tiny", "random", device="cpu")
-    features, phrase_index = class_text_features(clip, ["cat, kitten", "dog"], ["a {}"])
+def test_a_real_clip_segments(tiny_clip):
+    texts = class_texts(tiny_clip, ["cat, kitten", "dog"], ["a {}"])
     for protocol in (Protocol(token_stride=4), Protocol(short_side=40, window=32, window_stride=16)):
-        labels = segment(
-            clip, Method(clip.project, "clip"), picture(50, 70), features, protocol, phrase_index=phrase_index
-        )
+        labels = segment(tiny_clip, Method(tiny_clip.project, "clip"), picture(50, 70), texts, protocol)
         assert labels.shape == (50, 70) and labels.max() <= 1
+
+
+def test_pacl_reads_its_own_tokens_and_other_methods_project_a_last_block():
+    class Clip:
+        project, last_block, device = "projection", "maskclip", torch.device("cpu")
+
+    embedder = VisionEmbedder(3, 4, text_embedder="linear")
+    assert methods_of(Clip(), embedder, ["clip", "pacl", "naclip"]) == {
+        "clip": Method("projection", "clip"),
+        "pacl": Method(embedder, "maskclip", embedder.text_embedder),
+        "naclip": Method("projection", "naclip"),
+    }
+
+
+@pytest.mark.parametrize("phrases, words", [(None, ["cow", "green hill", "hill"]), ("words", ["sky", "wall", "sea"])])
+def test_texts_of_a_benchmark_are_in_the_protocols_words_and_templates(phrases, words):
+    protocol = Protocol(templates="one", phrases=phrases, background_rule="entropy")
+    texts = benchmark_texts(colour_world.ColourCLIP(), colour_world.BENCHMARKS["with_background"], protocol)
+    prompts = [f"a photo of a {word}." for word in words]
+    torch.testing.assert_close(texts.features[:3], colour_world.ColourCLIP().text_features(prompts))
+    assert texts.phrase_index.tolist() == ([0, 0, 0, 1, 2, 2] if phrases else [0, 1, 1])
+    assert texts.background_listed == bool(phrases)
 
 
 def test_a_picture_of_16_bits_is_segmented_as_its_8_bits_are():
     grey = np.random.default_rng(0).integers(0, 256, (16, 24), dtype=np.uint8)
-    text = torch.eye(6)
     shallow, deep = (Image.fromarray(grey), Image.fromarray(grey.astype(np.uint16) * 257))
-    method = Method(embed, "clip")
-    first, second = (dense_logits(ColourCLIP(), method, image, text, Protocol()) for image in (shallow, deep))
+    first, second = (dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol()) for image in (shallow, deep))
     assert torch.equal(first, second)

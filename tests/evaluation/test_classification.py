@@ -1,39 +1,50 @@
 """Scores of whole images against single ones, with a tiny CLIP; accuracies and intervals by hand."""
 
 import itertools
+import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from pacl.clip.frozen import class_texts
 from pacl.data.images import Images
+from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
 from pacl.evaluation.classification import (
+    accuracies,
     accuracy,
     accuracy_table,
-    both,
     choose_weight,
     class_scores,
-    score_accuracies,
+    ensemble_logits,
+    scores_of_sets,
+    write_classification,
     zero_shot_accuracy,
 )
 from pacl.model import compatibility
+from pacl.runtime.params import Classification
 from pacl.segment import Method
 
+COSINE = {"scoring": "cosine", "scale": 10.0}
+CLASSES = ["cat, kitten", "dog", "sea, lake, pond", "snow"]
 
-@pytest.mark.parametrize("attention", [{"scoring": "cosine", "scale": 10.0}, {"scoring": "dot", "scale": 0.5}])
+
+def random_images(count, *size):
+    return np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("attention", [COSINE, {"scoring": "dot", "scale": 0.5}])
 def test_class_scores_are_clips_cosine_and_pacls_phi(tiny_clip, attention):
-    images = np.random.default_rng(0).integers(0, 256, (5, 40, 36, 3), dtype=np.uint8)
-    classes = ["cat, kitten", "dog", "sea, lake, pond"]
-    clip_scores, pacl_scores = class_scores(
-        tiny_clip, Method(tiny_clip.project, "clip"), Images(images), classes, templates("one"), attention, batch_size=2
-    )
-    assert clip_scores.shape == pacl_scores.shape == (5, 3)
-    phrases = [["cat", "kitten"], ["dog"], ["sea", "lake", "pond"]]
-    for i, k in itertools.product(range(5), range(3)):
-        text = tiny_clip.text_features([f"a photo of a {phrase}." for phrase in phrases[k]])
+    images, texts = random_images(5, 40, 36), class_texts(tiny_clip, CLASSES, templates("one"))
+    method = Method(tiny_clip.project, "clip")
+    clip_scores, pacl_scores = class_scores(tiny_clip, method, Images(images), texts, attention, batch_size=2)
+    assert clip_scores.shape == pacl_scores.shape == (5, 4)
+    for i, k in itertools.product(range(5), range(4)):
+        text = tiny_clip.text_features([f"a photo of a {phrase}." for phrase in CLASSES[k].split(", ")])
         image = tiny_clip.preprocess(Image.fromarray(images[i]))[None]
         cosines = tiny_clip.image_features(image) @ text.T
         phi = compatibility(tiny_clip.project(tiny_clip.patch_features(image)), text, **attention)
@@ -43,13 +54,10 @@ def test_class_scores_are_clips_cosine_and_pacls_phi(tiny_clip, attention):
 
 def test_phi_is_of_texts_as_the_methods_text_map_leaves_them(tiny_clip):
     """A map that hands each class the next one's text moves phi's columns by one, and leaves CLIP's."""
-    images = Images(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+    images, texts = Images(random_images(4, 32, 32)), class_texts(tiny_clip, ["cat", "dog", "sea"], ["{}"])
     plain, moved = (
-        class_scores(tiny_clip, method, images, ["cat", "dog", "sea"], ["{}"], {"scoring": "cosine", "scale": 10.0})
-        for method in (
-            Method(tiny_clip.project, "clip"),
-            Method(tiny_clip.project, "clip", lambda text: text.roll(-1, 0)),
-        )
+        class_scores(tiny_clip, Method(tiny_clip.project, "clip", *text_map), images, texts, COSINE)
+        for text_map in ((), (lambda text: text.roll(-1, 0),))
     )
     torch.testing.assert_close(moved[0], plain[0])
     torch.testing.assert_close(moved[1], plain[1][:, [1, 2, 0]])
@@ -57,51 +65,61 @@ def test_phi_is_of_texts_as_the_methods_text_map_leaves_them(tiny_clip):
 
 
 def test_zero_shot_accuracy_is_that_of_clips_scores(tiny_clip):
-    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    images = random_images(6, 32, 32)
     images[::2] //= 3  # of different looks, so that not all get one class
-    classes = ["cat, kitten", "dog", "sea, lake, pond", "snow"]
-    attention = {"scoring": "cosine", "scale": 10.0}
-    preds = (
-        class_scores(
-            tiny_clip, Method(tiny_clip.project, "clip"), Images(images), classes, templates("one"), attention
-        )[0]
-        .argmax(1)
-        .tolist()
-    )
+    texts, method = class_texts(tiny_clip, CLASSES, templates("one")), Method(tiny_clip.project, "clip")
+    preds = class_scores(tiny_clip, method, Images(images), texts, COSINE)[0].argmax(1).tolist()
     labels = [*preds[:4], *((k + 1) % 4 for k in preds[4:])]
-    assert zero_shot_accuracy(tiny_clip, images, labels, classes, templates("one")) == pytest.approx(4 / 6)
+    assert zero_shot_accuracy(tiny_clip, images, labels, CLASSES, templates("one")) == pytest.approx(4 / 6)
+
+
+def test_sets_are_scored_with_their_own_templates_or_those_of_the_settings(tiny_clip, tmp_path):
+    """One of two sets has validation images."""
+    images, method, forms = random_images(2, 32, 32), Method(tiny_clip.project, "clip"), ["an odd {}"]
+    for split, name in (("test", "clean"), ("test", "noisy"), ("validation", "noisy")):
+        write_labelled(tmp_path, split, name, images, [2, 0], CLASSES, forms)
+    expected = {}
+    for kind, own in (("own", forms), ("one", templates("one"))):
+        texts = class_texts(tiny_clip, CLASSES, own)
+        expected[kind] = class_scores(tiny_clip, method, Images(images), texts, COSINE, batch_size=2)
+    for kind, split, sets in (("own", "test", ["clean", "noisy"]), ("one", "validation", ["noisy"])):
+        settings = Classification(sets=["clean", "noisy"], templates=kind, batch_size=2, weights=[0.0])
+        found = scores_of_sets(tiny_clip, method, tmp_path, split, settings, COSINE)
+        assert list(found) == sets and found["noisy"][2].tolist() == [2, 0]
+        assert all(map(torch.equal, found["noisy"][:2], expected[kind]))
 
 
 CLIP_SCORES = torch.tensor([[0.2, 0.1], [0.1, 0.3], [0.1, 0.2]])
 PACL_SCORES = torch.tensor([[0.5, 0.0], [0.9, 0.1], [0.0, 0.7]])
 
 
-def test_both_at_weight_0_is_clip_and_at_weight_1_is_pacl():
-    zero, one = (both(CLIP_SCORES, PACL_SCORES, weight, 100.0, 20.0) for weight in (0.0, 1.0))
+def test_the_ensemble_at_weight_0_is_clip_and_at_weight_1_is_pacl():
+    zero, one = (ensemble_logits(CLIP_SCORES, PACL_SCORES, weight, 100.0, 20.0) for weight in (0.0, 1.0))
     torch.testing.assert_close(zero, F.log_softmax(100 * CLIP_SCORES, -1))
     torch.testing.assert_close(one, F.log_softmax(20 * PACL_SCORES, -1))
-    assert zero.argmax(-1).tolist() == [0, 1, 1] and one.argmax(-1).tolist() == [0, 0, 1]
 
 
-def test_both_by_hand():
-    found = both(CLIP_SCORES[1:2], PACL_SCORES[1:2], 0.25, 10.0, 5.0)[0]
+def test_the_ensemble_by_hand():
+    found = ensemble_logits(CLIP_SCORES[1:2], PACL_SCORES[1:2], 0.25, 10.0, 5.0)[0]
     clip_share, pacl_share = np.exp([1.0, 3.0]), np.exp([4.5, 0.5])
     expected = 0.75 * np.log(clip_share / clip_share.sum()) + 0.25 * np.log(pacl_share / pacl_share.sum())
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_accuracies_by_hand():
+def test_accuracies_by_hand_are_written(tmp_path):
     labels = np.array([0, 1, 0])
-    assert accuracy(CLIP_SCORES, labels) == pytest.approx(2 / 3) and accuracy(PACL_SCORES, labels) == pytest.approx(
-        1 / 3
-    )
-    found = score_accuracies(CLIP_SCORES, PACL_SCORES, labels, 0.0, (100.0, 20.0))
-    assert found == {
-        "clip": accuracy(CLIP_SCORES, labels),
-        "pacl": accuracy(PACL_SCORES, labels),
-        "ensemble": found["clip"],
-    }
-    assert score_accuracies(CLIP_SCORES, PACL_SCORES, labels, 1.0, (100.0, 20.0))["ensemble"] == found["pacl"]
+    assert [accuracy(scores, labels) for scores in (CLIP_SCORES, PACL_SCORES)] == pytest.approx([2 / 3, 1 / 3])
+    one = CLIP_SCORES, PACL_SCORES, labels
+    for weight, ensemble in ((0.0, 2 / 3), (1.0, 1 / 3)):
+        found = accuracies(one, weight, (100.0, 20.0))
+        assert found == {
+            name: pytest.approx(v) for name, v in (("clip", 2 / 3), ("pacl", 1 / 3), ("ensemble", ensemble))
+        }
+    result, gains = write_classification(tmp_path, {"a": one}, 1.0, (100.0, 20.0))
+    assert result == {"a": found}
+    written = json.loads((tmp_path / "classification.json").read_text())
+    assert written == {"a": {"clip": 0.666667, "pacl": 0.333333, "ensemble": 0.333333}}
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "classification.csv"), gains.round(6))
 
 
 def test_the_weight_with_the_best_mean_accuracy_is_chosen():
@@ -143,8 +161,9 @@ def test_intervals_of_differences_are_those_of_paired_images():
     assert tables[0].difference.equals(tables[2].difference)  # another seed moves intervals alone
 
 
-def test_without_sets_the_table_has_no_rows():
+def test_without_sets_the_table_has_no_rows_and_pacl_no_weight():
     assert accuracy_table({}, 0.5, (1.0, 1.0)).shape == (0, 6)
+    assert choose_weight({}, [0.5, 1.0], (1.0, 1.0)) == 0.0
 
 
 def test_the_interval_of_the_mean_over_sets_is_one_of_its_own():

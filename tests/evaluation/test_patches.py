@@ -1,33 +1,33 @@
 """Patch labels, their texts and their coherence against loops by hand, with a tiny CLIP."""
 
 import itertools
+import json
 
 import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import torch
+from helpers.colour_world import METHODS, image_set, squares
 from PIL import Image
 from sklearn.metrics import auc
 from torch.nn import functional as F
 
-from pacl.data.benchmark import IGNORE
-from pacl.data.images import Images, Masks
+from pacl.clip.frozen import ClassTexts
+from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.images import Images
 from pacl.evaluation.patches import (
+    accuracy_by_class,
     accuracy_interval,
     coherence,
-    patch_accuracy,
-    patch_accuracy_by_class,
     patch_colours,
     patch_map,
     patch_predictions,
     scene_patches,
     view_of,
+    write_patch_alignment,
 )
 from pacl.metrics import coherence_interval, coherence_roc
-
-
-def squares(tokens):
-    return torch.cat([tokens, tokens.square() - 0.1], dim=-1)  # [B, N, 6]
 
 
 def majority(block):
@@ -42,17 +42,16 @@ def test_scene_patches_are_clips_tokens_and_majority_labels(tiny_clip):
     masks = np.kron(rng.choice(np.array([0, 1, 2, 3, 255]), (3, 8, 8)), np.ones((8, 8))).astype(np.uint8)
     masks[0, :24, :40] = 255
     masks[1, ::2] = 3  # these rows aren't seen
-    table = [2, 0, 1, 7] + [-1] * 251 + [IGNORE]
-    found, labels = scene_patches(
-        tiny_clip, Images(images), Masks(masks), table, last_blocks=["clip", "maskclip"], batch_size=2
-    )
+    benchmark = Benchmark("", ("",) * 8, (2, 0, 1, 7, *[-1] * 251, IGNORE))
+    blocks = ["clip", "maskclip"]
+    found, labels = scene_patches(tiny_clip, image_set(images, masks), benchmark, last_blocks=blocks, batch_size=2)
     tokens = found["clip"]
     assert found["maskclip"].shape == tokens.shape and not torch.allclose(found["maskclip"], tokens)
     assert tokens.shape == (3, 16, 32) and labels.shape == (3, 16)
     for i in range(3):
         alone = tiny_clip.patch_features(tiny_clip.preprocess(Image.fromarray(images[i]))[None])[0]
         torch.testing.assert_close(tokens[i], alone, atol=1e-5, rtol=1e-5)
-        target = np.array(table)[masks[i]][1::2, 1::2]
+        target = np.array(benchmark.table)[masks[i]][1::2, 1::2]
         expected = [majority(target[8 * row : 8 * row + 8, 8 * c : 8 * c + 8]) for row in range(4) for c in range(4)]
         assert labels[i].tolist() == expected
     assert labels[0, 0] == 255
@@ -73,18 +72,17 @@ def test_patches_are_classed_by_their_highest_cosine():
     generator = torch.Generator().manual_seed(0)
     patches, text = torch.randn(5, 6, 3, generator=generator), torch.randn(4, 6, generator=generator)
     index = torch.tensor([0, 1, 1, 2])
-    found = patch_predictions(squares, patches, text, index, batch_size=2)
+    found = patch_predictions(METHODS["clip"], patches, ClassTexts(text, index), batch_size=2)
     assert found.shape == (5, 6)
     for i, n in itertools.product(range(5), range(6)):
         cosines = F.cosine_similarity(squares(patches[i : i + 1])[0, n][None], text)
         assert found[i, n] == index[cosines.argmax()]
 
 
-def test_patch_accuracy_by_hand():
+def test_patch_accuracy_by_class_by_hand():
     labels = torch.tensor([[0, 1, 255, 1], [0, 0, 255, 3]])
     preds = torch.tensor([[0, 1, 0, 0], [0, 1, 3, 3]])
-    assert patch_accuracy(preds, labels) == pytest.approx(4 / 6)
-    table = patch_accuracy_by_class(preds, labels, ["cat, kitten", "dog", "duck", "sea"])
+    table = accuracy_by_class(preds, labels, ["cat", "dog", "duck", "sea"])
     assert table.columns.tolist() == ["class", "accuracy", "patches"]
     assert table["class"].tolist() == ["cat", "dog", "sea"] and table["patches"].tolist() == [3, 2, 1]
     assert table["accuracy"].tolist() == pytest.approx([2 / 3, 1 / 2, 1.0])
@@ -132,7 +130,7 @@ def test_the_seed_is_that_of_the_pairs_and_of_the_interval():
     assert len(areas) == 2
 
 
-def test_the_map_puts_patches_of_a_class_beside_its_text():
+def test_the_map_puts_patches_of_a_class_next_to_its_text():
     generator = torch.Generator().manual_seed(0)
     text = F.normalize(torch.randn(5, 16, generator=generator), dim=-1)
     labels = torch.randint(0, 4, (30, 9), generator=generator)  # class 4 has no patch
@@ -159,3 +157,25 @@ def test_patch_colours_are_each_patchs_own_mean_and_deviation(tiny_clip):
         for (top, left), row in zip(corners, rows, strict=True):
             patch = pixels[:, top : top + P, left : left + P].reshape(3, -1)
             np.testing.assert_allclose(row, [*patch.mean(1), *patch.std(1, ddof=1)], atol=1e-5)
+
+
+def test_files_hold_accuracies_curves_and_the_plane(tmp_path):
+    labels, right = torch.tensor([[0, 1], [1, 255]]), torch.tensor([[0, 1], [1, 0]])
+    preds = {"clip": torch.zeros_like(labels), "pacl": right}
+    curve = {"false_positives": [0.0, 1.0], "true_positives": [0.0, 1.0], "auc": 0.75, "interval": (0.5, 1.0)}
+    plane = pd.DataFrame({"x": [0.12345, 1.0], "y": 2.0, "label": [1, 0], "is_text": [False, True]})
+    benchmark = Benchmark("two", ("cat, kitten", "dog"), (0, 1))
+    curves, maps = {"pacl": curve, "colours": curve}, {"clip": plane, "pacl": plane}
+    result = write_patch_alignment(tmp_path, benchmark, preds, labels, curves, maps, seed=0)
+    assert list(result) == ["clip", "pacl", "colours"] and result["colours"] == {
+        "auc": 0.75,
+        "auc_interval": (0.5, 1.0),
+    }
+    assert result["clip"]["accuracy"] == pytest.approx(1 / 3) and result["pacl"]["accuracy_interval"] == (1, 1)
+    written = json.loads((tmp_path / "patch_alignment.json").read_text())
+    assert written["pacl"] == {"accuracy": 1, "accuracy_interval": [1, 1], "auc": 0.75, "auc_interval": [0.5, 1.0]}
+    assert json.loads((tmp_path / "patch_roc.json").read_text())["colours"] == curve | {"interval": [0.5, 1.0]}
+    by_class, plane = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("patch_accuracy", "patch_map"))
+    assert by_class.values.tolist()[1:3] == [["dog", 0.0, 2, "clip"], ["cat", 1.0, 1, "pacl"]]
+    assert plane.columns.tolist() == ["method", "x", "y", "label", "is_text"]
+    assert plane.values.tolist()[:2] == [["clip", 0.1234, 2.0, "dog", False], ["clip", 1.0, 2.0, "cat", True]]

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from helpers import stand_in
-from pacl.data.benchmark import IGNORE
+from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.images import Images, Masks
+from pacl.data.prepared import ImageSet
 from pacl.runtime.params import Protocol
 from pacl.segment import Method
-
-P = 4
 
 
 class ColourCLIP(stand_in.ColourCLIP):
@@ -36,16 +36,20 @@ def cubes(tokens):
     return torch.cat([tokens.pow(3), tokens.flip(-1)], dim=-1)
 
 
+def table_of(*labels):
+    """Mask values 0, 1, ... stand for these classes, 255 for none."""
+    return (*labels, *[-1] * (255 - len(labels)), IGNORE)
+
+
 METHODS = {"clip": Method(squares, "clip"), "pacl": Method(cubes, "clip")}
 PACL = {"pacl": METHODS["pacl"]}
-TABLE = [0, 1, 2, 3] + [-1] * 251 + [IGNORE]
 BENCHMARKS = {
-    "plain": {"classes": ["cat, kitten", "dog", "duck", "sea, lake"], "table": TABLE},
-    "with_background": {
-        "classes": ["background", "cow", "green hill, hill"],
-        "table": [0, 0, 1, 2] + [-1] * 251 + [IGNORE],
-    },
-}
+    "plain": Benchmark("plain", ("cat, kitten", "dog", "duck", "sea, lake"), table_of(0, 1, 2, 3)),
+    "with_background": Benchmark(
+        "with_background", ("background", "cow", "green hill, hill"), table_of(0, 0, 1, 2),
+        {"words": ("sky, wall, sea", "cow", "green hill, hill")},  # for the background, too
+    ),
+}  # fmt: skip
 PROTOCOLS = {
     "whole": Protocol(token_stride=2, background_rule="entropy", background_threshold=0.55, logit_scale=3.0),
     "windows": Protocol(
@@ -65,3 +69,7 @@ def pictures(sizes):
         images.append(np.kron(blocks, np.ones((6, 6, 1), np.uint8))[:H, :W])
         masks.append(rng.choice(np.array([0, 1, 2, 3, 255], np.uint8), (H, W)))
     return images, masks
+
+
+def image_set(images, masks, benchmarks=BENCHMARKS):
+    return ImageSet(Images(images), Masks(masks), benchmarks)
