@@ -1,11 +1,12 @@
-"""A dry run of a profile: every stage on a few real items, and what the whole run would need.
+"""A dry run of a profile: every stage on a few real items, twice, and what the whole run would need.
 
-python -m pacl.tools.rehearse PROFILE [--data FOLDER]    (FOLDER instead of the profile's prepare.raw)
+python -m pacl.tools.rehearse PROFILE [--data FOLDER]    (FOLDER in place of the profile's prepare.raw)
 
-It works in a temporary copy of the project, so nothing of the project's own results is touched.
+It works in temporary projects of links, so the project's own results stay as they are.
 """
 
 import argparse
+import math
 import os
 import re
 import resource
@@ -15,71 +16,122 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import yaml
 
-from pacl.clip import load_clip
-from pacl.runtime.config import load_params, project_root, read_yaml
+from pacl.clip import load_clip_of
+from pacl.data.prompts import templates
+from pacl.runtime.config import load_params, project_root, read_section, read_yaml
+from pacl.runtime.params import Profile
+from pacl.runtime.processes import processes
 from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards
 from pacl.tools import estimate
 
-POINTS = ("default", "matched_only")  # of the ablations: one that changes nothing, one that does
-# What a few items need in place of the profile's own numbers; the rest of the profile stays as it is.
-FEW = {
-    "prepare": {"train_pairs": 12, "validation_scenes": 4, "test_scenes": 6, "classification_images": 4},
-    "features": {"batch_size": 8},
-    "train": {"pairs": 12, "batch_size": 4, "epochs": 2, "warmup_steps": 1, "accumulate": 1},
-    "patch_alignment": {"batch_size": 4, "pairs": 1000},
-    "segmentation": {"batch_size": 2, "shown": 1},
-    "classification": {"batch_size": 4},
-    "ablations": {"seeds": [0], "inference_scenes": 1},
-}
-SHORT_SIDES = {"native": 64}  # pixels; of the other protocols 224, with windows no larger
+SIZES = (1, 4)  # of the two rehearsals; their difference tells a stage's start-up from its work
+QUICK = 25  # times as many images of the mini world, each of which takes so much less time than a photo
+POINTS = ("default", "matched_only", "value", "templates_80")  # of the ablations, two with own tokens or own texts
+SIDES = {"native": 64}  # pixels to which each protocol resizes; 224 if not named, with windows no larger
 
 
 def rehearse(profile: str, data: str | None = None) -> str:
-    """Runs every stage in a temporary folder and returns what to print: times, what is missing, what a run would need.
+    """Runs every stage in temporary folders and returns what to print: times, what is missing, what a whole run needs.
 
-    Raises RuntimeError naming the stage that failed, and FileNotFoundError where there is nothing to train on or to
+    Raises RuntimeError naming the stage that failed, and FileNotFoundError if there is nothing to train on or to
     measure with.
     """
-    root = project_root()
-    table = read_yaml(root / "params.yaml")
-    params = load_params(profile, "prepare", "model", "protocols")
-    few, notes = reduced(table[profile], params, Path(data or params.prepare.raw or ".").absolute())
+    root, params = project_root(), load_params(profile, *Profile.model_fields)
+    table, raw = read_yaml(root / "params.yaml"), Path(data or params.prepare.raw or ".").absolute()
+    section, notes = what_is_there(table[profile], params, raw)
+    items = processes() * (QUICK if params.prepare.source == "miniworld" else 1)
+    profiles = [*(reduced(section, size * items) for size in SIZES), section]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        lay_out(root, place, table | {"profiles": [profile], profile: few})
-        times = [run_stage(name, command, place, root) for name, command in stages(root, profile, few)]
-        needs = estimate.whole_run(profile, place, few["model"]["pretrained"], Path(few["prepare"]["raw"] or "."))
-    lines = [
-        f"Every stage of {profile} ran on a few items, in {sum(took for _, took, _ in times):.0f} s:",
-        *(f"  {name:<16} {took:6.1f} s, {busy:6.1f} s of processors" for name, took, busy in times),
-    ]
-    return "\n".join([*lines, "", *notes, *([""] if notes else []), *needs])
+        times = []
+        for size, values in zip(SIZES, profiles, strict=False):
+            place = Path(folder, str(size))
+            lay_out(root, place, table | {"profiles": [profile], profile: values})
+            commands = stages(root, profile, table)
+            times.append({name: run_stage(name, command, place, root) for name, (command, _) in commands.items()})
+        found = [
+            SimpleNamespace(**{name: read_section(profile, name, values) for name in Profile.model_fields})
+            for values in profiles
+        ]
+        rehearsed = estimate.Rehearsed.read(place, profile, load_clip_of(found[-1].model))
+    works = [estimate.work(one, rehearsed, whole=one is found[-1]) for one in found]
+    lines = time_table(times, works, {name: runs for name, (_, runs) in commands.items()})
+    left_out = [name for name in params.prepare.benchmarks if name not in found[-1].prepare.benchmarks]
+    lines[-1] += f" (without {', '.join(left_out)})" if left_out else ""
+    device = rehearsed.clip.device.type + ("" if torch.cuda.is_available() else f", {torch.get_num_threads()} threads")
+    title = f"Every stage of {profile} ran on a few items, then on {SIZES[1]} times as many, on this device ({device})."
+    return "\n".join([title, "", *lines, *needs(found[-1], rehearsed, raw), *notes])
 
 
-def reduced(section: dict, params, raw: Path) -> tuple[dict, list[str]]:
-    """The profile with few items, of the data that are there, and sentences on what isn't."""
-    few = {name: {**values, **FEW.get(name, {})} for name, values in section.items()}
-    notes = use_what_is_there(few, raw) if params.prepare.source != "miniworld" else []
+def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[dict, list[str]]:
+    """The profile on the data and weights that are there, and sentences on what is missing.
+
+    Raises FileNotFoundError without training pairs or without any benchmark.
+    """
+    section, notes = {name: dict(values) for name, values in section.items()}, []
+    prepare, source = section["prepare"], params.prepare.source
+    if source != "miniworld":
+        prepare["raw"] = str(raw)
+        pairs = shards.SHARDS if source == "webdataset" else caption_sets.CAPTIONED[source]
+        layouts.check_present([(raw / pairs["folder"], pairs, "")])
+        wanted = []
+        for key, check, users in (
+            ("benchmarks", segmentation_sets.check_benchmarks, section["segmentation"]),
+            ("classification_sets", classification_sets.check_sets, section["classification"]),
+        ):
+            wanted += check(raw, prepare[key])
+            there = [one for one in prepare[key] if not any(layouts.missing(*row) for row in check(raw, [one]))]
+            name = "sets" if key == "classification_sets" else key
+            prepare[key], users[name] = there, [one for one in users[name] if one in there]
+        try:
+            layouts.check_present(wanted)
+        except FileNotFoundError as error:
+            if not prepare["benchmarks"]:
+                raise
+            notes.append(f"Left out of the rehearsal; the whole run would stop here. {error}")
+    try:
+        load_clip_of(params.model)
+    except FileNotFoundError as error:
+        section["model"]["pretrained"] = "random"
+        notes.append(f"Rehearsed with random weights: {error}")
+    return section, notes
+
+
+def reduced(section: dict, items: int) -> dict:
+    """The profile with `items` of everything, 4 times as many training pairs, and small images."""
+    prepare, streamed = section["prepare"], section["prepare"]["source"] == "webdataset"
+    pairs = min(4 * items, prepare["train_pairs"])
+    few = {
+        "prepare": {
+            "train_pairs": pairs,
+            "validation_scenes": min(2 * items, prepare["validation_scenes"]),
+            "test_scenes": min(items, prepare["test_scenes"] or items),
+            "classification_images": min(items, prepare["classification_images"] or items),
+        },
+        "train": {"pairs": pairs, "warmup_steps": 1, "accumulate": 1} | ({"epochs": 2} if streamed else {}),
+        "patch_alignment": {"pairs": 1000},
+        "segmentation": {"shown": 1},
+        "ablations": {"inference_scenes": min(items, section["ablations"]["inference_scenes"])},
+    }
+    few = {name: values | few.get(name, {}) for name, values in section.items()}
+    for name in ("features", "train", "patch_alignment", "segmentation", "classification"):
+        least, count = (2, pairs) if name == "train" else (1, items)
+        few[name]["batch_size"] = max(least, min(few[name]["batch_size"], count // 4))
     few["protocols"] = {name: small(name, protocol) for name, protocol in section["protocols"].items()}
     few["train"]["compile"] = section["train"]["compile"] and torch.cuda.is_available()
-    ablations = few["ablations"]
-    ablations["base"] = {**ablations["base"], "pairs": 8, "epochs": 1, "batch_size": 4, "warmup_steps": 0}
-    ablations["points"] = {name: section["ablations"]["points"][name] for name in POINTS}
-    try:
-        load_clip(params.model.backbone, params.model.pretrained)
-    except FileNotFoundError as error:
-        few["model"]["pretrained"] = "random"
-        notes.append(f"Rehearsed with random weights: {error}")
-    return few, notes
+    base, points = few["ablations"]["base"], few["ablations"]["points"]
+    few["ablations"]["base"] = base | {"pairs": pairs, "batch_size": max(2, min(64, pairs // 4)), "warmup_steps": 0}
+    few["ablations"]["points"] = {name: points[name] for name in POINTS if name in points}
+    return few
 
 
 def small(name: str, protocol: dict) -> dict:
-    """A protocol on small images, with the same strides of tokens."""
-    side = SHORT_SIDES.get(name, 224)
+    """A protocol on small images, with the same token stride."""
+    side = SIDES.get(name, 224)
     sizes = {"short_side": min(protocol.get("short_side") or side, side)}
     if own := protocol.get("per_benchmark"):
         kept = {name: {k: v for k, v in changes.items() if k != "short_side"} for name, changes in own.items()}
@@ -89,92 +141,89 @@ def small(name: str, protocol: dict) -> dict:
     return protocol | sizes
 
 
-def use_what_is_there(few: dict, raw: Path) -> list[str]:
-    """Leaves out benchmarks and classification sets whose data are missing. Raises FileNotFoundError without pairs or
-    any benchmark.
-    """
-    prepare = few["prepare"]
-    prepare["raw"] = str(raw)
-    pairs = shards.SHARDS if prepare["source"] == "webdataset" else caption_sets.CAPTIONED[prepare["source"]]
-    layouts.check_present([(raw / pairs["folder"], pairs, "")])
-    wanted = segmentation_sets.check_benchmarks(raw, prepare["benchmarks"]) + classification_sets.check_sets(
-        raw, prepare["classification_sets"]
-    )
-    there = [name for name in prepare["benchmarks"] if is_there(segmentation_sets.check_benchmarks(raw, [name]))]
-    sets = [name for name in prepare["classification_sets"] if is_there(classification_sets.check_sets(raw, [name]))]
-    try:
-        layouts.check_present(wanted)
-        return []
-    except FileNotFoundError as error:
-        if not there:
-            raise
-        prepare["benchmarks"], prepare["classification_sets"] = there, sets
-        few["segmentation"]["benchmarks"] = [name for name in few["segmentation"]["benchmarks"] if name in there]
-        few["classification"]["sets"] = [name for name in few["classification"]["sets"] if name in sets]
-        return [f"Left out of the rehearsal; the whole run would stop here. {error}"]
-
-
-def is_there(wanted: list[tuple]) -> bool:
-    return not any(layouts.missing(Path(folder), dataset, split) for folder, dataset, split in wanted)
-
-
 def lay_out(root: Path, place: Path, table: dict) -> None:
-    """A project of links to the real one's code and data files, with params.yaml of its own and no results.
+    """A project of links to the real one's code and data files, with its own params.yaml and no results.
 
-    Of each list of templates it has the first only, since texts take most of the time.
+    Each of its lists of templates is cut to the first, since texts would take most of the time.
     """
+    (place / "data").mkdir(parents=True)
     (place / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
-    for name in ("data", "ablations"):
-        (place / name).mkdir()
-    code = [root / name for name in ("notebooks", "pacl", "ablations/dvc.yaml")]
-    for path in (*code, *(root / "data").iterdir()):
+    for path in (root / "notebooks", root / "pacl", *(root / "data").iterdir()):
         if path.name not in ("prepared", "features", "raw", "templates.yaml"):
             (place / path.relative_to(root)).symlink_to(path.absolute())
     first = {name: forms[:1] for name, forms in read_yaml(root / "data/templates.yaml").items()}
     (place / "data/templates.yaml").write_text(yaml.safe_dump(first), encoding="utf-8")
 
 
-def stages(root: Path, profile: str, few: dict) -> list[tuple[str, list[str]]]:
-    """(name, command) of each stage of the pipeline, the ablation points of the rehearsal one by one."""
-    found = []
-    for name, stage in pipeline(root).items():
-        if stage.get("frozen"):
-            continue
-        for item in few["ablations"]["points"] if "${item.point}" in stage["cmd"] else ["0"]:
-            command = stage["cmd"].replace("${item.profile}", profile)
-            command = re.sub(r"\$\{item\.\w+\}", item, command)
-            found.append((name, [sys.executable, *shlex.split(command)[1:]]))
-    return found
-
-
-def pipeline(root: Path) -> dict[str, dict]:
-    """The stages of both dvc.yaml, in an order in which they can run: ablation points before what reads them."""
-    found, points = {}, read_yaml(root / "ablations/dvc.yaml")["stages"]
-    for name, stage in read_yaml(root / "dvc.yaml")["stages"].items():
-        found |= (points if name == "ablations" else {}) | {name: stage}
-    return found
-
-
-def run_stage(name: str, command: list[str], place: Path, root: Path) -> tuple[str, float, float]:
-    """(name, seconds, seconds of processors) of a stage run in the temporary project. Raises RuntimeError with what it
-    printed.
+def stages(root: Path, profile: str, table: dict) -> dict[str, tuple[list[str], int]]:
+    """Stage -> its command and how often a whole run runs it, in dvc.yaml's order, which can run. A stage with a matrix
+    of seeds is rehearsed with seed 0.
     """
+    found = {}
+    for name, stage in read_yaml(root / "dvc.yaml")["stages"].items():
+        if not stage.get("frozen"):
+            command = re.sub(r"\$\{item\.\w+\}", "0", stage["cmd"].replace("${item.profile}", profile))
+            lists = [table[values.strip("${}")] for key, values in stage["matrix"].items() if key != "profile"]
+            found[name] = [sys.executable, *shlex.split(command)[1:]], math.prod(map(len, lists))
+    return found
+
+
+def run_stage(name: str, command: list[str], place: Path, root: Path) -> float:
+    """Seconds of a stage in the temporary project. Raises RuntimeError with what it printed if it fails."""
     paths = os.pathsep.join(filter(None, (str(root.absolute()), os.environ.get("PYTHONPATH"))))
     print(f"{name} ...", file=sys.stderr, flush=True)
-    start, before = time.perf_counter(), processor_seconds()
-    done = subprocess.run(
-        command, cwd=place, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
-    )
+    start, environment = time.perf_counter(), os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise RuntimeError(f"The rehearsal's stage {name} failed:\n{last}")
-    return name, time.perf_counter() - start, processor_seconds() - before
+    return time.perf_counter() - start
 
 
-def processor_seconds() -> float:
-    """Of all finished child processes together: on a machine that others use, too, it says more than the clock."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def time_table(times: list[dict], works: list[dict], runs: dict[str, int]) -> list[str]:
+    """One line per stage: its seconds in both rehearsals, and an estimate for the whole run; then their sum."""
+    whole = {}
+    for name, count in runs.items():
+        measured, work = [one[name] for one in times], [one.get(name, 0.0) for one in works]
+        whole[name] = count * estimate.seconds(measured, work[:2], work[2])
+    lines, total = [f"{'stage':<20} {'few':>8} {'more':>8}   whole run"], 0.0
+    for name, seconds in whole.items():
+        total += seconds
+        lines.append(f"{name:<20} {times[0][name]:6.1f} s {times[1][name]:6.1f} s   {in_words(seconds)}")
+        lines += [f"{'a trained embedder':<38}   {in_words(total)}"] if name == "train" else []
+    few = [f"{sum(one.values()):6.1f} s" for one in times]
+    return [*lines, f"{'all together':<20} {few[0]} {few[1]}   {in_words(total)}"]
+
+
+def needs(params: SimpleNamespace, rehearsed: estimate.Rehearsed, raw: Path) -> list[str]:
+    """Lines on the disk and memory of a whole run."""
+    clip, train, found = rehearsed.clip, params.train, estimate.counts(params, rehearsed)
+    tokens = clip.grid(clip.image_size, clip.image_size)[0] ** 2
+    texts = found.captions + found.nouns * len(templates(params.features.templates))
+    disk = f"Disk: {in_bytes(2 * (found.encoded * tokens * clip.width + texts * clip.dim))} of features"
+    if params.prepare.source == "webdataset":
+        tars = shards.find_shards(raw / shards.SHARDS["folder"])
+        a_pair = sum(path.stat().st_size for path in tars) / sum(shards.survey(tars, 1.0)[0])
+        disk += f", and {in_bytes(train.pairs * a_pair)} of shards by the size of those that are there"
+    peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    batch = 4 * train.batch_size * tokens * (clip.width + 3 * clip.dim) / train.accumulate
+    aligned = found.scenes.get(params.patch_alignment.benchmark, 0) * (1 + len(params.patch_alignment.methods))
+    memory = (
+        f"Memory: {in_bytes(peak)} at most in the rehearsal; beyond it about {in_bytes(batch)} for a training batch "
+        f"over all processes, {in_bytes(4 * aligned * tokens * clip.width)} for the tokens of patch_alignment."
+    )
+    return [f"{disk}.", memory]
+
+
+def in_words(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def in_bytes(count: float) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**29 else f"{count / 2**20:,.0f} MiB"
 
 
 if __name__ == "__main__":
