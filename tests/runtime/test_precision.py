@@ -1,4 +1,4 @@
-"""bfloat16 is used where the hardware has it, and float32 where it would only be emulated."""
+"""bfloat16 where the hardware has it, float32 where it would be emulated."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from pacl.runtime import precision
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    """What was found of one processor is not remembered for the next."""
+    """Forgets what was found for one processor before the next."""
     has_bfloat16 = precision.has_bfloat16
     has_bfloat16.cache_clear()
     yield
@@ -33,7 +33,7 @@ def on_a_processor(monkeypatch, mkldnn: bool, **capabilities):
         (False, {"avx2": True}, False),
         (True, {"neon": True, "bf16": True}, True),
         (True, {"neon": True, "sve_bf16": True}, True),
-        (False, {"neon": True, "bf16": True}, False),  # an ARM that has it, and a torch that doesn't use it
+        (False, {"neon": True, "bf16": True}, False),  # the processor has it, but torch doesn't use it
     ],
     ids=["avx512_bf16", "amx", "avx512", "avx2", "arm", "sve", "mac"],
 )

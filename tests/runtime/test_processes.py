@@ -1,4 +1,4 @@
-"""Work in several processes gives what one gives, errors included."""
+"""Several processes give what one gives, errors included."""
 
 import multiprocessing
 import os
@@ -7,13 +7,9 @@ import resource
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from helpers.colour_world import BENCHMARKS, METHODS, PROTOCOLS, ColourCLIP, pictures
 
-from pacl.data.images import Images, Masks
-from pacl.evaluation.segmentation import segmentation, segmentation_of_sets
 from pacl.runtime import processes
 from pacl.runtime.processes import in_parts, progress_bar
 
@@ -66,7 +62,7 @@ def test_an_error_of_a_part_is_raised_and_a_death_is_named():
         in_parts(lambda part: os._exit(1), 9, 3)
 
 
-def test_an_error_waits_for_the_other_parts_however_much_they_say():
+def test_an_error_waits_for_the_other_parts_however_long_their_answers():
     """A megabyte doesn't fit into a pipe that nobody reads."""
 
     def fails(part):
@@ -82,7 +78,7 @@ def test_an_error_waits_for_the_other_parts_however_much_they_say():
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lists its processes in /proc")
 @pytest.mark.parametrize("seconds", [0.5, 60])
 def test_forks_end_when_their_parent_is_killed(tmp_path, monkeypatch, seconds):
-    """They want to say a megabyte, and nobody reads it; or they have much to compute yet, and the system ends them."""
+    """They have an answer of a megabyte that nobody reads; or they are still computing, and the system ends them."""
     if seconds < 1:
         monkeypatch.setattr(processes, "end_with_parent", lambda: None)
 
@@ -112,21 +108,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_confusion_matrices_are_those_of_one_process():
-    images, masks = pictures([(14, 20)] * 7)
-    scenes = Images(np.stack(images)), Masks(np.stack(masks))
-    sets = {"": (*scenes, BENCHMARKS)}
-    found = segmentation_of_sets(ColourCLIP(), METHODS, sets, list(BENCHMARKS), PROTOCOLS["whole"], batch_size=2)
-    expected = segmentation(ColourCLIP(), METHODS, *scenes, BENCHMARKS, PROTOCOLS["whole"], batch_size=2)
-    for name in BENCHMARKS:
-        assert all(torch.equal(found[name][method], expected[name][method]) for method in METHODS)
-    with pytest.raises(ValueError, match="there are no scenes of ade20k; prepare.benchmarks made plain"):
-        segmentation_of_sets(ColourCLIP(), METHODS, sets, ["ade20k"], PROTOCOLS["whole"])
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory can be told to stay")
 def test_freed_memory_is_kept_for_the_next_tensor():
-    """A tensor of 16 MB is 4,096 pages that the system must hand out, at the first time only once they are kept."""
+    """A tensor of 16 MB is 4,096 pages, which the system must hand out each time unless they are kept."""
 
     def pages(times: range) -> int:  # in a fork, which keeps its memory
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
