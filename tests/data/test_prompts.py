@@ -77,20 +77,20 @@ def test_every_template_has_one_place_for_the_class():
 
 
 def test_an_unknown_list_is_named_with_those_that_exist():
-    with pytest.raises(ValueError, match="'eight' is no list .* has plain, one, seven"):
+    with pytest.raises(ValueError, match="'eight' is not a list .* has plain, one, seven"):
         templates("eight")
 
 
 @pytest.fixture
 def fresh_taggers():
-    """Neither a tagger nor a caption's nouns may outlive a test in which spaCy is a stand-in."""
+    """Forgets the tagger and the nouns after a test with a stand-in for spaCy."""
     yield
     for cached in (spacy_tagger, nouns):
         cached.cache_clear()
 
 
 def test_spacys_nouns_and_proper_nouns_are_the_nouns(monkeypatch, fresh_taggers):
-    """A stand-in for spaCy, which is no dependency: what it says of each word decides, not the word itself."""
+    """A stand-in for spaCy, which is not a dependency: its tags decide, not the words."""
     kinds = {"duck": "VERB", "golden": "PROPN", "retriever": "PROPN", "run": "NOUN", "2": "NOUN"}
     loaded = []
 
@@ -100,7 +100,7 @@ def test_spacys_nouns_and_proper_nouns_are_the_nouns(monkeypatch, fresh_taggers)
 
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
     assert nouns("A Golden Retriever and a duck on a run 2", "spacy") == ("golden retriever", "run")
-    assert nouns("2 duck", "spacy") == ()  # a word without a letter is none, whatever the tagger says
+    assert nouns("2 duck", "spacy") == ()  # a word without letters is never a noun
     assert loaded == [("en_core_web_sm", ["lemmatizer", "ner", "parser"])]  # once, with its tagger only
     assert "duck" in nouns("a duck on a run")  # the other tagger has its own memory
 
