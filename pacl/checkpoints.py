@@ -1,7 +1,6 @@
-"""A trained vision embedder as two files, NAME.safetensors (its weights) and NAME.json (what rebuilds it)."""
+"""A trained vision embedder in two files, NAME.safetensors (its weights) and NAME.json (how to rebuild it)."""
 
 import json
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -10,46 +9,47 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pacl.model import VisionEmbedder
-from pacl.runtime.files import write_durably
+from pacl.runtime.files import checksum, write_atomically
 
 
 def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: dict[str, Tensor] | None = None) -> None:
-    """Writes path.safetensors and path.json, each whole or not at all. Raises OSError when it cannot.
+    """Writes path.safetensors and path.json, each atomically. Raises OSError if it can't.
 
-    about: how it was trained. weights: a state dict of this embedder to write instead of its own.
+    about: how it was trained. weights: a state dict to write instead of the embedder's own.
     """
     weights = embedder.state_dict() if weights is None else weights
     stored = save({name: tensor.contiguous() for name, tensor in weights.items()})
-    write_durably(Path(f"{path}.safetensors"), stored)
-    content = json.dumps({"embedder": embedder.shape, "sha256": sha256(stored).hexdigest(), **about}, indent=1) + "\n"
-    write_durably(Path(f"{path}.json"), content.encode())
+    write_atomically(Path(f"{path}.safetensors"), stored)
+    content = {"embedder": embedder.shape, "sha256": checksum(stored), **about}
+    write_atomically(Path(f"{path}.json"), json.dumps(content, indent=1) + "\n")
 
 
 def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
-    """An embedder that save_embedder wrote, in evaluation mode, and what its json says. Raises FileNotFoundError, or
-    ValueError for a torn file and for one that was trained on the tokens of another CLIP.
+    """An embedder that save_embedder wrote, in evaluation mode, and the content of its json.
 
-    clip: the FrozenCLIP whose tokens it will see; a checkpoint made before they named theirs is known by widths alone.
+    clip: the FrozenCLIP whose tokens it will see; old checkpoints don't name theirs, so only widths are compared.
+    Raises FileNotFoundError, or ValueError for a corrupt file and for one trained on the tokens of another CLIP.
     """
     for file in (Path(f"{path}.json"), Path(f"{path}.safetensors")):
         if not file.exists():
-            raise FileNotFoundError(f"{file} is missing: train first (`dvc repro train`), or give another checkpoint.")
+            raise FileNotFoundError(f"{file} is missing: train first (`dvc repro train`), or name another checkpoint.")
     try:
         about = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-        with torch.device("meta"):  # the json may name any size; memory is only for what the weights really have
+        with torch.device("meta"):  # allocates nothing: a corrupt json may name any size
             embedder = VisionEmbedder(**about["embedder"])
         stored = Path(f"{path}.safetensors").read_bytes()
-        if about.get("sha256", "") not in ("", sha256(stored).hexdigest()):
-            raise ValueError("the weights are not those that were written")
+        if about.get("sha256", "") not in ("", checksum(stored)):
+            raise ValueError("the weights' checksum differs")
         embedder.load_state_dict(load(stored), assign=True)
         trained = about.get("clip") and {key: str(about["clip"][key]) for key in ("name", "tokens", "weights")}
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
         raise ValueError(
-            f"{path}.safetensors and its json are no complete checkpoint ({' '.join(str(error).split())}): train again."
+            f"{path}.safetensors or its json is corrupt ({' '.join(str(error).split())}): train again."
         ) from None
     if clip and trained and any(trained[key] != clip.identity[key] for key in ("tokens", "weights")):
         raise ValueError(
-            f"{path} was trained on {said(trained)}, but this is {said(clip.identity)}: load that CLIP, or train again."
+            f"{path} was trained on {in_words(trained)}, but this is {in_words(clip.identity)}: load that CLIP, or "
+            "train again."
         )
     if clip and (embedder.in_dim, embedder.out_dim) != (clip.width, clip.dim):
         raise ValueError(
@@ -59,5 +59,5 @@ def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
     return embedder.eval(), about
 
 
-def said(identity: dict) -> str:
+def in_words(identity: dict) -> str:
     return "tokens {tokens} of {name} (weights {weights})".format_map(identity)

@@ -1,5 +1,6 @@
 """The contrastive loss that trains the vision embedder: CLIP's InfoNCE with phi in place of CLIP's similarity (paper,
-section 3)."""
+section 3).
+"""
 
 import math
 
@@ -9,12 +10,12 @@ from torch.nn import functional as F
 
 
 def contrastive_loss(compatibility: Tensor, logit_scale: Tensor | float, same_text: Tensor | None = None) -> Tensor:
-    """Symmetric InfoNCE over phi [B, B] (image i, caption j), a scalar: the mean of the image-to-text and the text-to-
-    image cross-entropies.
+    """Symmetric InfoNCE over phi [B, B] (image i, caption j) -> a scalar, the mean of the image-to-text and the
+    text-to-image cross-entropy.
 
-    logit_scale: the inverse temperature phi is multiplied with.
-    same_text: bool [B, B], True where caption j describes image i too; such a pair is no negative of image i or caption
-    j. The diagonal is never left out.
+    logit_scale: the inverse temperature that multiplies phi.
+    same_text: bool [B, B], True where caption j describes image i too; such a pair is not used as a negative. The
+    diagonal always counts.
     Raises ValueError for a compatibility that is not square and for a same_text of another shape or type.
     """
     if compatibility.ndim != 2 or compatibility.shape[0] != compatibility.shape[1]:
@@ -32,9 +33,9 @@ def contrastive_loss(compatibility: Tensor, logit_scale: Tensor | float, same_te
 
 
 class LogitScale(nn.Module):
-    """CLIP's learned logit scale: one number, kept as its logarithm and within [1, max]. Calling it gives the scale.
+    """CLIP's learned logit scale, one number in [1, max] stored as its logarithm. Calling the module returns the scale.
 
-    start: the scale before training (CLIP's 1 / 0.07). Raises ValueError for a start outside [1, max].
+    start: the scale before training (CLIP's is 1 / 0.07). Raises ValueError for a start outside [1, max].
     """
 
     def __init__(self, start: float = 1 / 0.07, max: float = 100.0):
@@ -45,6 +46,6 @@ class LogitScale(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(start)))
 
     def forward(self) -> Tensor:
-        with torch.no_grad():  # the parameter itself: clamping the result would take away the gradient that leads back
+        with torch.no_grad():  # clamps the parameter: clamping the result would block the gradient that leads back
             self.log_scale.clamp_(0, math.log(self.max))
         return self.log_scale.exp()

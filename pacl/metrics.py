@@ -1,5 +1,6 @@
-"""What the paper measures: segmentation by one confusion matrix, patch labels by majority, and the coherence of patches
-by ROC (paper, sections 3 and 4)."""
+"""What the paper measures: segmentation by one confusion matrix, patch classification by majority labels, and patch
+coherence by ROC (paper, sections 3 and 4).
+"""
 
 from collections.abc import Callable
 
@@ -8,25 +9,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORE_INDEX = 255
+from pacl.data.benchmark import IGNORE
+
+IGNORE_INDEX = IGNORE
 
 
-def confusion_matrix(
-    preds: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = IGNORE_INDEX
-) -> Tensor:
-    """Counts int64 [K, K], rows the target's class and columns the prediction's, of label maps of one shape.
+def confusion_matrix(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = IGNORE) -> Tensor:
+    """Counts int64 [K, K] of two label maps of one shape; rows are the target's classes, columns the prediction's.
 
-    Pixels whose target is ignore_index are left out. Matrices of several images add up to the whole split's.
+    Pixels whose target is ignore_index are left out. The sum of the images' matrices is the matrix of the split.
     Raises ValueError for shapes that differ and for a label outside 0 ... num_classes - 1.
     """
     if preds.shape != target.shape:
-        raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have one shape.")
+        raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have the same shape.")
     preds, target = preds.flatten(), target.flatten()
     ignored = target == ignore_index if ignore_index is not None else torch.zeros_like(target, dtype=torch.bool)
     if preds.numel() and not 0 <= preds.min() <= preds.max() < num_classes:
         preds = preds.masked_fill(ignored, 0)
         _check_labels("preds", preds, num_classes)
-    rows = target.long().clamp(-1, num_classes).add_(1)  # the first and the last row are for labels outside the classes
+    rows = target.long().clamp(-1, num_classes).add_(1)  # the first and last row collect labels outside the classes
     pairs = rows.mul_(num_classes).add_(preds.long())
     confmat = torch.bincount(pairs, minlength=(num_classes + 2) * num_classes).reshape(-1, num_classes)[1:-1]
     if ignore_index in range(num_classes):
@@ -49,18 +50,22 @@ def mean_iou(confmat: Tensor) -> float:
 
 
 def pixel_accuracy(confmat: Tensor) -> float:
-    """Share of the pixels whose class is right (mmseg's aAcc); NaN if there are none."""
+    """Share of correctly classified pixels (mmseg's aAcc); NaN if there are none."""
     confmat = _square(confmat)
     return (confmat.diagonal().sum() / confmat.sum()).item()
 
 
-def patch_labels(
-    mask: Tensor, patch_size: int, ignore_index: int = IGNORE_INDEX, num_classes: int | None = None
-) -> Tensor:
+def patch_accuracy(preds: Tensor, labels: Tensor) -> float:
+    """Share of labelled patches whose class is right (paper: patch classification); two label tensors of one shape."""
+    labelled = labels != IGNORE
+    return (preds[labelled] == labels[labelled]).double().mean().item()
+
+
+def patch_labels(mask: Tensor, patch_size: int, ignore_index: int = IGNORE, num_classes: int | None = None) -> Tensor:
     """The majority label of each patch's pixels: mask [B, H, W] -> int64 [B, N], in the order of CLIP's patch tokens.
 
-    Ignored pixels vote for ignore_index: where they are the most, so that a patch of much background and a little cat
-    is no cat where the background is ignored. Of equal counts the lower label wins, ignore_index last.
+    Ignored pixels vote too, for ignore_index: a patch that shows mostly ignored background and a little cat is ignored.
+    Ties go to the lower label, and ignore_index loses them.
     Pixels beyond the last whole patch are dropped, as CLIP's patch convolution drops them.
     num_classes: found from the mask if not given.
     Raises ValueError for another shape, a mask smaller than a patch, and a label outside the classes.
@@ -89,15 +94,15 @@ def coherence_roc(
     *,
     pairs: int = 100_000,
     seed: int = 0,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int = IGNORE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Do patches of one class look alike? Cosines of random patch pairs from different images as a score for "same
+    """Do patches of one class look alike? The cosine of random patch pairs from different images is a score for "same
     class" (paper, section 3).
 
     features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], the two image ids of
-    each pair [2, pairs], and the area under their ROC curve.
-    Patches labelled ignore_index are left out. Raises ValueError for lengths that differ and where every pair, or none,
-    shares a class.
+    each pair [2, pairs], and the area under the ROC curve.
+    Patches labelled ignore_index are left out. Raises ValueError for lengths that differ and if all pairs share a class
+    or none does.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -111,15 +116,11 @@ def coherence_roc(
     same_class = (labels[first] == labels[second]).cpu().numpy()
     if same_class.all() or not same_class.any():
         raise ValueError(
-            "coherence needs pairs of one class and pairs of two among patches of different images: give more patches."
+            "coherence needs same-class and different-class pairs of patches from different images: give more patches."
         )
-    scores = torch.cat(
-        [
-            F.cosine_similarity(features[a].float(), features[b].float(), dim=-1)
-            for a, b in zip(first.split(8192), second.split(8192), strict=True)
-        ]
-    )
-    scores = scores.cpu().numpy()
+    parts = zip(first.split(8192), second.split(8192), strict=True)
+    scores = [F.cosine_similarity(features[a].float(), features[b].float(), dim=-1) for a, b in parts]
+    scores = torch.cat(scores).cpu().numpy()
     of_images = torch.stack([image_ids[first], image_ids[second]]).cpu().numpy()
     return scores, same_class, of_images, float(roc_auc_score(same_class, scores))
 
@@ -127,7 +128,7 @@ def coherence_roc(
 def coherence_interval(
     scores: np.ndarray, same_class: np.ndarray, of_images: np.ndarray, seed: int, resamples: int = 200
 ) -> tuple[float, float]:
-    """95 % interval of the area of `coherence_roc`, resampling images: a pair counts as often as both of its images."""
+    """95 % interval of `coherence_roc`'s area, resampling images: a pair counts as often as both its images do."""
     rng, count = np.random.default_rng(seed), int(of_images.max()) + 1
     _, rank = np.unique(scores, return_inverse=True)
     areas = []
@@ -147,10 +148,10 @@ def bootstrap_interval(
     resamples: int = 1000,
     statistic: Callable[[np.ndarray], float] = np.mean,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic over images: values [M, ...], one row an image -> (low, high).
+    """Percentile bootstrap interval of a statistic over images: values [M, ...], one row per image -> (low, high).
 
-    statistic takes resampled rows: the mean, or e.g. mean_iou of the sum of the images' confusion matrices. Raises
-    ValueError for no values.
+    statistic: a function of resampled rows: the mean, or e.g. mean_iou of the images' summed confusion matrices.
+    Raises ValueError if there are no values.
     """
     values = np.asarray(values)
     if len(values) == 0:
@@ -163,7 +164,9 @@ def bootstrap_interval(
 
 def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
     if len(np.unique(image_ids)) < 2:
-        raise ValueError("coherence compares patches of different images: give labelled patches of at least two.")
+        raise ValueError(
+            "coherence compares patches of different images: give labelled patches of at least two images."
+        )
     rng = np.random.default_rng(seed)
     found, count = [], 0
     while count < pairs:

@@ -1,5 +1,6 @@
-"""The one trained part of PACL, the vision embedder, and phi, the similarity of an image and a text that it is trained
-through (paper, section 3)."""
+"""The vision embedder, the only trained part of PACL, and phi, the compatibility of an image and a text that trains it
+(paper, section 3).
+"""
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -19,9 +20,9 @@ class VisionEmbedder(
     """e_v: CLIP's patch tokens [..., in_dim] into the text's space [..., out_dim], not normalised.
 
     kind: "residual" (the paper's: Linear-ReLU-Linear plus a Linear skip; (768, 512) has 1,050,112 parameters), "mlp"
-    (no skip) or "linear" (the skip alone).
-    text_embedder: e_t, in `.text_embedder`, which every text embedding [..., out_dim] must pass: "frozen" (the paper's:
-    it stays as CLIP made it) or "linear" (a Linear started as the identity; public re-implementations train one).
+    (no skip) or "linear" (only the skip).
+    text_embedder: e_t, which every text embedding [..., out_dim] must pass through (`.text_embedder`): "frozen" (the
+    paper's: leaves it as CLIP made it) or "linear" (starts as the identity; public re-implementations train one).
     save_pretrained, from_pretrained and push_to_hub are huggingface_hub's.
     Raises ValueError for another kind or text embedder and for tokens of another width.
     """
@@ -39,7 +40,7 @@ class VisionEmbedder(
 
     @property
     def shape(self) -> dict:
-        """The arguments that make an embedder of the same form."""
+        """The arguments that build an embedder of this architecture."""
         text_embedder = "frozen" if isinstance(self.text_embedder, nn.Identity) else "linear"
         return {"in_dim": self.in_dim, "out_dim": self.out_dim, "kind": self.kind, "text_embedder": text_embedder}
 
@@ -66,21 +67,20 @@ def compatibility(
 ) -> Tensor:
     """phi of every image with every text: [B, N, D], [K, D] -> [B, K], cosines, in float32 (float64 for float64 input).
 
-    For each pair the tokens, un-normalised, are averaged with that pair's own `attention`, and the average is compared
-    with the text (paper, section 3):
+    Each pair averages the image's un-normalised tokens with its own `attention` and compares the average with the text
+    (paper, section 3):
 
         a = attention(patch_embeddings, text_embeddings)                    # [B, N, K]
         v = torch.einsum("bnk,bnd->bkd", a, patch_embeddings)               # [B, K, D]
         phi = torch.nn.functional.cosine_similarity(v, text_embeddings, dim=-1)
 
-    which is what comes out, but not how: pacl.phi takes less than half the time and little memory.
+    pacl.phi computes the same in less than half the time and with little memory; it can be differentiated once.
     pooling="matched_only" averages image i once, with text i's attention, as public re-implementations do: another
-    objective, kept for comparison; it needs B == K, or first_text, the number of image 0's text: image i's is then
+    objective, kept for comparison. It needs B == K, or first_text, the number of image 0's text: image i's text is then
     first_text + i.
-    products="bfloat16" rounds what goes into all pairs' matrix products, and what comes out, which takes about 0.6 of
-    the time; benchmarks/README.md says how far off phi and its gradient are then. It is float32 all the same where the
-    device has no such products (pacl.runtime.precision).
-    Can be differentiated once.
+    products="bfloat16" rounds the inputs and results of all_pairs' matrix products, which takes about 0.6 of the time;
+    speed/README.md says how far off phi and its gradient are. Devices without such products compute in float32
+    (pacl.runtime.precision).
     Raises ValueError for shapes that do not fit and for unknown options.
     """
     _check_shapes(patch_embeddings, text_embeddings)
@@ -90,8 +90,10 @@ def compatibility(
     _check_choice("products", products, PRODUCTS)
     own = text_embeddings[first_text or 0 :][: None if first_text is None else len(patch_embeddings)]
     if pooling == "matched_only" and len(patch_embeddings) != len(own):
-        raise ValueError(f'pooling="matched_only" needs a text an image, not {len(own)} for {len(patch_embeddings)}.')
-    with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches want float32
+        raise ValueError(
+            f'pooling="matched_only" needs one text per image, not {len(own)} for {len(patch_embeddings)}.'
+        )
+    with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches need float32
         if pooling == "all_pairs":
             return all_pairs(patch_embeddings, text_embeddings, scoring, scale, activation, products)
         return matched_only(patch_embeddings, text_embeddings, own, scoring, scale, activation)
@@ -109,7 +111,7 @@ def attention(
 
     scale * cosine (scoring="cosine") or scale * dot product (scoring="dot") of each token with each text, then a
     softmax over the N patches (activation="softmax"; paper, section 3) or a sigmoid of each score
-    (activation="sigmoid"; public re-implementations, the weights do not add up to 1).
+    (activation="sigmoid"; public re-implementations, whose weights do not sum to 1).
     Raises ValueError for shapes that do not fit and for unknown options.
     """
     _check_shapes(patch_embeddings, text_embeddings)
@@ -148,8 +150,8 @@ def _check_shapes(patch_embeddings: Tensor, text_embeddings: Tensor) -> None:
         raise ValueError(f"text embeddings must be non-empty [K, D], not {list(text_embeddings.shape)}.")
     if patch_embeddings.shape[2] != text_embeddings.shape[1]:
         raise ValueError(
-            f"patch and text embeddings must be of one width, not {patch_embeddings.shape[2]} and "
-            f"{text_embeddings.shape[1]}."
+            "patch and text embeddings must have the same width, not "
+            f"{patch_embeddings.shape[2]} and {text_embeddings.shape[1]}."
         )
 
 

@@ -1,7 +1,7 @@
-"""Runs a notebook as a pipeline stage so that equal runs give equal bytes; most stages are such runs.
+"""Runs a notebook as a pipeline stage so that equal runs give equal bytes.
 
-python -m pacl.notebook SOURCE TARGET name=value ...    (names are those of the `parameters` cell; a value is text where
-that cell has text, YAML elsewhere)
+python -m pacl.notebook SOURCE TARGET name=value ...    (names of the `parameters` cell; a value is text where that cell
+has text, YAML elsewhere)
 """
 
 import ast
@@ -11,9 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-# ruff: noqa: E402
-sys.modules["rfc3987_syntax"] = None  # a second to import, for checks of jsonschema's that no notebook needs
-
 import nbformat
 import papermill
 import yaml
@@ -21,8 +18,10 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 
+from pacl.runtime.files import write_atomically
+
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
-PLAIN_ERRORS = ("ConfigError", "FileNotFoundError", "ValueError")  # their messages are sentences of their own
+PLAIN_ERRORS = ("ConfigError", "FileNotFoundError", "ValueError")  # whose messages are full sentences
 WIDGET = "application/vnd.jupyter.widget-view+json"
 USAGE = "Usage: python -m pacl.notebook SOURCE TARGET name=value ..."
 
@@ -34,13 +33,13 @@ class ThisInterpreter(AsyncKernelManager):
 
 
 class NotebookError(Exception):
-    """What went wrong, as it is to be printed."""
+    """A failure; its message is printed as it is."""
 
 
 def run(source: Path, target: Path, parameters: dict) -> None:
-    """Executes source in the working directory and writes the scrubbed copy to target, whole or not at all.
+    """Executes source in the working directory and writes the scrubbed copy to target atomically.
 
-    Raises NotebookError; after a failing cell the copy so far lies beside target, as NAME.failed.ipynb.
+    Raises NotebookError; after a failing cell, the partial copy lies next to target as NAME.failed.ipynb.
     """
     if source.resolve() == target.resolve():
         raise NotebookError(f"The executed copy needs another name than its source {source}.")
@@ -63,7 +62,7 @@ def run(source: Path, target: Path, parameters: dict) -> None:
 
 
 def execute(source: Path, copy: Path, parameters: dict) -> None:
-    """papermill with this Python; the notebook's standard error is passed on, a progress bar shown on terminals."""
+    """papermill with this Python; passes on the notebook's standard error and shows a progress bar on terminals."""
     papermill.execute_notebook(
         source,
         copy,
@@ -71,12 +70,12 @@ def execute(source: Path, copy: Path, parameters: dict) -> None:
         kernel_manager_class=ThisInterpreter,
         progress_bar=sys.stderr.isatty(),
         stderr_file=sys.stderr,
-        shutdown_kernel="immediate",  # all is written by then, and torch takes seconds to leave
+        shutdown_kernel="immediate",  # everything is written by then, and torch takes seconds to exit
     )
 
 
 def read(source: Path) -> nbformat.NotebookNode:
-    """The notebook, with the kernel it was saved with replaced by plain Python. Raises NotebookError."""
+    """The notebook, with plain Python in place of the kernel it was saved with. Raises NotebookError."""
     if not source.is_file():
         raise NotebookError(f"There is no notebook {source}.")
     try:
@@ -91,25 +90,23 @@ def check_names(source: Path, known: dict, parameters: dict) -> None:
     """Raises NotebookError for a name that the notebook's `parameters` cell doesn't set."""
     for name in parameters:
         if name not in known:
-            raise NotebookError(f"{name} is no parameter of {source}; it has {', '.join(known) or 'none'}.")
+            raise NotebookError(f"{name} is not a parameter of {source}; it has {', '.join(known) or 'none'}.")
 
 
 def message(error: papermill.PapermillExecutionError | DeadKernelError) -> str:
     """The last line of the notebook's traceback."""
     if isinstance(error, DeadKernelError):
-        return "The notebook's Python process died, most often for want of memory."
+        return "The notebook's Python process died, probably because it ran out of memory."
     return error.evalue if error.ename in PLAIN_ERRORS else f"{error.ename}: {error.evalue}"
 
 
 def write(notebook: nbformat.NotebookNode, target: Path) -> None:
-    """Writes the scrubbed notebook by way of a temporary name, so that no half of it is ever seen."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    nbformat.write(scrub(notebook), partial)
-    os.replace(partial, target)
+    """Writes the scrubbed notebook atomically."""
+    write_atomically(target, nbformat.writes(scrub(notebook)) + "\n")
 
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Takes out what differs between equal runs: times, paths, random ids, widgets, Python's patch version."""
+    """Removes what differs between equal runs: times, paths, random ids, widgets, Python's patch version."""
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -123,7 +120,7 @@ def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def tidy(outputs: list) -> list:
-    """The outputs without standard error and widgets; pieces of text, cut at random moments, are joined."""
+    """The outputs without standard error and widgets; neighbouring pieces of printed text, split at random, joined."""
     kept = []
     for output in outputs:
         if output.get("name") == "stderr" or WIDGET in output.get("data", {}):
@@ -140,14 +137,14 @@ def tidy(outputs: list) -> list:
 
 
 def steady(text: str) -> str:
-    """The text without memory addresses and the folder it was made in."""
+    """The text without memory addresses and without the working directory's path."""
     return re.sub(r" at 0x[0-9a-f]+", "", text.replace(f"{Path.cwd()}{os.sep}", ""))
 
 
 def parse(pair: str, defaults: dict) -> tuple[str, object]:
-    """name=value: text where the notebook has text, or None and the value is no number; else YAML.
+    """name=value: text where the notebook has text, or None and the value is not a number; YAML elsewhere.
 
-    Raises NotebookError, also for the dates and mappings that YAML knows.
+    Raises NotebookError, also for YAML's dates and mappings.
     """
     name, _, value = pair.partition("=")
     if name in defaults and (defaults[name] is None or isinstance(defaults[name], str)):
@@ -157,12 +154,12 @@ def parse(pair: str, defaults: dict) -> tuple[str, object]:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise NotebookError(f"The value of {name} is not YAML: {value}") from None
     if not is_plain(found):
-        raise NotebookError(f"The value of {name} is no number, text or list of such: {value}")
+        raise NotebookError(f"The value of {name} must be a number, text or a list of these: {value}")
     return name, found
 
 
 def text_or_number(value: str) -> str | int | float | None:
-    """What is meant where the default is None: nothing, a number as Python writes it, or else text."""
+    """The value where the default is None: None, a number as Python writes it, or text."""
     if value in ("null", "None", "~", ""):
         return None
     if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value):
@@ -177,26 +174,23 @@ def is_plain(value: object) -> bool:
 
 
 def literals(notebook: nbformat.NotebookNode) -> dict:
-    """The constants that the `parameters` cell sets, by name; what isn't a constant is left out."""
+    """The constants that the `parameters` cell assigns, by name."""
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     try:
         lines = ast.parse(cells[0] if cells else "").body
-    except SyntaxError:  # a magic of IPython's
+    except SyntaxError:  # one of IPython's magics
         return {}
-    assigned = [
-        (line.targets[0] if isinstance(line, ast.Assign) else line.target, line.value)
-        for line in lines
-        if isinstance(line, (ast.Assign, ast.AnnAssign))
-    ]
-    return {
-        name.id: value.value
-        for name, value in assigned
-        if isinstance(name, ast.Name) and isinstance(value, ast.Constant)
-    }
+    found = {}
+    for line in lines:
+        if isinstance(line, (ast.Assign, ast.AnnAssign)) and isinstance(line.value, ast.Constant):
+            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
+            if isinstance(target, ast.Name):
+                found[target.id] = line.value.value
+    return found
 
 
 def main(arguments: list[str]) -> None:
-    """Command line; leaves with status 1 and one or two lines on standard error when something is wrong."""
+    """The command line; exits with status 1 and one or two lines on standard error if something is wrong."""
     if len(arguments) < 2 or not all("=" in pair for pair in arguments[2:]):
         sys.exit(USAGE)
     try:

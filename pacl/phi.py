@@ -1,5 +1,5 @@
-"""phi of all pairs (paper, section 3) with a hand-written gradient, a few images at a time, so that they stay in the
-processor's cache; of all that grows with images x patches x texts, at most s and u are kept.
+"""phi of all pairs (paper, section 3) with a hand-written gradient, computed for a few images at a time so that they
+stay in the processor's cache; of all tensors that grow with images x patches x texts, at most s and u are kept.
 
 In directions x and lengths r, with p a patch and t a text:
 
@@ -9,15 +9,15 @@ In directions x and lengths r, with p a patch and t a text:
     v       = sum_n w x                                                      [B, K, D], rarely made
     psi     = v . y / |v|                                                    [B, K], phi is psi / |y|
 
-v . y is sum_n w s. |v|^2 is sum_n w u with u = (x x^T) w, which for few patches costs less than v does.
+v . y is sum_n w s. |v|^2 is sum_n w u with u = (x x^T) w, which is cheaper than v for few patches.
 Backwards, for g = dL/dpsi, alpha = g / |v| is dL/d(v . y) and beta = -g psi / |v|^2 is 2 dL/d(|v|^2). Then
-dL/dw = alpha s + beta u, and what a patch's weight as a whole gets is e = w dL/dw. Over the patches of a pair e adds up
-to 0, as psi does not change when all of its weights grow alike, so softmax's gradient is e itself and needs no sum (nor
-has softmax to divide by one).
+dL/dw = alpha s + beta u, and the gradient of a patch's weight as a whole is e = w dL/dw. Over the patches of a pair e
+sums to 0, because psi does not change when all of its weights grow alike. So softmax's gradient is e itself and needs
+no sum, and softmax needs no division by one.
 
-Matrix products can be made in bfloat16, where the device has it (pacl.runtime.precision): in_x and in_w are then x and w
-rounded for them, s and u are what comes out, and wide_s and wide_u the same in float32, in which all else is computed.
-With one type they are the same tensors.
+Matrix products can run in bfloat16 where the device supports it (pacl.runtime.precision): in_x and in_w are then x and
+w rounded to it, s and u are the products' results, and wide_s and wide_u the same in float32, in which everything else
+is computed. With one type they are the same tensors.
 """
 
 from contextlib import contextmanager
@@ -28,15 +28,20 @@ from torch.autograd.function import once_differentiable
 
 from pacl.runtime.precision import available
 
-CPU_BLOCK_BYTES = 2**20  # of the largest buffer, if of products' type: a small part of an L3 cache
+CPU_BLOCK_BYTES = 2**20  # of the largest buffer, if of the products' type: a small part of an L3 cache
 BLOCK_ELEMENTS = 2**24  # on other devices, where starting an operation costs more than memory traffic
-KEPT_ELEMENTS = 2**26  # of s, 256 MB in float32, and of u: if there are more, both are computed again on the way back
+KEPT_ELEMENTS = 2**26  # of s, 256 MB in float32, and of u: if there are more, the way back computes both again
 TINY = 1e-8  # lengths below it count as zero, as in torch.nn.functional.cosine_similarity
 
 
 def all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activation: str, products: str) -> Tensor:
-    """phi of every image with every text: [B, N, D], [K, D] -> [B, K]. products: "float32", or "bfloat16" where the
-    device has it.
+    """phi of every image with every text, [B, N, D], [K, D] -> [B, K]; computed by the fused kernel below, it equals
+
+        a = attention(patches, text)                          # [B, N, K], pacl.model
+        v = torch.einsum("bnk,bnd->bkd", a, patches)          # [B, K, D]
+        phi = F.cosine_similarity(v, text, dim=-1)            # [B, K]
+
+    products: "float32", or "bfloat16" where the device supports it.
     """
     text = text.to(_precision(patches, text))
     needed = torch.is_grad_enabled() and (patches.requires_grad or text.requires_grad)
@@ -49,9 +54,12 @@ def all_pairs(patches: Tensor, text: Tensor, scoring: str, scale: float, activat
 
 def matched_only(patches: Tensor, text: Tensor, own: Tensor, scoring: str, scale: float, activation: str) -> Tensor:
     """The cosine of every text [K, D] with each image's patches [B, N, D], averaged for its own text [B, D]: [B, K]."""
-    text, own = (t.to(_precision(patches, text)) for t in (text, own))
-    own = directions(own) if scoring == "cosine" else own
-    return directions(_MatchedAverage.apply(patches, own, scoring == "cosine", scale, activation)) @ directions(text).T
+    patches, text, own = (t.to(_precision(patches, text)) for t in (patches, text, own))
+    cosine = scoring == "cosine"
+    scores = scale * (patches @ (directions(own) if cosine else own)[:, :, None]).squeeze(-1)  # [B, N]
+    scores = scores / length(patches) if cosine else scores
+    weights = scores.softmax(dim=1) if activation == "softmax" else scores.sigmoid()
+    return directions((weights[:, None] @ patches).squeeze(1)) @ directions(text).T
 
 
 def length(vectors: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -63,14 +71,14 @@ def directions(vectors: Tensor) -> Tensor:
 
 
 def gram_is_cheaper(N: int, D: int, K: int, keep: bool) -> bool:
-    """Whether u by way of x x^T takes fewer operations, forward and backward, than v does. keep: whether u is kept."""
+    """Whether u = (x x^T) w takes fewer operations, forward and backward, than v. keep: whether u is kept."""
     by_gram, by_v = N * (D + K), D * K
     return by_gram < (2 * by_v if keep else by_v)
 
 
 class _AllPairs(torch.autograd.Function):
-    """psi [B, K] of patches [B, N, D] and y [K, D]. keep: whether s and u stay for the way back. products: the type of
-    what goes into matrix products and comes out; all else has y's.
+    """psi [B, K] of patches [B, N, D] and y [K, D]. keep: whether s and u are kept for the way back. products: the type
+    of the matrix products' inputs and results; everything else has y's.
     """
 
     @staticmethod
@@ -110,7 +118,7 @@ class _AllPairs(torch.autograd.Function):
 def _gradients(g, patches, y, psi, inverse, kept_s, kept_u, cosine, scale, activation, use_gram, needed) -> tuple:
     alpha = (g * inverse)[:, None]  # [B, 1, K]
     beta = (-g * psi * inverse.square()).masked_fill_(inverse > 0.99 / TINY, 0)[:, None]  # a |v| of zero is constant
-    d_patches = _empty_like(patches) if needed[0] else None
+    d_patches = torch.empty_like(patches, memory_format=torch.contiguous_format) if needed[0] else None
     d_y = torch.zeros_like(y, dtype=psi.dtype) if needed[1] else None
     blocks = _blocks(patches, len(y), use_gram, psi.dtype, y.dtype)
     for images, (x, w, e, wide_s, wide_u, _), (in_x, in_w, s, u, inner, dx) in blocks:
@@ -143,7 +151,7 @@ def _gradients(g, patches, y, psi, inverse, kept_s, kept_u, cosine, scale, activ
             else:
                 dx.baddbmm_(beta_w, inner)
             _as(dx, out)
-            if cosine:  # dL/dx becomes dL/dp: x = p / |p| moves across p only, r along it
+            if cosine:  # from dL/dx to dL/dp: x = p / |p| moves only across p, r only along it
                 out.addcmul_(x, along, value=-1).div_(r)
     return d_patches, d_y
 
@@ -169,7 +177,7 @@ def _dot(x: Tensor, y: Tensor, s: Tensor) -> Tensor:
 
 
 def _weigh(s: Tensor, r: Tensor | None, scale: float, activation: str, w: Tensor) -> Tensor | None:
-    """Fills w. Returns sigmoid's derivative over sigmoid [b, N, K]; None with softmax, whose gradient needs nothing."""
+    """Fills w. Returns sigmoid's derivative over sigmoid [b, N, K], or None for softmax, whose gradient needs none."""
     torch.mul(s, scale, out=w)
     if activation == "softmax":
         w.sub_(w.amax(dim=1, keepdim=True)).exp_()
@@ -181,73 +189,25 @@ def _weigh(s: Tensor, r: Tensor | None, scale: float, activation: str, w: Tensor
     return slope
 
 
-class _MatchedAverage(torch.autograd.Function):
-    """v [B, D] of patches [B, N, D] and y [B, D], a text an image."""
-
-    @staticmethod
-    def forward(ctx, patches: Tensor, y: Tensor, cosine: bool, scale: float, activation: str) -> Tensor:
-        v = torch.empty_like(y)
-        for images in _slices(patches, y.dtype):
-            p = patches[images].to(y.dtype)
-            s = (p @ y[images, :, None]).squeeze(-1)  # [b, N]
-            a = _activate(scale * s / length(p) if cosine else scale * s, activation)
-            v[images] = (a[:, None] @ p).squeeze(1)
-        ctx.save_for_backward(patches, y)
-        ctx.options = cosine, scale, activation
-        return v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g: Tensor):
-        with torch.autocast(g.device.type, enabled=False):
-            gradients = _matched_gradients(g, *ctx.saved_tensors, *ctx.options)
-        return *gradients, None, None, None
-
-
-def _matched_gradients(g, patches, y, cosine, scale, activation) -> tuple:
-    d_patches, d_y = _empty_like(patches), torch.empty_like(y)
-    for images in _slices(patches, y.dtype):
-        p = patches[images].to(y.dtype)
-        r = length(p) if cosine else 1.0
-        both = torch.stack([y[images], g[images]], dim=1)  # [b, 2, D]
-        s, da = (p @ both.mT).unbind(dim=-1)  # [b, N], [b, N]
-        logits = scale * s / r
-        a = _activate(logits, activation)
-        d_logits = a * (da - (a * da).sum(1, keepdim=True) if activation == "softmax" else da * (1 - a))
-        ds = scale * d_logits / r
-        with _written_to(d_patches[images], y.dtype) as dp:
-            torch.bmm(torch.stack([ds, a], dim=2), both, out=dp)
-            if cosine:
-                dp.addcmul_(p, (-d_logits * logits / r**2)[..., None])
-        d_y[images] = (ds[:, None] @ p).squeeze(1)
-    return d_patches, d_y
-
-
 @contextmanager
 def _written_to(target: Tensor, dtype: torch.dtype):
-    """A tensor of this type to fill in target's place: target itself if it can be."""
+    """A tensor of this type to fill in place of target: target itself if it has that type."""
     tensor = target if target.dtype == dtype else target.new_empty(target.shape, dtype=dtype)
     yield tensor
     if tensor is not target:
         target.copy_(tensor)
 
 
-def _empty_like(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-
-def _activate(logits: Tensor, activation: str) -> Tensor:
-    return logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
-
-
 def _blocks(patches: Tensor, K: int, use_gram: bool, dtype: torch.dtype, products: torch.dtype):
     """Slices of images, each with the same buffers: three of dtype, four of products, and those for copies in the other
-    type, which with one type are some of the former."""
-    _, N, D = patches.shape
-    slices = _slices(patches, products, max(N, D, K))
+    type, which with one type are some of the former. The largest buffer, [b, N, max(N, D, K)], stays small.
+    """
+    B, N, D = patches.shape
+    on_cpu = CPU_BLOCK_BYTES * torch.get_num_threads() // products.itemsize
+    size = max(1, (on_cpu if patches.device.type == "cpu" else BLOCK_ELEMENTS) // (N * max(N, D, K)))
 
     def buffers(dtype: torch.dtype, *shapes) -> list[Tensor]:
-        return [torch.empty(slices[0].stop, *shape, dtype=dtype, device=patches.device) for shape in shapes]
+        return [torch.empty(min(size, B), *shape, dtype=dtype, device=patches.device) for shape in shapes]
 
     x, w, e = buffers(dtype, (N, D), (N, K), (N, K))
     s, u, inner = buffers(products, (N, K), (N, K), (N, N) if use_gram else (K, D))
@@ -256,19 +216,10 @@ def _blocks(patches: Tensor, K: int, use_gram: bool, dtype: torch.dtype, product
     else:
         in_x, in_w, dx = buffers(products, (N, D), (N, K), (N, D))
         wide_s, wide_u, wide_v = buffers(dtype, (N, K), (N, K), (0, 0) if use_gram else (K, D))
-    for images in slices:
-        size = images.stop - images.start
+    for start in range(0, B, size):
+        b = min(size, B - start)
         wide, narrow = (x, w, e, wide_s, wide_u, wide_v), (in_x, in_w, s, u, inner, dx)
-        yield images, [buffer[:size] for buffer in wide], [buffer[:size] for buffer in narrow]
-
-
-def _slices(patches: Tensor, dtype: torch.dtype, width: int = 0) -> list[slice]:
-    """Images in blocks of which the largest tensor, [b, N, width], stays small."""
-    B, N, D = patches.shape
-    on_cpu = CPU_BLOCK_BYTES * torch.get_num_threads() // dtype.itemsize
-    elements = on_cpu if patches.device.type == "cpu" else BLOCK_ELEMENTS
-    size = max(1, elements // (N * (width or D)))
-    return [slice(start, min(start + size, B)) for start in range(0, B, size)]
+        yield slice(start, start + b), [buffer[:b] for buffer in wide], [buffer[:b] for buffer in narrow]
 
 
 def _precision(*tensors: Tensor) -> torch.dtype:

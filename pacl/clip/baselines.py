@@ -1,13 +1,13 @@
-"""What to read from CLIP's last block without any training, a function a published method: the baselines beside PACL.
+"""Training-free baselines: what published methods read from CLIP's last block, one function each.
 
-Each takes the last residual block, its input x [B, 1 + N, D_v], the class token first, and the grid (h, w) of the
-N = h * w patches, and returns what stands in for the block's output, of the same shape. As CLIP's own, it then passes
-CLIP's final LayerNorm and projection. q, k, v are the block's own queries, keys and values of ln_1(x), one head at a
-time, d numbers each; out its output projection.
+Each takes the last residual block, its input x [B, 1 + N, D_v] with the class token first, and the grid (h, w) of the
+N = h * w patches, and returns a replacement for the block's output, which then passes CLIP's final LayerNorm and
+projection. q, k, v are the block's queries, keys and values of ln_1(x), of d numbers per head; out is its output
+projection.
 
-All but `clip` need a block of open_clip's with torch's MultiheadAttention. Memory is linear in N; in `naclip`, whose
-attention takes a mask, by blocks of queries.
-To add one: write its function, name it in LAST_BLOCKS, and in MethodName of pacl.runtime.params.
+All but `clip` need open_clip's block with torch's MultiheadAttention. Memory is linear in N; `naclip`, whose attention
+takes a mask, computes large grids by blocks of queries.
+To add a method: write its function, and name it in LAST_BLOCKS and in MethodName of pacl.runtime.params.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NEIGHBOURHOOD_STD = 5.0  # in patches; NACLIP's setting for all benchmarks
-PAIRS_AT_ONCE = 2**28  # of a query and a key, over images and heads: scores of 1 GiB in float32, a mask of less
+PAIRS_AT_ONCE = 2**28  # of a query and a key, over images and heads: 1 GiB of scores in float32, a smaller mask
 
 
 def clip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -30,9 +30,9 @@ def clip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 def maskclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Each token's own value: out(v).
 
-    Zhou, Loy, Dai, Extract Free Dense Labels from CLIP (MaskCLIP), ECCV 2022, arXiv 2112.01071: queries and keys are
-    dropped, values and output projection become 1 x 1 convolutions. This is the paper's text, and what ClearCLIP
-    compares; the authors' code for ViTs also adds x and the feed-forward network. Key smoothing is left out.
+    Zhou, Loy, Dai, Extract Free Dense Labels from CLIP (MaskCLIP), ECCV 2022, arXiv 2112.01071: drops queries and keys;
+    values and output projection become 1 x 1 convolutions. This follows the paper's text, as ClearCLIP does; the
+    authors' code for ViTs also adds x and the feed-forward network. Key smoothing is left out.
     """
     attention, D = block.attn, x.shape[-1]
     values = F.linear(block.ln_1(x), attention.in_proj_weight[2 * D :], attention.in_proj_bias[2 * D :])
@@ -40,11 +40,11 @@ def maskclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def sclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Correlative self-attention, with C = softmax(q q^T / sqrt(d)) + softmax(k k^T / sqrt(d)): y = x + out(C v), y +
-    mlp(ln_2(y)).
+    """Correlative self-attention: y = x + out(C v), y + mlp(ln_2(y)), with C = softmax(q q^T / sqrt(d)) + softmax(k k^T
+    / sqrt(d)).
 
     Wang, Mei, Yuille, SCLIP: Rethinking Self-Attention for Dense Vision-Language Inference, ECCV 2024, arXiv
-    2312.01597. The two softmaxes are added, not averaged; residuals and feed-forward network stay.
+    2312.01597. It adds the two softmaxes instead of averaging them and keeps residuals and feed-forward network.
     """
     q, k, v = _heads(block, x)
     attended = F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
@@ -55,8 +55,8 @@ def naclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     """Keys and neighbours: out(softmax(k k^T / sqrt(d) + G) v), G the `neighbourhood`; no residual, no feed-forward.
 
     Hajimiri, Ben Ayed, Dolz, Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation
-    (NACLIP), WACV 2025, arXiv 2404.08181, with its reduced last block. Beyond PAIRS_AT_ONCE it takes a block of queries
-    after the other, each with its rows of G: a photo of 1024 x 2048 pixels at stride 4 would need 62 GiB for G alone.
+    (NACLIP), WACV 2025, arXiv 2404.08181, with its reduced last block. Beyond PAIRS_AT_ONCE it computes blocks of
+    queries, each with its rows of G: for a photo of 1024 x 2048 pixels at stride 4, G alone would need 62 GiB.
     """
     _, k, v = _heads(block, x)
     queries = max(PAIRS_AT_ONCE // k[..., 0].numel(), 1)
@@ -67,7 +67,7 @@ def naclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def clearclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Query-query attention alone: out(softmax(q q^T / sqrt(d)) v); no residual, no feed-forward network.
+    """Query-query attention: out(softmax(q q^T / sqrt(d)) v); no residual, no feed-forward network.
 
     Lan et al., ClearCLIP: Decomposing CLIP Representations for Dense Vision-Language Inference, ECCV 2024, arXiv
     2407.12442.
@@ -80,8 +80,8 @@ LAST_BLOCKS = {"clip": clip, "maskclip": maskclip, "sclip": sclip, "naclip": nac
 
 
 def whole_block(block: nn.Module, x: Tensor) -> Tensor:
-    """What open_clip's block computes, by other means: torch's MultiheadAttention holds the weights of all N x N pairs
-    or, of several images, multiplies queries, keys and values a token at a time.
+    """open_clip's block, computed with less time and memory: torch's MultiheadAttention holds the weights of all N x N
+    pairs or, for several images, projects queries, keys and values one token at a time.
     """
     if type(block) is not ResidualAttentionBlock:
         return block(x)
@@ -89,7 +89,7 @@ def whole_block(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_last_blocks(visual: nn.Module, names: list[str]) -> None:
-    """Raises ValueError for a name that there isn't, and for a CLIP whose last block can't be replaced."""
+    """Raises ValueError for an unknown name, and for a CLIP whose last block can't be replaced."""
     unknown = [name for name in names if name not in LAST_BLOCKS]
     if unknown:
         raise ValueError(f"there is no last block {unknown[0]!r}: use one of {', '.join(LAST_BLOCKS)}.")
@@ -105,25 +105,25 @@ def neighbourhood(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> Tens
 
 
 def neighbourhood_rows(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The `neighbourhood`'s rows of some tokens, int64 [n], 0 the class token -> [n, 1 + h * w].
+    """The `neighbourhood`'s rows for some tokens, int64 [n], 0 for the class token -> [n, 1 + h * w].
 
     rows [h, h], columns [w, w]: the grid's `gaussians`, on the tokens' device.
     """
-    patches = tokens - 1  # the class token's, -1, picks any patch, whose bias is set to 0
+    patches = tokens - 1  # -1 for the class token: any patch, because `near` sets its bias to 0
     near = rows[patches // len(columns)] * (tokens > 0)[:, None]  # [n, h]
     return F.pad((near[:, :, None] * columns[patches % len(columns), None]).flatten(1), (1, 0))
 
 
 def gaussians(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> tuple[Tensor, Tensor]:
-    """exp(-distance^2 / (2 std^2)) between a grid's rows [h, h] and between its columns [w, w]: a Gaussian of two
-    dimensions is a product of two of one.
+    """exp(-distance^2 / (2 std^2)) between a grid's rows [h, h] and between its columns [w, w]: the factors of the
+    Gaussian in two dimensions.
     """
     rows, columns = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * std**2)) for n in grid)
     return rows, columns
 
 
 def _attention_by_blocks(k: Tensor, v: Tensor, grid: tuple[int, int], queries: int) -> Tensor:
-    """`naclip`'s softmax(k k^T / sqrt(d) + G) v [B, heads, 1 + N, d], so many queries at a time: exact, since each
+    """`naclip`'s softmax(k k^T / sqrt(d) + G) v [B, heads, 1 + N, d], so many queries at a time; exact, because each
     softmax is over one query's keys.
     """
     sides = [side.to(k.device) for side in gaussians(grid)]

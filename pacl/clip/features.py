@@ -1,25 +1,29 @@
-"""What never changes while the embedder trains, computed once: patch tokens of the images, embeddings of the texts
-(paper, section 3: both encoders are frozen).
+"""What stays the same while the embedder trains, computed once: the images' patch tokens and the texts' embeddings
+(paper, section 3: both encoders are frozen). Reading them needs no CLIP.
 """
 
 import tempfile
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pacl.clip.frozen import FrozenCLIP
 from pacl.data.images import Images
 from pacl.data.prompts import nouns, templates
 from pacl.runtime.files import read_json, write_json
 from pacl.runtime.processes import in_parts, processes, progress_bar
 
+if TYPE_CHECKING:
+    from pacl.clip.frozen import FrozenCLIP
+
 
 class Preprocessed(torch.utils.data.Dataset):
-    """Images as tensors [3, H, W], the way this CLIP takes them."""
+    """Images as this CLIP's input tensors [3, H, W]."""
 
     def __init__(self, images: Images, preprocess):
         self.images, self.preprocess = images, preprocess
@@ -31,22 +35,22 @@ class Preprocessed(torch.utils.data.Dataset):
         return self.preprocess(self.images[index])
 
 
-def batches(clip: FrozenCLIP, images: Images, batch_size: int, title: str):
-    """Preprocessed images in order, [B, 3, H, W] at a time, with a progress bar; for a GPU every core decodes."""
+def batches(clip: "FrozenCLIP", images: Images, batch_size: int, title: str):
+    """Preprocessed images in order, [B, 3, H, W] at a time, with a progress bar; for a GPU, all cores decode."""
     workers = 0 if clip.device.type == "cpu" else processes()
     loader = DataLoader(Preprocessed(images, clip.preprocess), batch_size, num_workers=workers)
     return progress_bar(loader, desc=title)
 
 
-def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: int) -> None:
-    """Writes the patch tokens of all images as float16 [M, N, D_v] in NumPy's format, to be memory-mapped."""
+def patch_tokens(clip: "FrozenCLIP", images: Images, path: Path, *, batch_size: int) -> None:
+    """Writes the patch tokens of all images, float16 [M, N, D_v] in NumPy's format, which can be memory-mapped."""
     h, w = clip.grid(clip.image_size, clip.image_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = np.lib.format.open_memmap(path, "w+", np.float16, (len(images), h * w, clip.width))
 
     def write(part: range) -> None:
         start = part.start
-        for batch in batches(clip, images.some(part), batch_size, path.stem):
+        for batch in batches(clip, images.take(part), batch_size, path.stem):
             rows[start : start + len(batch)] = clip.patch_features(batch).half().cpu()
             start += len(batch)
 
@@ -54,8 +58,8 @@ def patch_tokens(clip: FrozenCLIP, images: Images, path: Path, *, batch_size: in
     rows.flush()
 
 
-def tokens_of(clip: FrozenCLIP, images: Images, batch_size: int) -> np.ndarray:
-    """Patch tokens of all images float16 [M, N, D_v], in memory."""
+def tokens_of(clip: "FrozenCLIP", images: Images, batch_size: int) -> np.ndarray:
+    """The patch tokens of all images in memory, float16 [M, N, D_v]."""
     with tempfile.TemporaryDirectory() as folder:
         patch_tokens(clip, images, Path(folder, "tokens.npy"), batch_size=batch_size)
         return np.load(Path(folder, "tokens.npy"))
@@ -67,28 +71,23 @@ def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -
     captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions":
     [[...]], "nouns": [[...]]}}.
     """
-    distinct_captions = list(dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts))
-    parts = in_parts(lambda part: [nouns(distinct_captions[i], tagger) for i in part], len(distinct_captions))
-    nouns_of = dict(zip(distinct_captions, chain.from_iterable(parts), strict=True))
-    of_image = {
-        split: [{n: None for text in texts for n in nouns_of[text]} for texts in rows]
-        for split, rows in captions.items()
-    }
-    distinct_nouns = dict.fromkeys(noun for rows in of_image.values() for found in rows for noun in found)
-    caption_number, noun_number = (
-        {text: i for i, text in enumerate(distinct)} for distinct in (distinct_captions, distinct_nouns)
-    )
-    table = {"captions": distinct_captions, "nouns": list(distinct_nouns)}
+    distinct = list(dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts))
+    parts = in_parts(lambda part: [nouns(distinct[i], tagger) for i in part], len(distinct))
+    nouns_of = dict(zip(distinct, chain.from_iterable(parts), strict=True))
+    numbers = {"captions": {text: i for i, text in enumerate(distinct)}, "nouns": {}}
+    table = {}
     for split, rows in captions.items():
-        numbers = [[caption_number[text] for text in texts] for texts in rows]
+        found = [dict.fromkeys(noun for text in texts for noun in nouns_of[text]) for texts in rows]
+        for noun in chain.from_iterable(found):
+            numbers["nouns"].setdefault(noun, len(numbers["nouns"]))
         table[split] = {
-            "captions": numbers,
-            "nouns": [[noun_number[noun] for noun in found] for found in of_image[split]],
+            kind: [[numbers[kind][text] for text in texts] for texts in texts_of_images]
+            for kind, texts_of_images in (("captions", rows), ("nouns", found))
         }
-    return table
+    return {kind: list(texts) for kind, texts in numbers.items()} | table
 
 
-def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: str) -> None:
+def text_features(clip: "FrozenCLIP", table: dict, folder: Path, template_list: str) -> None:
     """Writes texts.json, which names the CLIP too, caption_features.npy [captions, D] and noun_features.npy [nouns,
     templates, D], float16.
     """
@@ -97,16 +96,29 @@ def text_features(clip: FrozenCLIP, table: dict, folder: Path, template_list: st
     write_json(folder / "texts.json", {"clip": clip.identity, **table})
 
 
-def noun_features(clip: FrozenCLIP, nouns: list[str], template_list: str) -> np.ndarray:
-    """Embeddings of every noun in every template, float16 [nouns, templates, D]."""
+def noun_features(clip: "FrozenCLIP", nouns: list[str], template_list: str) -> np.ndarray:
+    """The embedding of every noun in every template, float16 [nouns, templates, D]."""
     forms = templates(template_list)
     prompts = [form.format(noun) for noun in nouns for form in forms]
     return clip.text_features(prompts).half().cpu().numpy().reshape(len(nouns), len(forms), clip.dim)
 
 
+def draw_text(
+    rng: np.random.Generator, noun_share: float, captions: Sequence, find_nouns: Callable[[], Sequence], forms: Sequence
+) -> tuple:
+    """The text that an image is trained with at one step: (a caption, None), or (a noun, one of the forms) for a noun
+    prompt, which is drawn with probability noun_share if find_nouns, called only then, finds any.
+    """
+    as_noun, pick, form = rng.random(3)
+    found = find_nouns() if as_noun < noun_share else ()
+    texts = found or captions
+    return texts[int(pick * len(texts))], forms[int(form * len(forms))] if found else None
+
+
 class Texts:
-    """The texts of one split's images, and what is drawn from them at each step: a caption, or one of its nouns in
-    one of the templates. Raises FileNotFoundError, or ValueError for files that are torn or of different runs.
+    """The texts of one split's images, from which every training step draws.
+
+    Raises FileNotFoundError, or ValueError for files that are corrupt or come from different runs.
     """
 
     def __init__(self, folder: Path, split: str):
@@ -116,7 +128,7 @@ class Texts:
         counts = {"captions": len(self.caption_features), "nouns": len(self.noun_features)}
         if not _numbers_fit(table[split], counts):
             raise ValueError(
-                f"{folder / 'texts.json'} doesn't go with the features beside it: remove {folder} and run the stage "
+                f"{folder / 'texts.json'} doesn't match the features next to it: remove {folder} and run the stage "
                 "features again (`dvc repro features`)."
             )
         self.captions, self.nouns = table[split]["captions"], table[split]["nouns"]
@@ -126,27 +138,23 @@ class Texts:
         return len(self.captions)
 
     def draw(self, rng: np.random.Generator, images: np.ndarray, noun_share: float) -> tuple[Tensor, Tensor]:
-        """One text for each image: embeddings [B, D] and keys [B], equal where two texts name the same caption or the
-        same noun.
+        """One text for each image: embeddings [B, D], and keys [B] that are equal for the same caption or noun.
 
-        noun_share: the probability of a noun prompt where the image's captions have a noun.
+        noun_share: the probability of a noun prompt if the image's captions have a noun.
         """
-        chosen = [self.draw_one(rng, image, noun_share) for image in images]
-        features = np.stack([feature for feature, _ in chosen]).astype(np.float32)
-        return torch.from_numpy(features), torch.tensor([key for _, key in chosen])
-
-    def draw_one(self, rng, image: int, noun_share: float) -> tuple[np.ndarray, int]:
-        as_noun, pick, template = rng.random(3)
-        if as_noun < noun_share and self.nouns[image]:
-            noun = self.nouns[image][int(pick * len(self.nouns[image]))]
-            return self.noun_features[noun, int(template * self.noun_features.shape[1])], -1 - noun
-        caption = self.captions[image][int(pick * len(self.captions[image]))]
-        return self.caption_features[caption], caption
+        forms = range(self.noun_features.shape[1])
+        drawn = [draw_text(rng, noun_share, self.captions[i], lambda i=i: self.nouns[i], forms) for i in images]
+        features = [
+            self.caption_features[text] if form is None else self.noun_features[text, form] for text, form in drawn
+        ]
+        keys = [text if form is None else -1 - text for text, form in drawn]
+        return torch.from_numpy(np.stack(features).astype(np.float32)), torch.tensor(keys)
 
 
 def read_features(path: Path, dimensions: int) -> np.ndarray:
-    """An array of float16 that the stage features wrote, memory-mapped. Raises FileNotFoundError, or ValueError for one
-    that is torn or of another kind.
+    """A float16 array that the stage features wrote, memory-mapped.
+
+    Raises FileNotFoundError, or ValueError if it is corrupt or of another kind.
     """
     try:
         array = np.load(path, mmap_mode="r")
@@ -155,16 +163,14 @@ def read_features(path: Path, dimensions: int) -> np.ndarray:
         return array
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
-    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged header
+    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
         raise ValueError(
-            f"{path} is no whole array of features ({error}): remove it and run `dvc repro features`."
+            f"{path} is not an array of features ({error}): remove it and run `dvc repro features`."
         ) from None
 
 
 def _numbers_fit(table, counts: dict[str, int]) -> bool:
-    """Whether a split's table has as many rows of captions as of nouns, a caption in each, and numbers of texts that
-    there are.
-    """
+    """Whether a split's table lists as many images' captions as nouns, a caption for each, and only known numbers."""
     try:
         rows = {kind: table[kind] for kind in counts}
         numbers = all(type(n) is int and 0 <= n < counts[kind] for kind in rows for row in rows[kind] for n in row)

@@ -1,4 +1,4 @@
-"""CLIP, frozen, as PACL needs it: patch tokens, denser ones too, and text embeddings (paper, section 3)."""
+"""The frozen CLIP as PACL needs it: patch tokens, also on denser grids, and text embeddings (paper, section 3)."""
 
 import os
 from collections.abc import Iterable
@@ -23,13 +23,12 @@ PROMPTS_AT_ONCE = 256
 
 
 class FrozenCLIP:
-    """An open_clip model that never trains, made by `load_clip`; what it returns is float32, on `device`.
+    """An open_clip model that never trains, made by `load_clip`; it returns float32 tensors on `device`.
 
     patch_size, image_size: pixels, as trained. width: D_v, of a patch token. dim: D, of image and text embeddings.
-    logit_scale: CLIP's learned inverse temperature. random_weights: True if nothing was ever learned. name: what it was
-    loaded as.
-    dtype: what it computes in, "bfloat16" or "float32".
-    last_block: what `patch_features` reads unless told, a name of `pacl.clip.baselines.LAST_BLOCKS`.
+    logit_scale: CLIP's learned inverse temperature. random_weights: True if it was never trained. name: what it was
+    loaded as. dtype: "bfloat16" or "float32", in which it computes.
+    last_block: the default of `patch_features`, a name of `pacl.clip.baselines.LAST_BLOCKS`.
     """
 
     def __init__(self, model, tokenizer, dim: int, *, name: str, tokens: str, device: torch.device, dtype: str):
@@ -51,45 +50,43 @@ class FrozenCLIP:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """What embedders trained on its tokens keep, to tell it from other CLIPs: the weights by their checksum."""
+        """What embedders trained on its tokens store, to tell it from other CLIPs: weights by their checksum."""
         return {"name": self.name, "tokens": self.tokens, "weights": checksum(self.model)}
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images [..., 3, H, W] with values in [0, 1] -> with CLIP's mean and deviation taken out, on `device`."""
+        """Images [..., 3, H, W] in [0, 1] -> normalised by CLIP's mean and standard deviation, on `device`."""
         return (images.to(self.device) - self._mean) / self._std
 
     def grid(self, H: int, W: int, stride: int | None = None) -> tuple[int, int]:
         """Rows and columns of patches (h, w) in an image of H x W pixels.
 
-        Raises ValueError for a stride or an image size this CLIP cannot take.
+        Raises ValueError for a stride or an image size that this CLIP can't take.
         """
         P = self.patch_size
         stride = P if stride is None else stride
         allowed = [P] if self.is_timm else [s for s in range(1, P + 1) if not P % s]
         if stride not in allowed:
-            raise ValueError(
-                f"stride {stride} does not suit this CLIP's patches of {P} pixels: use {_one_of(allowed)}."
-            )
+            raise ValueError(f"stride {stride} doesn't fit this CLIP's patches of {P} pixels: use {_one_of(allowed)}.")
         if min(H, W) < P:
             raise ValueError(f"an image of {H} x {W} pixels is smaller than a patch of {P} pixels: enlarge or pad it.")
         if self.is_timm and not H == W == self.image_size:
-            raise ValueError(f"this CLIP takes {self.image_size} x {self.image_size} pixels only, not {H} x {W}.")
+            raise ValueError(f"this CLIP takes only {self.image_size} x {self.image_size} pixels, not {H} x {W}.")
         return (H - P) // stride + 1, (W - P) // stride + 1
 
     def patch_features(
         self, images: Tensor, stride: int | None = None, *, last_block: str | None = None, passes: str = "joint"
     ) -> Tensor:
-        """f_v: patch tokens of the last layer, CLS dropped; normalised images [B, 3, H, W] -> [B, N, D_v].
+        """f_v: the last layer's patch tokens without the class token; normalised images [B, 3, H, W] -> [B, N, D_v].
 
-        stride: pixels between patches, patch_size if not given; tokens are on the `grid`, N = h * w. Position
-        embeddings are resized bicubically where the grid is not the trained one.
-        last_block: a name of `pacl.clip.baselines.LAST_BLOCKS`, what to read from the last block; `self.last_block` if not
-        given.
-        passes: how a stride s below patch_size P is computed. "joint": the patch convolution sees overlapping patches,
-        and all attend to all (the paper's inference uses 4 with ViT-B/16), which costs time quadratic in N. "shifted":
-        the plain grid of patches on the image shifted by each multiple of s, (P / s)^2 times, each token from the pass
-        that has a patch at its place; time is linear in the number of passes, memory that of one pass and the tokens.
-        Raises ValueError for shapes, strides and names that do not fit.
+        stride: pixels between patches, by default patch_size; tokens lie on the `grid`, N = h * w. Position embeddings
+        are resized bicubically to other grids than the trained one.
+        last_block: what to read from the last block, a name of `pacl.clip.baselines.LAST_BLOCKS`; by default
+        `self.last_block`.
+        passes: how to compute a stride s below patch_size P. "joint": the patch convolution sees overlapping patches,
+        and all attend to all (the paper's inference uses 4 with ViT-B/16); takes time quadratic in N. "shifted": the
+        plain patch grid on the image shifted by each multiple of s, (P / s)^2 passes, each token from the pass that has
+        a patch at its place; takes time linear in the number of passes, and the memory of one pass and the tokens.
+        Raises ValueError for shapes, strides and names that don't fit.
         """
         name = self.last_block if last_block is None else last_block
         return self.patch_features_by(images, [name], stride, passes=passes)[name]
@@ -98,7 +95,7 @@ class FrozenCLIP:
     def patch_features_by(
         self, images: Tensor, last_blocks: list[str], stride: int | None = None, *, passes: str = "joint"
     ) -> dict[str, Tensor]:
-        """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before."""
+        """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before them."""
         if passes not in PASSES:
             raise ValueError(f"passes must be joint or shifted, not {passes!r}.")
         check_last_blocks(self.model.visual, last_blocks)
@@ -111,7 +108,7 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def project(self, patch_features: Tensor) -> Tensor:
-        """The baseline "CLIP": its own projection of patch tokens into the text's space, [B, N, D_v] -> [B, N, D]."""
+        """The baseline "CLIP": its own projection of patch tokens into the text space, [B, N, D_v] -> [B, N, D]."""
         visual, patch_features = self.model.visual, patch_features.to(self.device)
         if self.is_timm:
             return visual.head(visual.trunk.head(visual.trunk.fc_norm(patch_features))).float()
@@ -121,7 +118,7 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Embeddings of length 1 of whole images [B, 3, image_size, image_size], as `preprocess` makes them -> [B, D].
+        """Whole images [B, 3, image_size, image_size], as `preprocess` makes them -> embeddings [B, D] of length 1.
 
         Raises ValueError for images of another size.
         """
@@ -147,19 +144,19 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def text_features(self, prompts: list[str]) -> Tensor:
-        """f_t: embeddings of length 1 of K prompts -> [K, D]. Prompts longer than CLIP's context are cut."""
+        """f_t: K prompts -> embeddings [K, D] of length 1. Prompts longer than CLIP's context are truncated."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             return torch.zeros(0, self.dim, device=self.device)
         tokens = self.tokenizer(prompts)
-        order = tokens.argmax(-1).argsort(stable=True)  # prompts of like length side by side
+        order = tokens.argmax(-1).argsort(stable=True)  # prompts of similar length in one batch
         with self._precision():
             parts = [self._encode_text(part.to(self.device)) for part in tokens[order].split(PROMPTS_AT_ONCE)]
         return F.normalize(torch.cat(parts)[order.argsort()], dim=-1)
 
     def _encode_text(self, tokens: Tensor) -> Tensor:
-        """open_clip's encode_text [K, context] -> [K, D], of no more places than the longest prompt fills: causal
-        attention hides the padding behind the end mark, CLIP's highest token, from it.
+        """open_clip's encode_text [K, context] -> [K, D], computed only up to the longest prompt's end token, CLIP's
+        highest: causal attention hides the padding behind it.
         """
         model, ends = self.model, tokens.argmax(-1)
         plain = getattr(model, "text_pool_type", "") == "argmax" and isinstance(model.text_projection, Tensor)
@@ -173,7 +170,7 @@ class FrozenCLIP:
     def _shifted_passes(
         self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
     ) -> dict[str, Tensor]:
-        """Token i of a side lies i * stride pixels in, where pass i modulo P / stride has a patch."""
+        """Token i of a side lies at pixel i * stride, where pass i modulo P / stride has a patch."""
         every, shape = self.patch_size // stride, (len(images), *grid, self.width)
         tokens = {name: torch.empty(shape, device=self.device) for name in last_blocks}
         for row, column in product(range(min(every, grid[0])), range(min(every, grid[1]))):
@@ -193,12 +190,12 @@ class FrozenCLIP:
     def _with_class_token(
         self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
     ) -> dict[str, Tensor]:
-        """open_clip's transformer, but for the stride, the position embeddings and the last block: its outputs
-        [B, 1 + N, D_v] before the final LayerNorm.
+        """open_clip's transformer, except for the stride, the position embeddings and the last block: that block's
+        outputs [B, 1 + N, D_v] before the final LayerNorm.
         """
         visual = self.model.visual
         x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
-        x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on but for what autocast computes
+        x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on, except for autocast's operations
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
         x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
         *blocks, last = visual.transformer.resblocks
@@ -229,14 +226,15 @@ def load_clip(
 ) -> FrozenCLIP:
     """A frozen CLIP.
 
-    name: an open_clip model name ("ViT-B-16"); a label only where pretrained is a folder.
-    pretrained: an open_clip tag ("openai"), looked for in the caches before any network; a local file (safetensors, a
-        state dict, OpenAI's .pt); a folder with open_clip_config.json, weights and, if its vocabulary is its own,
+    name: an open_clip model name ("ViT-B-16"); only a label if pretrained is a folder.
+    pretrained: an open_clip tag ("openai"), searched in the caches before any network; a local file (safetensors, a
+        state dict, OpenAI's .pt); a folder with open_clip_config.json, weights and, for a vocabulary of its own,
         bpe.txt.gz; or "random", weights of seed 0. OpenAI's weights get the QuickGELU they were trained with.
-    tokens: what `patch_features` gives: "after_norm" (the last block's output after CLIP's final LayerNorm),
-        "before_norm" (without; the paper does not say which), or "value" (MaskCLIP's values after that LayerNorm).
-    dtype: "float32", or "bfloat16" for autocast where the device has it (pacl.runtime.precision). device: found if not given.
-    Raises FileNotFoundError for weights that are not there, ValueError for names and models it cannot use.
+    tokens: what `patch_features` returns: "after_norm" (the last block's output after CLIP's final LayerNorm),
+        "before_norm" (without; the paper doesn't say which), or "value" (MaskCLIP's values after that LayerNorm).
+    device: by default a GPU if there is one.
+    dtype: "float32", or "bfloat16" for autocast where the device supports it (pacl.runtime.precision).
+    Raises FileNotFoundError for missing weights, ValueError for names and models it can't use.
     """
     if tokens not in TOKENS or dtype not in ("float32", "bfloat16"):
         raise ValueError(
@@ -251,13 +249,15 @@ def load_clip(
 
 
 def load_clip_of(model: Model, **changes) -> FrozenCLIP:
-    """The frozen CLIP that a profile's section `model` names. changes: other arguments of `load_clip`."""
+    """The frozen CLIP of a profile's section `model`. changes: arguments of `load_clip` to set or to override."""
     settings = {"tokens": model.tokens, "dtype": model.dtype} | changes
     return load_clip(model.backbone, model.pretrained, **settings)
 
 
 def resize_position_embedding(embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Position embeddings, the class token's first, bicubically: [1 + h0 * w0, D_v] -> [1 + h * w, D_v]."""
+    """Resizes position embeddings bicubically, except the class token's, the first: [1 + h0 * w0, D_v] -> [1 + h * w,
+    D_v].
+    """
     if tuple(trained) == tuple(grid):
         return embedding
     patches = embedding[1:].T.reshape(1, -1, *trained)  # [1, D_v, h0, w0]
@@ -311,9 +311,9 @@ def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
         usable = plain and getattr(trunk, "attn_pool", None) is None and tokens == "after_norm"
     if not usable:
         raise ValueError(
-            "this CLIP does not bring patches to the text's space by a projection (attention pooling, a convolutional "
-            "network, or tokens other than after_norm of a timm network), or its images or patches are no squares: use "
-            "a ViT whose class token is projected, as ViT-B-16."
+            "this CLIP doesn't project patches into the text space (attention pooling, a convolutional network, or "
+            "tokens other than after_norm of a timm network), or its images or patches aren't square: use a ViT that "
+            "projects its class token, such as ViT-B-16."
         )
     if tokens == "value":
         check_last_blocks(visual, ["maskclip"])

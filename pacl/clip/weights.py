@@ -1,5 +1,6 @@
 """Where the frozen CLIP comes from: open_clip's models, with weights from a cache, a file, a folder or the network (the
-paper starts from OpenAI's CLIP)."""
+paper starts from OpenAI's CLIP).
+"""
 
 import difflib
 import hashlib
@@ -25,17 +26,17 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 VOCABULARY = "bpe.txt.gz"
 NETWORK_SECONDS = 5
-FOLDER_BIT = 0x10  # of the attributes in a zip file's directory
+FOLDER_BIT = 0x10  # of a zip entry's attributes
 
 
 def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> tuple[torch.nn.Module, object, dict]:
-    """An open_clip model with weights, its tokenizer and its configuration. Errors: `pacl.clip.frozen.load_clip`."""
+    """An open_clip model with weights, its tokenizer and its configuration; errors as in `pacl.clip.load_clip`."""
     folder = Path(pretrained) if pretrained != "random" and Path(pretrained).is_dir() else None
     source = f"local-dir:{folder}" if folder else name.replace("/", "-")
     config = folder_config(folder) if folder else _built_in_config(source)
     if any(key.startswith("hf_") for key in config["text_cfg"]):
         raise ValueError(
-            f"{name} reads text with a Hugging Face model or tokenizer, which is not supported: use another CLIP."
+            f"{name} reads text with a Hugging Face model or tokenizer, which isn't supported: use another CLIP."
         )
     if untrained or pretrained == "random":
         with torch.random.fork_rng(devices=[]):
@@ -52,7 +53,7 @@ def open_clip_model(name: str, pretrained: str, *, untrained: bool = False) -> t
 
 
 def checksum(model: torch.nn.Module) -> str:
-    """16 hexadecimal digits that other weights would change, whatever device or file they came by."""
+    """16 hexadecimal digits that identify the weights, whatever device or file they come from."""
     digest = hashlib.blake2b(digest_size=8)
     for weight in model.parameters():
         digest.update(weight.detach().float().cpu().contiguous().reshape(-1).numpy())
@@ -60,13 +61,13 @@ def checksum(model: torch.nn.Module) -> str:
 
 
 def folder_config(folder: Path) -> dict:
-    """The model configuration of a folder as open_clip saves them.
+    """The model configuration of a folder that open_clip saved.
 
-    Raises FileNotFoundError if it has none and ValueError if it cannot be read.
+    Raises FileNotFoundError if it has none and ValueError if it can't be read.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no CLIP folder: it needs {CONFIG} and {WEIGHTS[0]}.")
+        raise FileNotFoundError(f"{folder} is not a CLIP folder: it needs {CONFIG} and {WEIGHTS[0]}.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
         towers = ("vision_cfg", "text_cfg")
@@ -74,11 +75,11 @@ def folder_config(folder: Path) -> dict:
             raise ValueError
         return config
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'{path} is no JSON with a "model_cfg" of a CLIP.') from error
+        raise ValueError(f'{path} is not JSON with the "model_cfg" of a CLIP: copy it again.') from error
 
 
 def find_cached(tag: dict) -> Path | None:
-    """The weights of an open_clip.get_pretrained_cfg in Hugging Face's cache or ~/.cache/clip; None if in neither."""
+    """The weights of an open_clip.get_pretrained_cfg in Hugging Face's cache or ~/.cache/clip, or None."""
     for repository, filename in _hub_files(tag):
         found = huggingface_hub.try_to_load_from_cache(
             repository, filename, cache_dir=huggingface_hub.constants.HF_HUB_CACHE
@@ -98,7 +99,7 @@ def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise FileNotFoundError(
-            f"{pretrained!r} is no file, no folder and no open_clip tag of {name} (its tags: {tags})."
+            f"{pretrained!r} is neither a file, nor a folder, nor an open_clip tag of {name} (its tags: {tags})."
         )
     if config.get("quick_gelu") and not quick_gelu:
         raise ValueError(
@@ -111,7 +112,7 @@ def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
 
 
 def _trained_with_quick_gelu(weights: Path, config: dict) -> bool:
-    """A state dict does not tell the activation it was trained with, so its neighbour or a name must."""
+    """A state dict doesn't say which activation it was trained with; a configuration next to it or a name must."""
     if (weights.parent / CONFIG).is_file():
         return bool(folder_config(weights.parent).get("quick_gelu"))
     return _is_openai_archive(weights) or "openai" in str(weights.resolve()).lower() or bool(config.get("quick_gelu"))
@@ -121,9 +122,9 @@ def _download(name: str, pretrained: str, tag: dict) -> Path:
     hub = _hub_files(tag)
     looked_in = huggingface_hub.constants.HF_HUB_CACHE if hub else Path.home() / ".cache" / "clip"
     missing = FileNotFoundError(
-        f"the weights {pretrained!r} of {name} are not in {looked_in} and cannot be downloaded from here: run "
-        f"`python -c \"from pacl.clip import load_clip; load_clip('{name}', '{pretrained}')\"` with a network "
-        f"and copy that folder, or give the path of a local weights file instead of {pretrained!r}."
+        f"the weights {pretrained!r} of {name} are not in {looked_in} and can't be downloaded from here: run "
+        f"`python -c \"from pacl.clip import load_clip; load_clip('{name}', '{pretrained}')\"` on a machine with a "
+        f"network and copy that folder, or name a local weights file instead of {pretrained!r}."
     )
     if not _reachable(huggingface_hub.constants.ENDPOINT if hub else tag["url"]):
         raise missing  # asked first, since huggingface_hub would try each file six times
@@ -155,7 +156,7 @@ def _reachable(url: str) -> bool:
 
 def _build(source: str, *, quick_gelu: bool, preprocess: dict | None = None) -> torch.nn.Module:
     try:
-        with _quiet():  # open_clip warns of random weights; they are loaded next
+        with _quiet():  # open_clip warns of random weights, but they are loaded next
             return open_clip.create_model(
                 source,
                 load_weights=False,
@@ -164,29 +165,29 @@ def _build(source: str, *, quick_gelu: bool, preprocess: dict | None = None) -> 
                 pretrained_text=False,
             )
     except Exception as error:  # a folder's configuration may say anything
-        raise ValueError(f"open_clip can build no CLIP from {source} ({error}): check {CONFIG}.") from error
+        raise ValueError(f"open_clip can't build a CLIP from {source} ({error}): check {CONFIG}.") from error
 
 
 def _check_size(path: Path, config: dict, weights: Path) -> None:
-    """Raises ValueError for a configuration of a model that is larger than its weights: it would take any memory."""
+    """Raises ValueError for a configuration of a larger model than its weights fill: it could take any memory."""
     try:
         vision, text = CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"])
     except TypeError:
-        return  # open_clip refuses it, too
+        return  # open_clip refuses it too
     image, patch = _longer_side(vision.image_size), _longer_side(vision.patch_size)
     towers = [(text.layers, text.width, text.context_length)]
-    if vision.timm_model_name is None and not isinstance(vision.layers, list):  # else no ViT of open_clip's own
+    if vision.timm_model_name is None and not isinstance(vision.layers, list):  # a ViT of open_clip's own
         towers.append((vision.layers, vision.width, (image // patch) ** 2 if _is_size(image, patch) else None))
     if not _is_size(config["embed_dim"], text.vocab_size, *chain(*towers)):
-        raise ValueError(f"{path} has a size that is no positive whole number.")
+        raise ValueError(f"{path} has a size that isn't a positive whole number.")
     least = text.vocab_size * text.width + text.context_length**2  # the causal mask
     least += sum(layers * 4 * width**2 + length * width + config["embed_dim"] for layers, width, length in towers)
     if least > weights.stat().st_size:
-        raise ValueError(f"{path} is of a model with more than {least:,} numbers, which {weights} does not hold.")
+        raise ValueError(f"{path} describes a model of more than {least:,} numbers, but {weights} is smaller.")
 
 
 def _longer_side(size):
-    """That of [height, width]; anything else as it is."""
+    """The longer of [height, width]; anything else as it is."""
     return max(size) if isinstance(size, list) and size and _is_size(*size) else size
 
 
@@ -203,13 +204,13 @@ def _load(model: torch.nn.Module, path: Path, name: str) -> None:
             model.load_state_dict({key: value for key, value in state.items() if key not in sizes})
         else:
             open_clip.load_checkpoint(model, str(path), weights_only=True)
-    except Exception as error:  # the readers raise nearly every kind for a damaged file
-        raise ValueError(f"{path} does not hold weights of {name} that open_clip can read.") from error
+    except Exception as error:  # the readers raise nearly any kind for a damaged file
+        raise ValueError(f"{path} doesn't hold weights of {name} that open_clip can read.") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Raises BadZipFile for a damaged .pt or .bin archive: torch.jit doesn't look at checksums, and of a file that is
-    marked as a folder torch reads nothing and leaves the weights' memory as it was.
+    """Raises BadZipFile for a damaged .pt or .bin archive: torch.jit ignores checksums, and from a file marked as a
+    folder torch reads nothing and leaves the weights' memory as it was.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -219,11 +220,11 @@ def _check_archive(path: Path) -> None:
 
 
 def _is_openai_archive(path: Path) -> bool:
-    """OpenAI's .pt files are TorchScript, which torch.load(weights_only=True) refuses."""
+    """Whether it is TorchScript, as OpenAI's .pt files are, which torch.load(weights_only=True) refuses."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except Exception:  # no archive, or a damaged one, for which zipfile raises nearly every kind
+    except Exception:  # not an archive, or a damaged one, for which zipfile raises nearly any kind
         return False
 
 

@@ -1,1 +1,1 @@
-"""Trains the vision embedder, resumes interrupted runs, and pre-trains the small CLIP."""
+"""Trains the vision embedder, resumes interrupted runs, and pre-trains a small CLIP."""

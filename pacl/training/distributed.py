@@ -1,6 +1,6 @@
-"""Several processes that train as one: what they send each other, by torch.distributed (gloo on CPUs, nccl on GPUs).
+"""Several processes that train as one: their communication, by torch.distributed (gloo on CPUs, nccl on GPUs).
 
-Alone, without a process group, each function leaves what it is given as it is.
+Without a process group, each function returns its input unchanged.
 """
 
 import os
@@ -21,24 +21,24 @@ def process_group():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     yield
-    dist.destroy_process_group()  # after an error the process ends as it is: to wait for the others might last forever
+    dist.destroy_process_group()  # not after an error: waiting for the other processes might last forever
 
 
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def gathered(rows: Tensor) -> list[Tensor]:
-    """Every rank's rows [b, ...], in the order of ranks; b may differ. This rank's own is `rows` itself, with its
+def all_gather(rows: Tensor) -> list[Tensor]:
+    """Every rank's rows [b, ...], in the order of ranks; b may differ. This rank's part is `rows` itself, with its
     gradient; the others have none.
     """
-    if world() == 1:
+    if world_size() == 1:
         return [rows]
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world())]
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     counts = [int(count) for count in counts]
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
@@ -50,9 +50,18 @@ def gathered(rows: Tensor) -> list[Tensor]:
     return parts
 
 
+def all_reduce(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum of all ranks' tensors of one shape, on the CPU. device: where the group's messages travel."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.to(device, copy=True)
+    dist.all_reduce(total)
+    return total.cpu()
+
+
 def sum_gradients(parameters) -> None:
-    """Adds up over all ranks the gradients of these parameters, in one message."""
-    if world() == 1:
+    """Sums the gradients of these parameters over all ranks, in one message."""
+    if world_size() == 1:
         return
     gradients = [p.grad for p in parameters]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -62,22 +71,13 @@ def sum_gradients(parameters) -> None:
 
 
 def same_everywhere(number: int, device: torch.device) -> bool:
-    """Whether all ranks gave the same number."""
-    return len({int(part) for part in gathered(torch.tensor([number], device=device))}) == 1
+    """Whether all ranks passed the same number."""
+    return len({int(part) for part in all_gather(torch.tensor([number], device=device))}) == 1
 
 
 def own_part(count: int, multiple: int) -> range:
-    """This rank's part of `count` items, in order; all parts but the last one that isn't empty have a length that
-    `multiple` divides.
+    """This rank's part of `count` items, in order; `multiple` divides the lengths of all parts but the last non-empty
+    one.
     """
-    each = -(-count // (world() * multiple)) * multiple
+    each = -(-count // (world_size() * multiple)) * multiple
     return range(count)[rank() * each : (rank() + 1) * each]
-
-
-def summed(tensor: Tensor, device: torch.device) -> Tensor:
-    """The sum of all ranks' tensors of one shape, on the CPU. device: where the group's messages travel."""
-    if world() == 1:
-        return tensor
-    total = tensor.to(device, copy=True)
-    dist.all_reduce(total)
-    return total.cpu()

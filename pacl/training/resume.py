@@ -1,9 +1,8 @@
-"""What a cut run goes on from: its whole state in one file, written so that a kill at any moment leaves a good one.
+"""Resuming interrupted runs: a run's whole state in one file, written so that a kill at any moment leaves a good one.
 
-A file is safetensors and nothing is ever unpickled; what is no tensor is JSON in its header, beside a checksum of both.
+A file is safetensors, so nothing is ever unpickled; its header holds the rest as JSON, and a checksum of both.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -17,48 +16,47 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from pacl.runtime.files import write_durably
+from pacl.runtime.files import checksum, write_atomically
 
 SAVE_SECONDS = 300  # between two saves within an epoch
 
 
 class Progress:
-    """The states of one run, in a folder of its own below `folder`; the two newest stay.
+    """The states of one run, in a folder of its own below `folder`; the two newest are kept.
 
-    run: whatever tells this run from others (settings, data), as JSON. Another run's state is left alone and not gone
-    on from.
+    run: whatever identifies the run (settings, data), as JSON. Another run's states are neither used nor removed.
     """
 
     def __init__(self, folder: Path, run: dict):
         self.parent, self.run = folder, json.loads(json.dumps(run))
-        self.folder = folder / hashlib.sha256(json.dumps(self.run).encode()).hexdigest()[:12]
+        self.folder = folder / checksum(json.dumps(self.run).encode())[:12]
         self.good, self.saved_at = [], time.monotonic()
 
     def due(self) -> bool:
         return time.monotonic() - self.saved_at >= SAVE_SECONDS
 
     def save(self, step: int, state: dict) -> None:
-        """Writes the state after `step` steps: tensors, numbers, texts, lists and dicts of them.
+        """Writes the state after `step` steps: tensors, numbers, texts, and lists and dicts of these.
 
-        Raises OSError when it cannot be written; the states before it stay.
+        Raises OSError if it can't be written; the earlier states stay.
         """
         tensors = {}
         text = json.dumps({"run": self.run, "state": pack(state, tensors)})
         path = self.folder / f"step-{step:09d}.safetensors"
-        write_durably(path, save(tensors, {"json": text, "sha256": checksum(text, tensors)}))
+        write_atomically(path, save(tensors, {"json": text, "sha256": checksum_of(text, tensors)}))
         self.good, self.saved_at = [*[p for p in self.good if p != path][-1:], path], time.monotonic()
         for other in set(self.folder.iterdir()) - set(self.good):
             other.unlink()
 
     def load(self) -> dict | None:
-        """The newest whole state of this run, None if there is none; warns of every one it refuses."""
+        """The newest good state of this run, None if there is none; warns of every state that it skips."""
         for path in newest_first(self.folder):
             try:
                 header, tensors = read_state(path)
                 if header["run"] != self.run:
-                    raise ValueError(f"{path} is of {self.differing(header['run'])}.")
+                    raise ValueError(f"{path} belongs to {self.differing(header['run'])}.")
             except ValueError as error:
-                warnings.warn(f"{error} It is not used: the state before it is, or none.", stacklevel=3)
+                warnings.warn(f"{error} It is skipped: the run resumes from an earlier state, if any.", stacklevel=3)
                 continue
             self.good = [path]
             return unpack(header["state"], tensors)
@@ -66,28 +64,28 @@ class Progress:
             if path.parent != self.folder:
                 with suppress(ValueError):
                     other = self.differing(read_state(path)[0]["run"])
-                    warnings.warn(f"{path} is of {other}. It is not used: this run starts anew.", stacklevel=3)
+                    warnings.warn(f"{path} belongs to {other}. It is skipped: this run starts again.", stacklevel=3)
         return None
 
     def differing(self, run: dict) -> str:
         return f"a run with other {', '.join(key for key in self.run if run.get(key) != self.run[key])}"
 
     def remove(self) -> None:
-        """Forgets the run, which has ended, and all that were cut before it."""
+        """Removes the states of this run, which has ended, and those of all interrupted runs before it."""
         shutil.rmtree(self.parent)
 
 
 @contextmanager
 def sole_run(folder: Path):
-    """While it lasts, no other process may train into this folder: each would remove the other's states. The lock ends
-    with the process, killed or not. Raises ValueError where another holds it.
+    """Keeps other processes from training into this folder, where they would remove each other's states. The lock ends
+    with the process, killed or not. Raises ValueError if another process holds it.
     """
     path = folder.parent / ".resume" / f"{folder.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(path).acquire(timeout=0)
     except Timeout:
-        raise ValueError(f"another process trains {folder} at this moment: wait until it has ended.") from None
+        raise ValueError(f"another process is training {folder}: wait until it has ended.") from None
     with lock:
         yield
 
@@ -97,29 +95,27 @@ def newest_first(folder: Path) -> list[Path]:
 
 
 def read_state(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """The header and the tensors of a file that Progress.save wrote. Raises ValueError for a torn or foreign one."""
+    """The header and the tensors of a file that Progress.save wrote. Raises ValueError if it is corrupt or foreign."""
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        whole = checksum(header["json"], tensors) == header["sha256"]
+        intact = checksum_of(header["json"], tensors) == header["sha256"]
     except (SafetensorError, OSError, KeyError) as error:
-        raise ValueError(f"{path} is torn or no saved state ({' '.join(str(error).split())}).") from None
-    if not whole:
-        raise ValueError(f"{path} is torn: its checksum is another.")
+        raise ValueError(f"{path} is corrupt or not a saved state ({' '.join(str(error).split())}).") from None
+    if not intact:
+        raise ValueError(f"{path} is corrupt: its checksum differs.")
     return json.loads(header["json"]), tensors
 
 
-def checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def checksum_of(text: str, tensors: dict[str, Tensor]) -> str:
+    contents = (tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes() for name in sorted(tensors))
+    return checksum(text.encode(), *contents)
 
 
 def pack(value, tensors: dict[str, Tensor]):
-    """The value as JSON, its tensors put into `tensors` and replaced by their names; a dict becomes a list of pairs,
-    since JSON's keys are texts only.
+    """The value as JSON. Its tensors go into `tensors`, their names in their place; a dict becomes a list of pairs,
+    because JSON's keys can only be texts.
     """
     if isinstance(value, Tensor):
         name = str(len(tensors))
@@ -133,7 +129,7 @@ def pack(value, tensors: dict[str, Tensor]):
 
 
 def unpack(packed, tensors: dict[str, Tensor]):
-    """What was packed; tuples come back as lists."""
+    """The value that was packed; tuples come back as lists."""
     if isinstance(packed, dict):
         if "tensor" in packed:
             return tensors[packed["tensor"]]

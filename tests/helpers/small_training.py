@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import os
-import sys
+import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,7 +33,7 @@ def params(**changes):
 
 
 def texts_of(features, numbers, folder, nouns=None):
-    """A Texts whose image i has the caption numbers[i], made of the files that pacl.clip.features writes."""
+    """A Texts whose image i has the caption numbers[i], from files as pacl.clip.features writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "caption_features.npy", features.astype(np.float16))
     np.save(folder / "noun_features.npy", np.zeros((0, 1, D), np.float16) if nouns is None else nouns)
@@ -51,8 +51,39 @@ def random_pairs(folder, count=B, seed=0):
     return patches, texts_of(text, range(count), folder)
 
 
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def same(weights, others):
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def changed(source, change):
+    """The source with `change(epoch, number, batch)` in place of each batch."""
+    whole = source.batches
+
+    def batches(epoch, rank=0, world_size=1, start=0):
+        for number, batch in enumerate(whole(epoch, rank, world_size, start), start):
+            yield change(epoch, number, batch)
+
+    source.batches = batches
+    return source
+
+
+def interrupted(source, steps, error=KeyboardInterrupt):
+    """The source with an error in place of the batch after so many steps."""
+
+    def change(epoch, number, batch):
+        if epoch * source.steps + number == steps:
+            raise error
+        return batch
+
+    return changed(source, change)
+
+
 def run_training(folder, changes):
-    """What a process of its own does: a state after every step, so that a kill can hit any moment."""
+    """A training in a process of its own that saves a state after every step, so that a kill can hit any moment."""
     resume.SAVE_SECONDS = 0
     torch.set_num_threads(1)
     settings = params(**SHORT | changes)
@@ -61,7 +92,7 @@ def run_training(folder, changes):
 
 
 def run_pretraining(folder):
-    """Six epochs of two steps of a tiny CLIP; its weights and history are what is left."""
+    """Six epochs of two steps of a tiny CLIP; writes its weights and history."""
     torch.set_num_threads(1)
     sizes = dict(image_size=16, patch_size=8, width=16, layers=1, head_width=16, embed_dim=8, context_length=8)
     settings = SimpleNamespace(
@@ -85,45 +116,58 @@ def run_pretraining(folder):
 class UnevenPairs(CachedPairs):
     """Pairs whose epochs end with a batch that lacks two."""
 
-    def epoch(self, number, rank=0, world=1, start=0):
-        for i, batch in enumerate(super().epoch(number, start=start), start):
+    def batches(self, epoch, rank=0, world_size=1, start=0):
+        for i, batch in enumerate(super().batches(epoch, start=start), start):
             size = len(batch[0]) - 2 * (i == self.steps - 1)
-            own = np.array_split(np.arange(size), world)[rank]
+            own = np.array_split(np.arange(size), world_size)[rank]
             yield tuple(part[own] for part in batch)
 
 
 def train_uneven(folder, changes):
-    """Trains on uneven batches, ends after `stop` steps if the changes have it; the first batch's gradients first."""
+    """Trains on uneven batches, up to `stop` steps if the changes name it, after the first batch's gradients."""
     stop = changes.pop("stop", None)
     settings = params(**SHORT | {"batch_size": 7, "pairs": 21, "learning_rate": 1e-3, "eps": 1e-4} | changes)
     pairs = random_pairs(folder / f"data {os.getpid()}", 30)
     source = UnevenPairs(*pairs, settings)
     run = Run(source, settings)
-    loss, _ = batch_loss(
-        run.embedder, run.logit_scale(), next(source.epoch(0, distributed.rank(), distributed.world())), settings
-    )
+    batch = next(source.batches(0, distributed.rank(), distributed.world_size()))
+    loss, _ = batch_loss(run.embedder, run.logit_scale(), batch, settings)
     loss.backward()
     distributed.sum_gradients(run.embedder.parameters())
     first = {name: p.grad for name, p in run.embedder.named_parameters()} | {"scale": run.logit_scale.log_scale.grad}
     if stop:
-        whole = source.epoch
-        source.epoch = lambda number, *who: (
-            sys.exit("cut") if number * source.steps + i == stop else b for i, b in enumerate(whole(number, *who))
-        )
+        interrupted(source, stop, SystemExit("interrupted"))
     embedder, history = train(source, settings, validation=pairs, folder=folder / "out/mini")
     return loss.item(), first, {name: tensor.clone() for name, tensor in embedder.state_dict().items()}, history
 
 
-def join_as(rank, world, port):
-    """This process is one of several, as torchrun's variables say it."""
+def join_as(rank, world_size, port):
+    """Makes this process one of several, by torchrun's variables."""
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
-def run_rank(rank, world, port, folder, changes):
-    """One of several processes that train together; rank 0 writes what it found."""
+def run_together(world_size, target, *arguments):
+    """The exit codes of so many processes that join each other and call target(rank, world_size, port, *arguments)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        processes.Process(target=target, args=(rank, world_size, port, *arguments)) for rank in range(world_size)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    for process in started:
+        process.kill()
+    return [process.exitcode for process in started]
+
+
+def run_rank(rank, world_size, port, folder, changes):
+    """One of several processes that train together; rank 0 writes its results."""
     resume.SAVE_SECONDS = 0
-    join_as(rank, world, port)
+    join_as(rank, world_size, port)
     with distributed.process_group():
         found = train_uneven(folder, changes)
         if rank == 0:
