@@ -83,39 +83,6 @@ class Benchmark:
     def __getitem__(self, key: str):  # until all readers of entries have moved to the fields
         return self.entry()[key]
 
-    def get(self, key: str, default=None):
-        return self.entry().get(key, default)
-
-    def __or__(self, changes: dict) -> dict:
-        return self.entry() | changes
-
-
-def _benchmark(described) -> Benchmark:
-    return described if isinstance(described, Benchmark) else Benchmark.described("", {"table": ()} | described)
-
 
 def target_of(mask: np.ndarray, table) -> np.ndarray:
     return Benchmark("", (), tuple(table)).target(mask)
-
-
-def has_background(benchmark) -> bool:
-    return _benchmark(benchmark).has_background
-
-
-def without_background(benchmark) -> tuple[list[str], list[int]]:
-    found = _benchmark(benchmark).without_background()
-    return list(found.classes), list(found.table)
-
-
-def foreground(benchmark, protocol: Protocol) -> list[str]:
-    return list(_benchmark(benchmark).texts(protocol))
-
-
-def background_listed(benchmark, protocol: Protocol) -> bool:
-    return _benchmark(benchmark).background_listed(protocol)
-
-
-def on_benchmark(protocol: Protocol, benchmark) -> Protocol:
-    if has_background(benchmark):
-        return protocol
-    return protocol.model_copy(update={"background_rule": "none"})

@@ -26,8 +26,6 @@ class Images:
         """Some of them, still read on demand; ignores what lies beyond the end."""
         return type(self)(self.source, self.part[part.start : part.stop])
 
-    some = take  # until all callers have moved
-
     def __getitem__(self, index: int) -> Image.Image:
         item = self.source[self.part[index]]
         if isinstance(item, Image.Image):

@@ -74,12 +74,6 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __iter__(self):  # until all readers of tuples have moved to the fields
-        return iter((self.images, self.masks, self.benchmarks))
-
-    def __getitem__(self, index: int):
-        return tuple(self)[index]
-
 
 def write_scenes(
     folder: Path, split: str, images, masks, benchmarks: dict[str, Benchmark], image_set: str = ""
@@ -90,7 +84,7 @@ def write_scenes(
     content = {
         "images": store(folder, f"{name}_scenes", images),
         "masks": store(folder, f"{name}_masks", masks),
-        "benchmarks": {name: one if isinstance(one, dict) else one.entry() for name, one in benchmarks.items()},
+        "benchmarks": {name: one.entry() for name, one in benchmarks.items()},
     }
     write_json(folder / f"{name}_scenes.json", content)
 
@@ -138,9 +132,6 @@ class LabelledSet:
 
     def __iter__(self):  # until all readers of tuples have moved to the fields
         return iter((self.images, self.labels, self.classes))
-
-    def __getitem__(self, index: int):
-        return tuple(self)[index]
 
 
 def write_labelled(folder: Path, split: str, set_name: str, images, labels: list[int], classes, templates=()) -> None:

@@ -159,8 +159,3 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
 
 def class_file(name: str) -> Path:
     return project_root() / f"data/classification/{name}.txt"
-
-
-def class_count(name: str) -> int:
-    """The number of classes of a set of data/classification/sets.yaml, 0 for any other."""
-    return described(name).get("count", 0)
