@@ -52,8 +52,8 @@ def ablations(results: Results) -> list[dict]:
     content = [
         text(
             "The paper leaves choices open, and public re-implementations chose differently. Each point changes one "
-            "thing; numbers are means ± standard deviations over seeds. Changes at inference only reread the main "
-            f"run's model on the first test scenes: one run for each setting. {smaller(results)}"
+            "thing; numbers are means ± standard deviations over seeds. What matters only at inference is measured "
+            f"with the main run's model on the first test scenes: one run for each setting. {smaller(results)}"
         ),
         *what_matters(runs, results.findings),
     ]
@@ -97,7 +97,7 @@ def what_matters(runs: pd.DataFrame, findings: dict) -> list[dict]:
         bars("How much each choice matters: mIoU of its best setting minus its worst", rows, wide=True, stressed=False),
         text(
             "Each gap is taken on the benchmark where it is larger. Strides, templates of class names, and background "
-            "rules reread the main run's model; all other choices are trained on their own."
+            "rules use the main run's model; all other choices have their own trainings."
             + f" Settings that nobody uses are left out: {', '.join(left_out)}."
             * bool(left_out)
         ),
@@ -144,8 +144,8 @@ def worlds(results: Results) -> list[dict]:
         heading("Is it one lucky world?"),
         text(
             f"In {len(by_method)} worlds drawn from other seeds, each with its own pairs, test scenes, and embedder "
-            f"but the same CLIP, PACL's {name} is at least {percent(least)} points above CLIP's. They are trained and "
-            "measured as briefly as the ablations: compare these numbers with theirs, not with the main run's."
+            f"but the same CLIP, PACL's {name} is at least {percent(least)} points above CLIP's. Training and "
+            "measuring are as short as the ablations': compare these numbers with theirs, not with the main run's."
         ),
         figure(results, "figures/worlds.png", "CLIP and PACL in each world, joined by a line."),
         table(["World's seed", "Method", *(f"{title(name)}, %" for name in metrics.values())], lines),

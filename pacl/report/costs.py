@@ -13,7 +13,7 @@ def speed(results: Results) -> list[dict]:
     items = results.speed["items"]
     return [
         text(
-            "The costly parts next to the plain way to write them; a share of 0.3 means three tenths of its time or "
+            "The costly parts compared with the plain way to write them: a share of 0.3 is three tenths of its time or "
             "memory. Targets were set before measuring; ≤ marks a limit in seconds or GB. "
             f"{missed(items)}The floor is a time that no program doing the same work on the same machine can beat. "
             f"{machines(items)}, without a GPU; `python -m speed` measures it again. B images, K texts, N patches, D "
@@ -81,7 +81,7 @@ def missed(items: dict) -> str:
     rows = [row for item in items.values() for row in item["rows"]]
     found = [target(row, kind)[1] for row in rows for kind in ("seconds", "gigabytes")]
     found = [late for late in found if late is not None]
-    return f"Of {len(found)} targets, {sum(found)} were missed; the table marks them. " if found else ""
+    return f"Targets missed: {sum(found)} of {len(found)}; the table marks them. " if found else ""
 
 
 def whole_names(rows: list[dict]) -> list[str]:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from pacl.clip.features import Texts, patch_tokens, text_features, text_table
+from pacl.data.benchmark import Benchmark
 from pacl.data.prepared import read_pairs, read_scenes, write_pairs, write_scenes
 from pacl.report.claims import as_text, judge, load_ledger, quantity, satisfied, write_claims
+from pacl.report.results import Results
 from pacl.runtime import processes
 from pacl.runtime.config import load_params
-from pacl.runtime.files import write_json
+from pacl.runtime.files import read_json, write_json
 from pacl.training.cached import CachedPairs
 from pacl.training.train import train
 
@@ -234,7 +236,7 @@ def test_each_direction_shows_its_own_numbers():
     }
     shown = {row["id"]: row["measured"] for row in judge(load_ledger(), metrics, MINI)}
     expected = {
-        "clip-coherence": "AUC 0.81; of colours alone 0.64, of an untrained encoder 0.53",
+        "clip-coherence": "AUC 0.81; colours alone 0.64, an untrained encoder 0.53",
         "patch-accuracy": "41.0% → 72.0%",
         "classification": "−2.5 points on average, 8 of 12 sets better, 10 not worse",
         "classification-with-clip": "+7.8 points on average, 10 of 12 sets better, 12 not worse",
@@ -311,10 +313,17 @@ def test_a_claim_by_construction_names_a_test_that_exists():
             }
 
 
+def results_of(folder, profile: str, metrics: dict, prepared: dict) -> Results:
+    """A run that measured `metrics`."""
+    for stage, measured in metrics.items():
+        write_json(folder / stage / f"{stage}.json", measured)
+    write_json(folder / "prepare/prepare.json", prepared)
+    return Results(profile, load_params(profile, "prepare", "model", "patch_alignment"), folder)
+
+
 def test_written_claims_have_the_agreed_keys(tmp_path):
-    write_json(tmp_path / "metrics.json", metrics_with())
-    write_json(tmp_path / "prepare.json", {"label": "mini world, not Pascal VOC"})
-    claims = write_claims(tmp_path, load_params("mini", "prepare", "model", "patch_alignment"))
+    claims = write_claims(results_of(tmp_path, "mini", metrics_with(), {"label": "mini world, not Pascal VOC"}))
+    assert claims == read_json(tmp_path / "claims.json")
     assert all({"id", "claim", "paper", "measured", "verdict"} <= set(row) for row in claims)
     assert all(isinstance(row["paper"], str) and isinstance(row["measured"], str) for row in claims)
     lines = as_text(claims).splitlines()
@@ -326,20 +335,21 @@ def test_written_claims_have_the_agreed_keys(tmp_path):
     assert row[lines[0].index("Measured here") :].startswith("40.0% → 80.0%")
 
 
-def test_written_claims_are_judged_by_what_the_run_was_made_with(tmp_path):
+@pytest.mark.parametrize(
+    ("whole", "patches", "tested"),
+    [
+        (["voc20", "voc21"], "voc20", {"patch-accuracy-vit-b-16", "miou-voc-number"}),
+        (["voc20", "ade20k"], "coco_stuff", {"miou-ade20k-number"}),
+        ([], "voc20", set()),
+    ],
+)
+def test_written_claims_are_judged_by_what_the_run_was_made_with(tmp_path, whole, patches, tested):
     """The source, CLIP and benchmark of the parameters; of prepare.json, which benchmarks are whole."""
-    write_json(tmp_path / "metrics.json", metrics_with(pacl=0.96, clip=0.525))
-    params = load_params("paper", "prepare", "model", "patch_alignment")
-
-    def tested(whole: list[str], patches: str) -> set[str]:
-        prepared = {"label": "Pascal VOC", "source": "another"} | ({"whole benchmarks": whole} if whole else {})
-        write_json(tmp_path / "prepare.json", prepared)
-        params.patch_alignment = params.patch_alignment.model_copy(update={"benchmark": patches})
-        return kinds("number") & {row["id"] for row in write_claims(tmp_path, params) if row["verdict"] == "reproduced"}
-
-    assert tested(["voc20", "voc21"], "voc20") == {"patch-accuracy-vit-b-16", "miou-voc-number"}
-    assert tested(["voc20", "ade20k"], "coco_stuff") == {"miou-ade20k-number"}
-    assert tested([], "voc20") == set()
+    prepared = {"label": "Pascal VOC", "source": "another"} | ({"whole benchmarks": whole} if whole else {})
+    results = results_of(tmp_path, "paper", metrics_with(pacl=0.96, clip=0.525), prepared)
+    results.params.patch_alignment = results.params.patch_alignment.model_copy(update={"benchmark": patches})
+    found = {row["id"] for row in write_claims(results) if row["verdict"] == "reproduced"}
+    assert kinds("number") & found == tested
 
 
 def stand_in_clip():
@@ -362,7 +372,7 @@ def test_training_never_opens_a_mask(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "processes", lambda: 1)  # what another process opens would not be seen here
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    described = {"voc20": {"classes": ["cat"], "table": [0] * 256}}
+    described = {"voc20": Benchmark("voc20", ("cat",), (0,) * 256)}
     write_pairs(tmp_path, "train", images, [[f"a photo of cat {i}"] for i in range(4)])
     write_scenes(tmp_path, "train", images, np.zeros((4, 16, 16), np.uint8), described)
     opened, watching = [], True
