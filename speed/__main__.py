@@ -1,36 +1,38 @@
-"""Runs all benchmarks or some, each in a process of its own: reports/benchmarks.json, its figure, README.md's tables.
+"""Measures time and memory, each item in a process of its own: reports/speed.json, its figure, README.md's tables.
 
-python -m speed [ITEM ...]    (without ITEM all; the others keep what was measured before, wherever that was)
+python -m speed [--print] [ITEM ...]    (without ITEM all; other items keep their numbers. --print writes nothing)
 """
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from pacl.figures import charts
 from pacl.runtime.config import project_root
+from pacl.runtime.files import read_json, write_atomically
 from speed import cost, tables
-from speed.items import measured
 from speed.measuring import in_own_process, machine
 
 ITEMS = ("compatibility", "dense_inference", "evaluation", "features", "epoch", "startup")
 
 
-def main(names: list[str]) -> None:
-    """Raises ValueError for an item that there isn't."""
+def main(names: list[str], *, write: bool = True) -> None:
+    """Raises ValueError for an unknown item."""
     if unknown := [name for name in names if name not in ITEMS]:
-        raise ValueError(f"there is no benchmark {unknown[0]}: name some of {', '.join(ITEMS)}, or none for all.")
+        raise ValueError(f"there is no item {unknown[0]}: name some of {', '.join(ITEMS)}, or none for all.")
     reports = project_root() / "reports"
-    items = json.loads((reports / "speed.json").read_text(encoding="utf-8"))["items"] if names else {}
+    items = read_json(reports / "speed.json", "items")["items"] if names and write else {}
     for item in names or ITEMS:
         print(f"{item} ...", flush=True)
-        items[item] = {"machine": machine(), **in_own_process(measured, item)}
+        items[item] = {"machine": machine(), **in_own_process(import_module(f"speed.{item}").measure)}
         print(tables.text(items[item]["rows"]), flush=True)
-    publish(joined(items), reports, Path(__file__).with_name("README.md"))
+    if write:
+        publish(joined(items), reports, Path(__file__).with_name("README.md"))
 
 
 def joined(items: dict) -> dict:
-    """The items in their order, and what training costs, if what that follows from was measured on one processor."""
+    """The items in order, and what training costs if the items it follows from were measured on one processor."""
     results = {"items": {item: items[item] for item in ITEMS if item in items}}
     processors = {items[item]["machine"]["processor"] for item in cost.ITEMS if item in items}
     if len(processors) == 1 and set(cost.ITEMS) <= items.keys():
@@ -39,11 +41,8 @@ def joined(items: dict) -> dict:
 
 
 def publish(results: dict, reports: Path, readme: Path) -> None:
-    """Writes benchmarks.json, benchmarks.png and the tables in readme."""
-    reports.mkdir(parents=True, exist_ok=True)
-    partial = reports / ".benchmarks.json.partial"
-    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    partial.replace(reports / "speed.json")
+    """Writes speed.json, speed.png and the tables in readme."""
+    write_atomically(reports / "speed.json", json.dumps(results, indent=1) + "\n")  # six decimals are too few here
     charts.use_style()
     charts.save(tables.figure(results), reports / "speed.png", dpi=150)
     tables.fill(readme, tables.readme_tables(results))
@@ -51,6 +50,7 @@ def publish(results: dict, reports: Path, readme: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        given = sys.argv[1:]
+        main([name for name in given if name != "--print"], write="--print" not in given)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))

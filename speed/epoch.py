@@ -1,6 +1,6 @@
-"""Where the time of an epoch goes, and what a step costs at ViT-B/16's size: python -m speed.epoch. All cores.
+"""Where the time of a training epoch goes, and what a step costs at ViT-B/16's size, on all cores.
 
-The mini world's sizes and training settings, on random tokens and texts, which cost the same.
+The mini world's sizes and settings, on random tokens and texts, which cost the same.
 """
 
 import tempfile
@@ -18,35 +18,47 @@ from pacl.loss import LogitScale, contrastive_loss
 from pacl.model import VisionEmbedder, compatibility
 from pacl.runtime.config import load_params
 from pacl.runtime.files import write_json
+from pacl.runtime.params import Train
 from speed import compatibility as phi
-from speed import tables
 from speed.measuring import held, in_own_process, medians, product_rate, row
 
-IMAGES, N, WIDTH, NOUNS, TEMPLATES = 5120, 64, 128, 90, 7  # the mini world's, but for a quarter of its images
+IMAGES, N, WIDTH, NOUNS, TEMPLATES = 5120, 64, 128, 90, 7  # the mini world's, with a quarter of its images
 LARGE = {"B": 256, "N": 196, "in_dim": 768, "out_dim": 512}  # ViT-B/16 at 224 pixels
 FLOOR = "the embedder's and phi's operations, forward and backward, at a large matrix product's rate"
 
 
+def write_stand_in(folder: Path, patches: np.ndarray, captions: np.ndarray, nouns: np.ndarray, named: list) -> None:
+    """Tokens [M, N, D_v], one caption per image [M, D], and nouns [P, T, D], of which `named` lists each image's, in
+    the files of pacl.clip.features.
+    """
+    arrays = {"train_patches": patches, "caption_features": captions, "noun_features": nouns}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array.astype(np.float16))
+    write_json(folder / "texts.json", {"train": {"captions": [[i] for i in range(len(patches))], "nouns": named}})
+
+
+def read_stand_in(folder: Path) -> tuple[np.ndarray, Texts]:
+    return np.load(folder / "train_patches.npy", mmap_mode="r"), Texts(folder, "train")
+
+
 def stand_in(folder: Path) -> tuple[np.ndarray, Texts]:
-    """Tokens [M, N, D_v], float16, memory-mapped, and texts: a caption of its own and two nouns an image."""
+    """Random tokens [M, N, D_v], float16, memory-mapped, and texts: one caption and two nouns per image."""
     rng = np.random.default_rng(0)
-    np.save(folder / "patches.npy", rng.standard_normal((IMAGES, N, WIDTH), np.float32).astype(np.float16))
-    np.save(folder / "caption_features.npy", rng.standard_normal((IMAGES, WIDTH)).astype(np.float16))
-    np.save(folder / "noun_features.npy", rng.standard_normal((NOUNS, TEMPLATES, WIDTH)).astype(np.float16))
-    captions, nouns = [[i] for i in range(IMAGES)], rng.integers(NOUNS, size=(IMAGES, 2)).tolist()
-    write_json(folder / "texts.json", {"train": {"captions": captions, "nouns": nouns}})
-    return np.load(folder / "patches.npy", mmap_mode="r"), Texts(folder, "train")
+    sizes = ((IMAGES, N, WIDTH), (IMAGES, WIDTH), (NOUNS, TEMPLATES, WIDTH))
+    arrays = [rng.standard_normal(size, np.float32) for size in sizes]
+    write_stand_in(folder, *arrays, rng.integers(NOUNS, size=(IMAGES, 2)).tolist())
+    return read_stand_in(folder)
 
 
 class Training:
-    """An embedder with its logit scale and optimiser, and the seconds that each part of its steps took so far."""
+    """An embedder with its logit scale and optimiser, and the seconds each part of its steps has taken."""
 
-    def __init__(self, in_dim: int, out_dim: int, params):
+    def __init__(self, in_dim: int, out_dim: int, settings: Train):
         torch.manual_seed(0)
-        self.params, self.taken = params, Counter()
-        self.embedder, self.logit_scale = VisionEmbedder(in_dim, out_dim, params.embedder), LogitScale()
+        self.settings, self.taken = settings, Counter()
+        self.embedder, self.logit_scale = VisionEmbedder(in_dim, out_dim, settings.embedder), LogitScale()
         parameters = [*self.embedder.parameters(), *self.logit_scale.parameters()]
-        self.optimizer = torch.optim.AdamW(parameters, lr=params.learning_rate, weight_decay=params.weight_decay)
+        self.optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
     @contextmanager
     def timed(self, part: str):
@@ -55,11 +67,11 @@ class Training:
         self.taken[part] += perf_counter() - start
 
     def step(self, tokens: Tensor, texts: Tensor, keys: Tensor) -> float:
-        """The loss of tokens [B, N, D_v], texts [B, D] and keys [B] before a step down its gradient."""
+        """Takes a step on tokens [B, N, D_v], texts [B, D] and keys [B]; returns the loss before it."""
         with self.timed("embedder"):
             patches = self.embedder(tokens)
         with self.timed("phi"):
-            similarity = compatibility(patches, texts, scoring=self.params.scoring, scale=self.params.scale)
+            similarity = compatibility(patches, texts, scoring=self.settings.scoring, scale=self.settings.scale)
         with self.timed("loss"):
             loss = contrastive_loss(similarity, self.logit_scale(), keys[:, None] == keys)
         self.optimizer.zero_grad()
@@ -70,38 +82,38 @@ class Training:
         return loss.item()
 
     def epoch(self, patches: np.ndarray, texts: Texts, rng: np.random.Generator) -> list[float]:
-        """The losses of every whole batch of patches [M, N, D_v] in random order."""
-        losses, size = [], self.params.batch_size
+        """Trains on every whole batch of patches [M, N, D_v] in random order; returns the losses."""
+        losses, size = [], self.settings.batch_size
         for batch in rng.permutation(len(patches))[: len(patches) // size * size].reshape(-1, size):
             batch = np.sort(batch)
             with self.timed("reading"):
                 tokens = torch.from_numpy(np.asarray(patches[batch])).float()
             with self.timed("drawing texts"):
-                drawn, keys = texts.draw(rng, batch, self.params.noun_share)
+                drawn, keys = texts.draw(rng, batch, self.settings.noun_share)
             losses.append(self.step(tokens, drawn, keys))
         return losses
 
 
 def operations(B: int, N: int, in_dim: int, out_dim: int) -> int:
-    """Of a step: forward, and the gradients of the weights and of all but the first layer's inputs; phi's own."""
+    """Of a step: forward, gradients of the weights and of all but the first layers' inputs, and phi's own."""
     main, skip, last = (2 * B * N * size for size in (in_dim * out_dim, in_dim * out_dim, out_dim * out_dim))
     return 2 * (main + skip) + 3 * last + phi.operations(B, N, B, out_dim)
 
 
-def mini_epoch(params) -> dict:
+def mini_epoch(settings: Train) -> dict:
     """An epoch of the mini world's pairs, and its parts."""
     with tempfile.TemporaryDirectory() as folder:
         patches, texts = stand_in(Path(folder))
-        training, rng = Training(WIDTH, WIDTH, params), np.random.default_rng(0)
-        training.epoch(patches[: 4 * params.batch_size], texts, rng)  # warms up
+        training, rng = Training(WIDTH, WIDTH, settings), np.random.default_rng(0)
+        training.epoch(patches[: 4 * settings.batch_size], texts, rng)  # warms up
         training.taken.clear()
         steps = len(training.epoch(patches, texts, rng))
-    in_epoch = params.pairs // params.batch_size
+    in_epoch = settings.pairs // settings.batch_size
     parts = {part: seconds / steps * in_epoch for part, seconds in training.taken.items()}
     return row(
-        f"an epoch of the mini world, {in_epoch} steps of {params.batch_size} pairs",
+        f"an epoch of the mini world, {in_epoch} steps of {settings.batch_size} pairs",
         {"ours": sum(parts.values())},
-        floor_seconds=in_epoch * operations(params.batch_size, N, WIDTH, WIDTH) / product_rate(),
+        floor_seconds=in_epoch * operations(settings.batch_size, N, WIDTH, WIDTH) / product_rate(),
         floor=FLOOR,
         parts=parts,
     )
@@ -113,20 +125,20 @@ def large_batch() -> tuple[Tensor, Tensor, Tensor]:
     return tokens, torch.randn(LARGE["B"], LARGE["out_dim"], generator=rng), torch.arange(LARGE["B"])
 
 
-def memory(params) -> float:
-    """GB of a step at ViT-B/16's size with its inputs; to be called in a process of its own."""
-    training = Training(LARGE["in_dim"], LARGE["out_dim"], params)
+def memory(settings: Train) -> float:
+    """GB of a step at ViT-B/16's size with its inputs; call it in a process of its own."""
+    training = Training(LARGE["in_dim"], LARGE["out_dim"], settings)
     return held(lambda: training.step(*large_batch()))
 
 
-def large_step(params) -> dict:
+def large_step(settings: Train) -> dict:
     """A training step at ViT-B/16's size."""
-    training, batch = Training(LARGE["in_dim"], LARGE["out_dim"], params), large_batch()
+    training, batch = Training(LARGE["in_dim"], LARGE["out_dim"], settings), large_batch()
     taken = medians({"ours": lambda: training.step(*batch)}, 3)
     return row(
         f"a training step at ViT-B/16's size, {LARGE['B']} pairs",
         taken,
-        gigabytes={"ours": in_own_process(memory, params)},
+        gigabytes={"ours": in_own_process(memory, settings)},
         floor_seconds=operations(**LARGE) / product_rate(),
         floor=FLOOR,
         seconds_a_pair=taken["ours"] / LARGE["B"],
@@ -134,20 +146,12 @@ def large_step(params) -> dict:
 
 
 def measure() -> dict:
-    params = load_params("mini", "train").train
-    epoch = mini_epoch(params)
+    settings = load_params("mini", "train").train
+    epoch = mini_epoch(settings)
     whole = epoch["seconds"]["ours"]
     shares = [f"{part} {seconds / whole:.0%}" for part, seconds in epoch["parts"].items()]
     return {
         "threads": torch.get_num_threads(),
-        "rows": [epoch, large_step(params)],
+        "rows": [epoch, large_step(settings)],
         "notes": [f"Of the mini world's epoch: {', '.join(shares)}."],
     }
-
-
-def main() -> None:
-    print(tables.text(measure()["rows"]))
-
-
-if __name__ == "__main__":
-    main()

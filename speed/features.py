@@ -1,4 +1,4 @@
-"""Reading cached tokens, and computing them with ViT-B/16 in bfloat16: python -m speed.features. All cores."""
+"""Reading cached tokens, and computing them with ViT-B/16 in bfloat16, on all cores."""
 
 import io
 import tempfile
@@ -10,21 +10,19 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pacl.clip import load_clip
-from speed import tables
 from speed.measuring import copy_rate, held, in_own_process, medians, product_rate, row
 
 IMAGES, N, WIDTH = 1000, 196, 768  # a file of ViT-B/16's tokens at 224 pixels, float16: 301 MB
-BATCH = 256  # that training reads at once
-ENCODED = 16  # images at once through the encoder
-PROMPTS = 64  # texts at once through the encoder
+DTYPES = {"ours": "bfloat16", "plain": "float32"}
+BATCH, ENCODED, PROMPTS = 256, 16, 64  # images read at once by training; images and texts encoded at once
 
 
 def reading() -> dict:
-    """Batches of rows in a training epoch's order, from a memory map and from an array in memory."""
+    """Batches in a training epoch's order, from a memory map and from an array in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "patches.npy")
         np.save(path, np.random.default_rng(0).random((IMAGES, N * WIDTH), dtype=np.float32).astype(np.float16))
-        mapped, array = np.load(path, mmap_mode="r"), np.load(path)  # both in the page cache by now
+        mapped, array = np.load(path, mmap_mode="r"), np.load(path)  # both now in the page cache
         order = np.random.default_rng(0).permutation(IMAGES)
         batches = [np.sort(part) for part in np.array_split(order, round(IMAGES / BATCH))]
         taken = medians({"ours": lambda: gather(mapped, batches), "plain": lambda: gather(array, batches)}, 5)
@@ -44,13 +42,13 @@ def gather(array: np.ndarray, batches: list[np.ndarray]) -> None:
 
 
 def encoder(dtype: str):
-    """ViT-B-16 with random weights, and images it takes, [ENCODED, 3, 224, 224]."""
+    """ViT-B-16 with random weights, and its images [ENCODED, 3, 224, 224]."""
     images = torch.randn(ENCODED, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     return load_clip("ViT-B-16", "random", dtype=dtype, device="cpu"), images
 
 
 def memory(dtype: str) -> float:
-    """GB beyond the loaded encoder and its images; to be called in a process of its own."""
+    """GB beyond the loaded encoder and its images; call it in a process of its own."""
     clip, images = encoder(dtype)
     clip.patch_features(images[:1])
     return held(lambda: clip.patch_features(images))
@@ -58,7 +56,7 @@ def memory(dtype: str) -> float:
 
 def encoding() -> dict:
     """ViT-B/16's patch tokens in bfloat16 beside float32, and how far they are apart."""
-    encoders = {"ours": encoder("bfloat16"), "plain": encoder("float32")}
+    encoders = {name: encoder(dtype) for name, dtype in DTYPES.items()}
     calls = {name: lambda c=clip, x=images: c.patch_features(x) for name, (clip, images) in encoders.items()}
     taken = medians(calls, 3)
     half, single = calls["ours"](), calls["plain"]()  # [ENCODED, N, D_v]
@@ -67,7 +65,7 @@ def encoding() -> dict:
         f"ViT-B/16's patch tokens of {ENCODED} images, bfloat16",
         taken,
         against="float32",
-        gigabytes={"ours": in_own_process(memory, "bfloat16"), "plain": in_own_process(memory, "float32")},
+        gigabytes={name: in_own_process(memory, dtype) for name, dtype in DTYPES.items()},
         floor_seconds=ENCODED * operations(N + 1) / product_rate(torch.bfloat16),
         floor="the encoder's operations at a large bfloat16 matrix product's rate",
         seconds_an_image=taken["ours"] / ENCODED,
@@ -79,12 +77,12 @@ def encoding() -> dict:
 
 
 def operations(tokens: int, width: int = WIDTH, layers: int = 12) -> int:
-    """Of a ViT for one image: 24 N D^2 for the linear layers and 4 N^2 D for attention, in each layer."""
+    """Of a ViT for one image: in each layer 24 N D^2 for its linear maps and 4 N^2 D for attention."""
     return layers * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
 
 def photos() -> float:
-    """Seconds to decode a JPEG of 500 x 375 pixels and to bring it to CLIP's size."""
+    """Seconds to decode a JPEG of 500 x 375 pixels and resize it for CLIP."""
     file, noise = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     Image.fromarray(noise).resize((500, 375)).save(file, "JPEG", quality=90)
     preprocess = encoder("bfloat16")[0].preprocess
@@ -92,7 +90,7 @@ def photos() -> float:
 
 
 def texts() -> float:
-    """Seconds a caption through ViT-B/16's text encoder in bfloat16."""
+    """Seconds per caption in ViT-B/16's text encoder in bfloat16."""
     clip, _ = encoder("bfloat16")
     prompts = [f"a photo of {i} dogs beside a red house" for i in range(PROMPTS)]
     return medians({"ours": lambda: clip.text_features(prompts)}, 3)["ours"] / PROMPTS
@@ -112,11 +110,3 @@ def measure() -> dict:
         "seconds_a_caption": texts(),
         "notes": [note],
     }
-
-
-def main() -> None:
-    print(tables.text(measure()["rows"]))
-
-
-if __name__ == "__main__":
-    main()

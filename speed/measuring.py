@@ -1,8 +1,8 @@
-"""How the benchmarks measure: interleaved medians, peak memory in a process of its own, and what the machine can do.
+"""How items are measured: medians of calls that take turns, peak memory in a process of its own, the machine's rates.
 
-A row of a benchmark is a dict: name; against, what the plain way is; seconds and gigabytes, of "ours" and "plain" where
-there is one; ratio, of ours to plain; targets, for the ratios, or as "seconds_limit" and "gigabytes_limit" for ours
-itself; floor_seconds, what physics asks for, floor, how that was computed, and to_floor, ours in units of it.
+A row is a dict: name; against, what the plain way is; seconds and gigabytes, of "ours" and "plain" if there is one;
+ratio, of ours to plain; targets, for the ratios, or as "seconds_limit" and "gigabytes_limit" for ours itself;
+floor_seconds, what physics asks for; floor, how that was computed; to_floor, ours as a multiple of it.
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ def row(
     floor: str = "",
     **more,
 ) -> dict:
-    """A row of a benchmark with its ratios computed. more: other numbers to keep beside it."""
+    """A row with its ratios. more: other numbers to keep in it."""
     measured = {"seconds": seconds, "gigabytes": gigabytes or {}}
     ratio = {kind: of["ours"] / of["plain"] for kind, of in measured.items() if {"ours", "plain"} <= of.keys()}
     result = {"name": name, "against": against, **measured, "ratio": ratio, "targets": targets or {}}
@@ -46,7 +46,7 @@ def row(
 
 
 def seconds(call: Callable, *arguments) -> float:
-    """Processor time with one thread, which other programs on the machine disturb less, else the clock's."""
+    """Processor time with one thread, which other programs disturb less; with more threads the clock's."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     call(*arguments)
@@ -54,20 +54,20 @@ def seconds(call: Callable, *arguments) -> float:
 
 
 def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call; they take turns, so that a slower minute of the machine is slower for all."""
+    """Median seconds of each call; they take turns, so that a slow minute of the machine slows all."""
     taken = [{name: seconds(call) for name, call in calls.items()} for _ in range(repeats + 1)]
     return {name: statistics.median(of[name] for of in taken[1:]) for name in calls}  # the first turn warms up
 
 
 def in_own_process(function: Callable, *arguments):
-    """function(*arguments) in a new Python, in which nothing has been imported or allocated yet."""
+    """function(*arguments) in a new Python, which has imported and allocated nothing else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def held(call: Callable[[], object]) -> float:
-    """GB that the process held at most during the call, beyond what it held before. Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far becomes what is held now
+    """The most GB that the process held during the call, beyond what it held before. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is held now
     before = _peak()
     call()
     return (_peak() - before) / 1e9
@@ -80,25 +80,25 @@ def _peak() -> int:
 
 
 def product_rate(dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second in a matrix product that is large enough for the machine's best, with torch's threads."""
+    """Operations per second of a large matrix product, with torch's threads."""
     matrix = torch.randn(MATRIX, MATRIX, dtype=dtype)
     return 2 * MATRIX**3 / _best(lambda: torch.mm(matrix, matrix))
 
 
 def copy_rate() -> float:
-    """Bytes a second that are read, and written elsewhere, in a large copy in memory."""
+    """Bytes per second that a large copy in memory reads, and writes elsewhere."""
     source = torch.ones(COPIED, dtype=torch.uint8)
     target = torch.empty_like(source)
     return COPIED / _best(lambda: target.copy_(source))
 
 
 def _best(call: Callable) -> float:
-    """Seconds of the fastest of many calls: what the machine can do when nothing else disturbs it."""
+    """Seconds of the fastest of many calls: what the machine can do undisturbed."""
     return min(seconds(call) for _ in range(RATE_REPEATS))
 
 
 def machine() -> dict:
-    """The machine in words; load: programs that waited for a processor in the last minute, 0 on a quiet machine."""
+    """The machine in words; load: programs that wanted a processor in the last minute, 0 on a quiet machine."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -110,7 +110,7 @@ def machine() -> dict:
 
 
 def processor() -> str:
-    """Its name, and whether rows that ask for bfloat16 are float32's on it."""
+    """Its name, and whether rows in bfloat16 are float32 on it."""
     models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     lacking = "" if has_bfloat16("cpu") else " without bfloat16 (float32 in its place)"
     return (models[0] if models else platform.machine()) + lacking

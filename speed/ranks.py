@@ -16,13 +16,13 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from pacl.clip.features import Texts
 from pacl.figures import charts
 from pacl.runtime.config import load_params, project_root
 from pacl.runtime.files import write_json
 from pacl.training import distributed
 from pacl.training.cached import CachedPairs
 from pacl.training.train import Run, train_step
+from speed.epoch import read_stand_in, write_stand_in
 
 WORLDS = (1, 2, 3)
 PAIRS, PATCHES, WIDTH, TEXT_WIDTH = 1024, 16, 48, 32
@@ -31,29 +31,23 @@ COLOURS = {1: "#c4c4c4", 2: "#d1495b", 3: "#14404f"}  # they differ in lightness
 
 
 def write_pairs(folder: Path) -> None:
-    """Pairs as pacl.clip.features writes them: one of an image's tokens is its caption seen through a matrix, the rest is
-    noise.
-    """
+    """Pairs in which one of an image's tokens is its caption's embedding times a matrix, and the rest is noise."""
     rng = np.random.default_rng(0)
     text = rng.normal(size=(PAIRS, TEXT_WIDTH))
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     patches = 0.5 * rng.normal(size=(PAIRS, PATCHES, WIDTH))
     patches[np.arange(PAIRS), rng.integers(PATCHES, size=PAIRS)] = 3 * text @ rng.normal(size=(TEXT_WIDTH, WIDTH))
-    np.save(folder / "train_patches.npy", patches.astype(np.float16))
-    np.save(folder / "caption_features.npy", text.astype(np.float16))
-    np.save(folder / "noun_features.npy", np.zeros((0, 1, TEXT_WIDTH), np.float16))
-    table = {"train": {"captions": [[i] for i in range(PAIRS)], "nouns": [[]] * PAIRS}}
-    (folder / "texts.json").write_text(json.dumps(table))
+    write_stand_in(folder, patches, text, np.zeros((0, 1, TEXT_WIDTH)), [[]] * PAIRS)
 
 
 def losses(folder: Path) -> list[float]:
-    """The loss of every step with mini's settings, in this process or in this process's group."""
-    params = load_params("mini", "train").train.model_copy(update=CHANGES)
-    source = CachedPairs(np.load(folder / "train_patches.npy"), Texts(folder, "train"), params)
-    run, found = Run(source, params), []
-    for epoch in range(params.epochs):
-        for batch in source.epoch(epoch, distributed.rank(), distributed.world()):
-            found.append(train_step(run, run.embedder, batch, params, f"epoch {epoch + 1}"))
+    """The loss of every step with mini's settings, in this process or its process group."""
+    settings = load_params("mini", "train").train.model_copy(update=CHANGES)
+    source = CachedPairs(*read_stand_in(folder), settings)
+    run, found = Run(source, settings), []
+    for epoch in range(settings.epochs):
+        for batch in source.batches(epoch, distributed.rank(), distributed.world_size()):
+            found.append(train_step(run, run.embedder, batch, settings, f"epoch {epoch + 1}"))
             run.step += 1
     return found
 
@@ -66,16 +60,14 @@ def in_processes(world: int, folder: Path) -> list[float]:
 
 
 def figure(found: dict[int, list[float]]):
-    """The losses one above the other, and below how far each is from one process's."""
-    shape = {"figsize": (7, 5), "sharex": True, "height_ratios": (2, 1)}
-    drawn, (above, below) = plt.subplots(2, 1, **shape)
-    table = pd.DataFrame(found).rename_axis("step").reset_index().melt("step", var_name="processes", value_name="loss")
+    """The losses in one plot, and below it their distances from one process's."""
+    drawn, (above, below) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, height_ratios=(2, 1))
+    losses = pd.DataFrame(found).rename_axis("step")
     look = {"hue": "processes", "palette": COLOURS, "style": "processes", "dashes": {1: "", 2: (4, 2), 3: (1, 2)}}
-    sns.lineplot(table, x="step", y="loss", size="processes", sizes={1: 4, 2: 2, 3: 1.6}, ax=above, **look)
-    one = np.array(found[1])
-    apart = pd.DataFrame({world: np.abs(np.array(found[world]) - one) for world in WORLDS[1:]})
-    apart = apart.rename_axis("step").reset_index().melt("step", var_name="processes", value_name="difference")
-    sns.lineplot(apart, x="step", y="difference", legend=False, ax=below, **look)
+    for axis, table in ((above, losses), (below, losses[[2, 3]].sub(losses[1], axis=0).abs())):
+        rows = table.reset_index().melt("step", var_name="processes", value_name="value")
+        sizes = {"size": "processes", "sizes": {1: 4, 2: 2, 3: 1.6}} if axis is above else {"legend": False}
+        sns.lineplot(rows, x="step", y="value", ax=axis, **look, **sizes)
     above.set(title="One batch of 128 pairs, shared by so many processes", ylabel="InfoNCE, nats")
     below.set(ylabel="distance from one", ylim=(0, None))
     below.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -87,10 +79,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         write_pairs(Path(name))
         found = {world: in_processes(world, Path(name)) for world in WORLDS}
-    apart = {world: max(abs(a - b) for a, b in zip(found[world], found[1], strict=True)) for world in WORLDS[1:]}
+    apart = {world: np.abs(np.subtract(found[world], found[1])).max() for world in WORLDS[1:]}
+    largest = {str(world): f"{value:.1e}" for world, value in apart.items()}
     about = {"batch_size": CHANGES["batch_size"], "steps": len(found[1])}
     reports = project_root() / "reports"
-    largest = {str(world): f"{value:.1e}" for world, value in apart.items()}
     write_json(reports / "ranks.json", about | {"losses": found, "largest_difference": largest})
     charts.use_style()
     charts.save(figure(found), reports / "ranks.png", dpi=150)

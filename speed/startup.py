@@ -1,4 +1,4 @@
-"""How long one waits before anything happens: python -m speed.startup. The clock's time."""
+"""How long one waits before anything happens, in the clock's seconds."""
 
 import subprocess
 import sys
@@ -6,7 +6,6 @@ import time
 from statistics import median
 
 from pacl.runtime.config import project_root
-from speed import tables
 from speed.measuring import row
 
 IMPORT_LIMIT, NOTHING_LIMIT = 0.3, 3.0  # seconds, of import pacl and of a dvc repro with nothing to do
@@ -16,47 +15,31 @@ COMMANDS = {
     "import pacl.label_maps, and torch with it": ["-c", "import pacl.label_maps"],
     "import pacl.segment, and open_clip with it": ["-c", "import pacl.segment"],
     "python -m pacl.notebook, which prints its usage": ["-m", "pacl.notebook"],
+    "dvc repro with nothing to do": ["-m", "dvc", "repro", "--dry"],  # --dry detects changes, but never runs a stage
 }
+LIMITS = {"import pacl": IMPORT_LIMIT, "dvc repro with nothing to do": NOTHING_LIMIT}
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=project_root(), capture_output=True, text=True)
 
 
 def waited(arguments: list[str], repeats: int = 3) -> float:
-    """Median seconds of a command after a first one, which fills the page cache."""
+    """Median seconds of a command after a first run, which fills the page cache."""
     taken = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        subprocess.run([sys.executable, *arguments], cwd=project_root(), capture_output=True)
+        run(arguments)
         taken.append(time.perf_counter() - start)
     return median(taken[1:])
 
 
-def nothing_to_do() -> dict | None:
-    """`dvc repro` where nothing is to be done; None where something is, or where the pipeline has never run."""
-    command = ["-m", "dvc", "repro", "--dry"]  # --dry looks for changes as without it, but never runs a stage
-    run = subprocess.run([sys.executable, *command], cwd=project_root(), capture_output=True, text=True)
-    if "up to date" not in run.stdout + run.stderr:
-        return None
-    return row("dvc repro with nothing to do", {"ours": waited(command)}, targets={"seconds_limit": NOTHING_LIMIT})
-
-
 def measure() -> dict:
-    rows = [
-        row(
-            name,
-            {"ours": waited(arguments)},
-            targets={"seconds_limit": IMPORT_LIMIT} if name == "import pacl" else {},
-        )
-        for name, arguments in COMMANDS.items()
-    ]
-    repro = nothing_to_do()
-    notes = (
-        [] if repro else ["`dvc repro` with nothing to do was not measured: the pipeline's results were not all there."]
-    )
-    return {"threads": 1, "rows": rows + ([repro] if repro else []), "notes": notes}
-
-
-def main() -> None:
-    print(tables.text(measure()["rows"]))
-
-
-if __name__ == "__main__":
-    main()
+    *_, repro = COMMANDS
+    answer, commands, notes = run(COMMANDS[repro]), dict(COMMANDS), []
+    if "up to date" not in answer.stdout + answer.stderr:
+        del commands[repro]
+        notes = ["`dvc repro` with nothing to do was not measured: the pipeline's results were not all there."]
+    limits = {name: {"seconds_limit": limit} for name, limit in LIMITS.items()}
+    rows = [row(name, {"ours": waited(command)}, targets=limits.get(name)) for name, command in commands.items()]
+    return {"threads": 1, "rows": rows, "notes": notes}

@@ -1,5 +1,5 @@
-"""Does memory grow while training streams its pairs from shards? 10,000 steps of `pacl.training.train.train` on
-`pacl.training.streamed.StreamedPairs`: reports/streaming_memory.json and reports/streaming_memory.png.
+"""Does memory grow while training streams pairs from shards? 10,000 steps on `pacl.training.streamed.StreamedPairs`:
+reports/streaming_memory.json and reports/streaming_memory.png.
 
 python -m speed.streaming_memory
 """
@@ -9,7 +9,6 @@ import json
 import tarfile
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,8 +27,8 @@ from pacl.training.pretrain import save_clip
 from pacl.training.streamed import StreamedPairs
 from pacl.training.train import train
 
-SHARDS, PAIRS, BATCH, EPOCHS, EVERY = 8, 500, 2, 5, 100  # shards, pairs in each, pairs in a batch; steps between looks
-WARM = 0.2  # of the steps, before memory has to stay where it is
+SHARDS, PAIRS, BATCH, EPOCHS, EVERY = 8, 500, 2, 5, 100  # pairs a shard, pairs a batch, steps between looks
+WARM = 0.2  # of the steps; after them memory must stay constant
 CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "head_width": 16, "patch_size": 8},
@@ -39,14 +38,14 @@ COLOURS = {"training process": "#d1495b", "reading process": "#14404f"}
 
 
 class Watched(StreamedPairs):
-    """Shards, and the memory of this process and of those that read for it before every 100th step."""
+    """Shards, and the memory of this process and of its readers at every 100th step."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.seen, self.rows = 0, []
 
-    def epoch(self, *which):
-        for batch in super().epoch(*which):
+    def batches(self, *which):
+        for batch in super().batches(*which):
             self.seen += 1
             if self.seen % EVERY == 0:
                 process = psutil.Process()
@@ -56,7 +55,7 @@ class Watched(StreamedPairs):
 
 
 def write_shard(path: Path, first: int) -> str:
-    """Pairs as img2dataset writes them, each of its own noise and words."""
+    """Pairs as img2dataset writes them, each with its own noise and words."""
     with tarfile.open(path, "w") as tar:
         for number in range(first, first + PAIRS):
             rng, file = np.random.default_rng(number), io.BytesIO()
@@ -69,21 +68,21 @@ def write_shard(path: Path, first: int) -> str:
 
 
 def watch(folder: Path) -> list[tuple[int, float, float]]:
-    """Trains for 10,000 steps; (step, MB of the training process, MB of the reading one) at every look."""
+    """Trains for 10,000 steps; (step, MB of the training process, MB of the reading process) at every look."""
     torch.manual_seed(0)
     (folder / "clip").mkdir()
     save_clip(folder / "clip", open_clip.CLIP(**CLIP), CLIP)
     shards = {write_shard(folder / f"{number}.tar", number * PAIRS): PAIRS for number in range(SHARDS)}
-    own = load_params("mini", "prepare", "features", "train")
-    settings = {"pairs": SHARDS * PAIRS, "batch_size": BATCH, "epochs": EPOCHS, "warmup_steps": 10}
-    params = SimpleNamespace(prepare=own.prepare, features=own.features, train=own.train.model_copy(update=settings))
+    params = load_params("mini", "prepare", "features", "train")
+    changes = {"pairs": SHARDS * PAIRS, "batch_size": BATCH, "epochs": EPOCHS, "warmup_steps": 10}
+    params.train = params.train.model_copy(update=changes)
     source = Watched(load_clip("tiny", folder / "clip"), shards, params, workers=1)
     train(source, params.train, folder=folder / "checkpoints/streamed")
     return source.rows
 
 
 def summary(rows: list[tuple[int, float, float]]) -> dict:
-    """First and last look after the warm-up, and by how many MB the memory of each process grows in 1,000 steps."""
+    """First and last look after the warm-up, and by how many MB each process grows in 1,000 steps."""
     table = pd.DataFrame(rows, columns=["step", *COLOURS])
     late = table[table["step"] > WARM * table["step"].iloc[-1]]
     slope = {name: round(1000 * np.polyfit(late["step"], late[name], 1)[0], 3) for name in COLOURS}

@@ -1,4 +1,4 @@
-"""Benchmarks' rows as text, as README.md's tables and as a figure; every number comes from the rows."""
+"""Rows as text, as README.md's tables and as a figure; every number comes from the rows."""
 
 from pathlib import Path
 
@@ -6,13 +6,15 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from pacl.runtime.files import write_atomically
+
 COLUMNS = ("measured", "against", "time, s", "of plain", "memory, GB", "of plain", "floor, s", "of floor")
 COST_COLUMNS = ("pairs", "features", "time", "disk, GB", "memory, GB")
 COLOURS = {"time": "#2a9d8f", "memory": "#c3cbdb"}  # they differ in lightness, too
 
 
 def cells(row: dict) -> list[str]:
-    """A row's cells, in COLUMNS' order; "plain → ours", and a target in brackets with a tick where it was reached."""
+    """A row's cells in the order of COLUMNS: "plain → ours", and the target in brackets, reached or missed."""
     targets, ratio = row["targets"], row["ratio"]
     return [
         row["name"],
@@ -58,7 +60,7 @@ def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 def readme_tables(results: dict) -> dict[str, str]:
-    """What stands between README.md's markers: one table an item, cost."""
+    """What stands between README.md's markers: one table per item, and cost."""
     found = {}
     for item, measured in results["items"].items():
         floors = dict.fromkeys(row["floor"] for row in measured["rows"] if row.get("floor"))
@@ -72,17 +74,12 @@ def readme_tables(results: dict) -> dict[str, str]:
 
 
 def cost_cells(row: dict) -> list[str]:
-    return [
-        f"{row['pairs']:,}",
-        row["features"],
-        duration(row["seconds"]),
-        number(row["disk_gigabytes"]),
-        number(row["memory_gigabytes"]),
-    ]
+    sizes = [number(row[f"{place}_gigabytes"]) for place in ("disk", "memory")]
+    return [f"{row['pairs']:,}", row["features"], duration(row["seconds"]), *sizes]
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there are two."""
+    """In the largest unit of which there are at least two."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{number(seconds / size)} {unit}"
@@ -97,9 +94,8 @@ def _machine_sentence(machine: dict) -> str:
 
 
 def fill(path: Path, tables: dict[str, str]) -> None:
-    """Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a file, for every table.
-
-    Raises ValueError for a table without markers.
+    """Rewrites the lines between `<!-- NAME -->` and `<!-- /NAME -->` for every table. Raises ValueError for a table
+    without markers.
     """
     page = path.read_text(encoding="utf-8")
     for name, table in tables.items():
@@ -108,19 +104,15 @@ def fill(path: Path, tables: dict[str, str]) -> None:
             raise ValueError(f"{path.name} has no place for {name}: add the lines {start} and {end}.")
         before, after = page.split(start)[0], page.split(end)[1]
         page = f"{before}{start}\n{table}\n{end}{after}"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, page)
 
 
 def figure(results: dict):
-    """Ours as a share of the plain way's time and memory, with targets and floors, a group of bars a row."""
+    """Ours as a share of the plain way's time and memory, with targets and floors; one group of bars per row."""
     rows = [row for item in results["items"].values() for row in item["rows"] if row["ratio"]]
     kinds = {"seconds": "time", "gigabytes": "memory"}
-    bars = pd.DataFrame(
-        [(row["name"], kinds[kind], share) for row in rows for kind, share in row["ratio"].items()],
-        columns=["row", "of", "share"],
-    )
+    shares = [(row["name"], kinds[kind], share) for row in rows for kind, share in row["ratio"].items()]
+    bars = pd.DataFrame(shares, columns=["row", "of", "share"])
     height = 0.62 * len(rows) + 1.4
     drawing, axis = plt.subplots(figsize=(9, height))
     sns.barplot(bars, x="share", y="row", hue="of", hue_order=list(COLOURS), palette=COLOURS, saturation=1, ax=axis)

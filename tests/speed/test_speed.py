@@ -1,7 +1,8 @@
-"""The benchmarks compare like with like, and their tables say what was measured; nothing is timed here."""
+"""The items compare like with like, and their tables say what was measured; nothing is timed here."""
 
 import itertools
 import json
+import os
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -10,11 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pacl.clip.features import Texts
+from pacl.data.benchmark import IGNORE
 from pacl.label_maps import label_maps
 from pacl.loss import contrastive_loss
 from pacl.runtime.config import load_params
@@ -35,23 +37,22 @@ from speed import (
     tables,
 )
 from speed.__main__ import ITEMS, joined, main, publish
-from speed.items import dense_rows
 from speed.measuring import held, in_own_process, machine, row
 
-MACHINE = {
-    "processor": "Abacus",
-    "cores": 2,
-    "memory_gigabytes": 8.0,
-    "python": "3.11.0",
-    "torch": "2.0",
-    "load": 0.1,
-}
+ABACUS = {"processor": "Abacus", "cores": 2, "memory_gigabytes": 8.0, "python": "3.11.0", "torch": "2.0", "load": 0.1}
+
+
+@pytest.fixture
+def settings():
+    return load_params("mini", "train").train
+
+
+# --- ours and the plain way compute the same ---
 
 
 def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly(bfloat16_everywhere):
     given = compatibility.inputs(3, 5, 4, 8)
-    phi, gradient = compatibility.step("plain", *given)
-    ours, rounded = compatibility.step("ours", *given), compatibility.step("bf16", *given)
+    (phi, gradient), ours, rounded = (compatibility.step(name, *given) for name in ("plain", "ours", "bf16"))
     torch.testing.assert_close(ours, (phi, gradient), atol=1e-5, rtol=1e-4)
     assert compatibility.VARIANTS["plain"] is compatibility.plain, "and not ours twice"
     error = (rounded[0] - phi).abs().max()
@@ -62,32 +63,29 @@ def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly(bfloat16_e
 @pytest.mark.parametrize("protocol", [evaluation.NONE, evaluation.ENTROPY], ids=["none", "entropy"])
 def test_both_ways_of_evaluation_give_one_confusion_matrix(monkeypatch, protocol):
     monkeypatch.setattr(evaluation, "BATCH", 2)
-    calls = evaluation.both_ways(evaluation.batch(6), protocol)
+    calls = evaluation.both_ways(*evaluation.batch(6), protocol)
     confmat = calls["plain"]()
     assert torch.equal(calls["ours"](), confmat) and (confmat > 0).sum() > 20
 
 
 def test_a_photos_label_maps_agree(monkeypatch):
-    monkeypatch.setattr(evaluation, "CLASSES", 9)
-    monkeypatch.setattr(evaluation, "TOKENS", (5, 7))
-    monkeypatch.setattr(evaluation, "PIXELS", (60, 90))
-    *cosines, target = evaluation.photo()
-    labels = label_maps(*cosines, Protocol())
-    assert torch.equal(labels, evaluation.plain_labels(*cosines, Protocol()))
-    assert torch.equal(labels, F.interpolate(cosines[0], size=(60, 90), mode="bilinear").argmax(1))
-    assert 0.05 < (target == 255).double().mean() < 0.15
+    for name, value in {"CLASSES": 9, "TOKENS": (5, 7), "PIXELS": (60, 90)}.items():
+        monkeypatch.setattr(evaluation, name, value)
+    tokens, target = evaluation.photo()
+    labels = label_maps(tokens, None, Protocol())
+    assert torch.equal(labels, evaluation.plain_labels(tokens, Protocol()))
+    assert torch.equal(labels, F.interpolate(tokens.logits, size=(60, 90), mode="bilinear").argmax(1))
+    assert 0.05 < (target == IGNORE).double().mean() < 0.15
     with pytest.raises(ValueError, match="outside"):
         evaluation.plain_confusion_matrix(labels, target, 3)
 
 
-def test_a_training_step_has_the_loss_of_its_parts_and_learns(tmp_path, monkeypatch):
+def test_a_training_step_has_the_loss_of_its_parts_and_learns(tmp_path, monkeypatch, settings):
     monkeypatch.setattr(epoch, "IMAGES", 32)
-    params = load_params("mini", "train").train.model_copy(update={"batch_size": 16})
     patches, texts = epoch.stand_in(tmp_path)
-    training = epoch.Training(epoch.WIDTH, epoch.WIDTH, params)
-    batch = np.arange(16)
-    tokens = torch.from_numpy(np.asarray(patches[batch])).float()
-    drawn, keys = texts.draw(np.random.default_rng(0), batch, params.noun_share)
+    training = epoch.Training(epoch.WIDTH, epoch.WIDTH, settings.model_copy(update={"batch_size": 16}))
+    tokens = torch.from_numpy(patches[np.arange(16)]).float()
+    drawn, keys = texts.draw(np.random.default_rng(0), np.arange(16), settings.noun_share)
     phi = compatibility.plain(training.embedder(tokens), drawn)
     expected = contrastive_loss(phi, training.logit_scale(), keys[:, None] == keys).item()
     losses = [training.step(tokens, drawn, keys) for _ in range(5)]
@@ -96,25 +94,47 @@ def test_a_training_step_has_the_loss_of_its_parts_and_learns(tmp_path, monkeypa
     assert set(training.taken) == {"reading", "drawing texts", "embedder", "phi", "loss", "gradients", "optimiser"}
 
 
-def test_operations_are_those_that_torch_counts():
-    """A step's products, phi's by its plain definition left out, against torch's own counter."""
+def test_the_losses_of_one_process_are_those_of_a_training(tmp_path, monkeypatch, settings):
+    few = {"pairs": 16, "batch_size": 8, "epochs": 2, "warmup_steps": 1, "noun_share": 0.0}
+    monkeypatch.setattr(ranks, "PAIRS", 16)
+    monkeypatch.setattr(ranks, "CHANGES", few)
+    ranks.write_pairs(tmp_path)
+    found, settings = ranks.losses(tmp_path), settings.model_copy(update=few)
+    _, history = train(CachedPairs(*epoch.read_stand_in(tmp_path), settings), settings)
+    assert np.mean(np.reshape(found, (2, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-5)
+
+
+# --- floors and memory ---
+
+
+def test_operations_are_those_that_torch_counts(settings):
+    """A step's products, without phi's, and a ViT's block against torch's own counter."""
     B, N, in_dim, out_dim = 2, 3, 8, 4
-    embedder = epoch.Training(in_dim, out_dim, load_params("mini", "train").train).embedder
+    embedder = epoch.Training(in_dim, out_dim, settings).embedder
     with FlopCounterMode(display=False) as counter:
         embedder(torch.randn(B * N, in_dim)).sum().backward()
     of_phi = compatibility.operations(B, N, B, out_dim)
     assert epoch.operations(B, N, in_dim, out_dim) - of_phi == counter.get_total_flops()
-
-
-def test_a_vits_operations_are_those_that_torch_counts(random_vit):
-    block, x = random_vit.model.visual.transformer.resblocks[0], torch.randn(1, 10, features.WIDTH, requires_grad=True)
+    block, x = ResidualAttentionBlock(features.WIDTH, 12), torch.randn(1, 10, features.WIDTH, requires_grad=True)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the others are not counted
         block(x)
     assert counter.get_total_flops() == features.operations(10, layers=1)
 
 
+def test_phis_floor_is_the_cheaper_of_two_ways():
+    """By hand: scores and their gradient 2 NKD; |v|^2 by N x N tables 2 NN(K + D), or by v itself 3 NKD more."""
+    assert compatibility.operations(1, 2, 3, 4) == 2 * (2 * 24 + 2 * 4 * 7)
+    assert compatibility.operations(5, 20, 3, 4) == 5 * 2 * 5 * 20 * 3 * 4
+
+
 def test_held_is_the_peak_of_a_call_in_a_process_of_its_own():
     assert in_own_process(held, partial(np.ones, 200 * 10**6, np.uint8)) == pytest.approx(0.2, abs=0.02)
+
+
+def test_phis_memory_is_beyond_the_inputs_and_their_gradient(monkeypatch):
+    monkeypatch.setattr(compatibility, "held", lambda call: (call(), 1.0)[1])
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    assert compatibility.memory("ours", (3, 5, 4, 8)) == pytest.approx(1.0 - 4 * 3 * 5 * 8 / 1e9, abs=1e-12)
 
 
 @pytest.mark.parametrize("has, words", [(True, ""), (False, " without bfloat16 (float32 in its place)")])
@@ -151,19 +171,21 @@ def test_the_machines_rates_are_those_of_the_fastest_of_many_calls(monkeypatch):
     assert measuring.product_rate() == 2 * 10**3 / 0.5 and measuring.copy_rate() == 300 / 0.5
 
 
-def test_a_row_has_ratios_where_there_is_a_plain_way_and_ours_in_units_of_the_floor():
+def test_a_row_has_ratios_if_there_is_a_plain_way_and_ours_as_a_multiple_of_the_floor():
     made = row("a", {"ours": 3.0, "plain": 4.0}, gigabytes={"ours": 1.0}, floor_seconds=1.5, more=7)
     assert made["ratio"] == {"seconds": 0.75} and made["to_floor"] == 2.0 and made["more"] == 7
     assert "to_floor" not in row("a", {}, floor_seconds=1.5)
 
 
-def fixed(module, monkeypatch, *, seconds: dict, gigabytes: dict | None = None, rate: float = 1e3) -> None:
-    """A benchmark whose times, memory (by its function's arguments) and product rate are given."""
-    monkeypatch.setattr(module, "medians", lambda calls, repeats: {name: seconds[name] for name in calls})
-    monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: (gigabytes or {})[arguments[-2:]])
-    monkeypatch.setattr(
-        module, "product_rate", lambda dtype=torch.float32: rate if dtype == torch.float32 else 2 * rate
-    )
+def fixed(module, monkeypatch, *, seconds: dict | None = None, gigabytes: dict | None = None, rate=1e3) -> None:
+    """An item whose times, memory (by its function's arguments) and product rate are given."""
+    given = {
+        "medians": lambda calls, repeats: {name: seconds[name] for name in calls},
+        "in_own_process": lambda function, *arguments: gigabytes[arguments[-2:]],
+        "product_rate": lambda dtype=torch.float32: rate if dtype == torch.float32 else 2 * rate,
+    }
+    for name, function in given.items():
+        monkeypatch.setattr(module, name, function, raising=False)
 
 
 def test_phi_is_compared_in_float32_and_in_bfloat16_with_the_plain_way(monkeypatch, bfloat16_everywhere):
@@ -176,69 +198,54 @@ def test_phi_is_compared_in_float32_and_in_bfloat16_with_the_plain_way(monkeypat
     assert ours["floor_seconds"] == 2 * rounded["floor_seconds"] == compatibility.operations(*size) / 1e3
     given = compatibility.inputs(*size)
     (phi, gradient), (near, turned) = (compatibility.step(name, *given) for name in ("ours", "bf16"))
-    assert rounded["phi_largest_error"] == max(
-        abs(a - b) for a, b in zip(phi.ravel().tolist(), near.ravel().tolist(), strict=True)
-    )
-    length = sum((a - b) ** 2 for a, b in zip(gradient.ravel().tolist(), turned.ravel().tolist(), strict=True)) ** 0.5
-    assert rounded["gradient_relative_error"] == pytest.approx(length / gradient.norm().item(), rel=1e-4)
-
-
-def test_phis_memory_is_beyond_the_inputs_and_their_gradient(monkeypatch):
-    monkeypatch.setattr(compatibility, "held", lambda call: (call(), 1.0)[1])
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    assert compatibility.memory("ours", (3, 5, 4, 8)) == pytest.approx(1.0 - 4 * 3 * 5 * 8 / 1e9, abs=1e-12)
-
-
-def test_phis_floor_is_the_cheaper_of_two_ways():
-    """By hand: scores and their gradient 2 NKD; |v|^2 by N x N tables 2 NN(K + D), or by v itself 3 NKD more."""
-    assert compatibility.operations(1, 2, 3, 4) == 2 * (2 * 24 + 2 * 4 * 7)
-    assert compatibility.operations(5, 20, 3, 4) == 5 * 2 * 5 * 20 * 3 * 4
+    assert rounded["phi_largest_error"] == np.abs(phi.numpy() - near.numpy()).max()
+    apart = np.linalg.norm(gradient.numpy() - turned.numpy()) / np.linalg.norm(gradient.numpy())
+    assert rounded["gradient_relative_error"] == pytest.approx(apart, rel=1e-4)
 
 
 def test_dense_inference_takes_memory_from_the_allocator_that_returns_it(monkeypatch):
     asked = []
 
-    def run(passes, allocator, **settings):
-        asked.append((passes, bool(allocator), settings["repeats"]))
+    def run(function, passes):
+        returned = "MALLOC_MMAP_THRESHOLD_" in os.environ
+        asked.append((passes, returned))
         scale = 2.0 if passes == "joint" else 1.0
-        return {"seconds": 3 * scale, "processor_seconds": 5 * scale, "gigabytes": 8 * scale if allocator else 99.0}
+        return {"seconds": 5 * scale, "gigabytes": 8 * scale if returned else 99.0}
 
-    monkeypatch.setattr(dense_inference, "run_in_own_process", run)
-    found = dense_inference.measure(size=64, repeats=3)
-    assert found["joint"] == {"seconds": 6, "processor_seconds": 10, "gigabytes": 16} and found["size"] == 64
-    assert found["shifted_to_joint"] == {"seconds": 0.5, "processor_seconds": 0.5, "gigabytes": 0.5}
-    assert sorted(asked) == [(p, *rest) for p in ("joint", "shifted") for rest in ((False, 3), (True, 1))]
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    fixed(dense_inference, monkeypatch, rate=1e9)
+    monkeypatch.setattr(dense_inference, "in_own_process", run)
+    (dense,) = dense_inference.measure()["rows"]
+    assert asked == [("shifted", False), ("joint", False), ("shifted", True), ("joint", True)]
+    assert (dense["seconds"], dense["gigabytes"]) == ({"ours": 5, "plain": 10}, {"ours": 8, "plain": 16})
+    assert dense["floor_seconds"] == pytest.approx(16 * features.operations(25 * 25 + 1) / 1e9)
 
 
-def test_an_epochs_parts_are_scaled_to_the_mini_worlds_steps_without_the_warm_up(monkeypatch):
+def test_an_epochs_parts_are_scaled_to_the_mini_worlds_steps_without_the_warm_up(monkeypatch, settings):
     def epoch_of_four(self, patches, texts, rng):
         self.taken.update(Counter(reading=1.0, gradients=3.0))
         return [0.0] * 4
 
     monkeypatch.setattr(epoch, "IMAGES", 8)
     monkeypatch.setattr(epoch.Training, "epoch", epoch_of_four)
-    fixed(epoch, monkeypatch, seconds={})
-    params = load_params("mini", "train").train.model_copy(update={"pairs": 105, "batch_size": 10})
-    found = epoch.mini_epoch(params)
+    fixed(epoch, monkeypatch)
+    found = epoch.mini_epoch(settings.model_copy(update={"pairs": 105, "batch_size": 10}))
     assert found["parts"] == {"reading": 2.5, "gradients": 7.5} and found["seconds"] == {"ours": 10.0}
     assert found["floor_seconds"] == 10 * epoch.operations(10, epoch.N, epoch.WIDTH, epoch.WIDTH) / 1e3
 
 
-def test_the_parts_of_steps_add_up(monkeypatch):
-    training = epoch.Training(4, 4, load_params("mini", "train").train)
-    ticks = iter([0.0, 1.0, 5.0, 7.0])
-    monkeypatch.setattr(epoch, "perf_counter", lambda: next(ticks))
-    for _ in range(2):
-        with training.timed("phi"):
-            pass
+def test_the_parts_of_steps_add_up_and_a_large_step_is_shared_by_its_pairs(monkeypatch, settings):
+    training, ticks = epoch.Training(4, 4, settings), iter([0.0, 1.0, 5.0, 7.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(epoch, "perf_counter", lambda: next(ticks))
+        for _ in range(2):
+            with training.timed("phi"):
+                pass
     assert training.taken == {"phi": 3.0}
-
-
-def test_a_large_step_is_shared_by_its_pairs(monkeypatch):
     monkeypatch.setattr(epoch, "LARGE", {"B": 8, "N": 3, "in_dim": 4, "out_dim": 2})
-    params = load_params("mini", "train").train
-    fixed(epoch, monkeypatch, seconds={"ours": 2.0}, gigabytes={(params,): 0.5})
-    found = epoch.large_step(params)
+    fixed(epoch, monkeypatch, seconds={"ours": 2.0}, gigabytes={(settings,): 0.5})
+    found = epoch.large_step(settings)
     assert found["seconds_a_pair"] == 0.25 and found["gigabytes"] == {"ours": 0.5}
     assert found["floor_seconds"] == epoch.operations(8, 3, 4, 2) / 1e3
 
@@ -248,15 +255,10 @@ def test_an_evaluations_row_has_the_memory_of_both_and_the_pixels_that_differ(mo
     monkeypatch.setattr(evaluation, "CASES", {"small": (evaluation.batch, (6,), evaluation.NONE, {"seconds": 0.5})})
     gigabytes = {("small", "ours"): 0.1, ("small", "plain"): 0.4}
     fixed(evaluation, monkeypatch, seconds={"ours": 1.0, "plain": 4.0}, gigabytes=gigabytes)
-    plain = evaluation.plain_labels
-
-    def wrong_in_two_pixels(*given):
-        labels = plain(*given).clone()
-        labels[0, 0, :2] += 1
-        return labels
-
+    plain, wrong = evaluation.plain_labels, torch.zeros(2, 64, 64, dtype=torch.long)
+    wrong[0, 0, :2] = 1
     assert evaluation.measured("small")["different_pixels"] == 0
-    monkeypatch.setattr(evaluation, "plain_labels", wrong_in_two_pixels)
+    monkeypatch.setattr(evaluation, "plain_labels", lambda *given: plain(*given) + wrong)
     found = evaluation.measured("small")
     assert found["different_pixels"] == 2 and found["ratio"] == {"seconds": 0.25, "gigabytes": 0.25}
     assert found["floor_seconds"] == 5 * 2 * 64 * 64 * 6 / 1e3
@@ -282,21 +284,19 @@ def test_rates_of_reading_and_encoding_are_those_of_ours(monkeypatch):
     assert found["floor_seconds"] == 4 * features.operations(3) / 2e3
     assert found["lowest_cosine"] == pytest.approx(0.5**0.5) and found["largest_difference"] == 1
     assert found["mean_cosine"] == pytest.approx((1 + 0.5**0.5) / 2) and found["largest_value"] == 1
-    assert features.texts() == 0.05 and features.photos() == 0.5
-    monkeypatch.setattr(features, "photos", lambda: 7.0)
     whole = features.measure()
-    assert (whole["seconds_a_photo"], whole["seconds_a_caption"]) == (7.0, 0.05)
+    assert (whole["seconds_a_photo"], whole["seconds_a_caption"]) == (0.5, 0.05)
 
 
 def test_a_wait_is_the_median_after_a_first_one_and_only_a_pipeline_at_rest_is_timed(monkeypatch):
     ticks = iter([0, 90, 0, 3, 0, 1, 0, 2])
     said = SimpleNamespace(stdout="Stage 'train' would run", stderr="")
     monkeypatch.setattr(startup, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    monkeypatch.setattr(startup, "subprocess", SimpleNamespace(run=lambda *_, **__: said))
+    monkeypatch.setattr(startup, "run", lambda arguments: said)
     assert startup.waited(["-c", "pass"]) == 2
     monkeypatch.setattr(startup, "waited", lambda arguments: 0.25)
-    assert startup.nothing_to_do() is None
-    assert startup.measure()["notes"] and len(startup.measure()["rows"]) == len(startup.COMMANDS)
+    changed = startup.measure()
+    assert changed["notes"] and len(changed["rows"]) == len(startup.COMMANDS) - 1
     said.stdout = "Data and pipelines are up to date."
     whole = startup.measure()
     limits = {row["name"]: row["targets"] for row in whole["rows"] if row["targets"]}
@@ -304,55 +304,37 @@ def test_a_wait_is_the_median_after_a_first_one_and_only_a_pipeline_at_rest_is_t
 
 
 def test_memory_that_grows_is_told_after_the_warm_up():
-    rows = [(100 * i, 500.0 if i < 3 else 200.0 + i, 50.0) for i in range(1, 11)]
-    found = streaming_memory.summary(rows)
+    found = streaming_memory.summary([(100 * i, 500.0 if i < 3 else 200.0 + i, 50.0) for i in range(1, 11)])
     assert found["steps"] == 1000 and found["from_step"] == 300
     assert found["growth_per_1000_steps"] == {"training process": 10.0, "reading process": 0.0}
     assert (found["first"]["training process"], found["last"]["training process"]) == (203.0, 210.0)
 
 
-def test_the_losses_of_one_process_are_those_of_a_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "PAIRS", 16)
-    few = {"pairs": 16, "batch_size": 8, "epochs": 2, "warmup_steps": 1, "noun_share": 0.0}
-    monkeypatch.setattr(ranks, "CHANGES", few)
-    ranks.write_pairs(tmp_path)
-    found = ranks.losses(tmp_path)
-    params = load_params("mini", "train").train.model_copy(update=few)
-    source = CachedPairs(np.load(tmp_path / "train_patches.npy"), Texts(tmp_path, "train"), params)
-    _, history = train(source, params)
-    assert np.mean(np.reshape(found, (2, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-5)
-
-
 def test_the_distance_of_several_processes_is_the_largest_either_way(tmp_path, monkeypatch):
     losses = {1: [4.0, 3.0, 2.0], 2: [4.0, 3.25, 2.0], 3: [4.0, 3.0, 1.5]}
-    (tmp_path / "reports").mkdir()
     monkeypatch.setattr(ranks, "write_pairs", lambda folder: None)
     monkeypatch.setattr(ranks, "in_processes", lambda world, folder: losses[world])
     monkeypatch.setattr(ranks, "project_root", lambda: tmp_path)
-    monkeypatch.setattr(ranks.plots, "save", lambda figure, path, dpi: None)
-    monkeypatch.setattr(ranks, "figure", lambda found: None)
     ranks.main()
     written = json.loads((tmp_path / "reports/ranks.json").read_text())
     assert written["largest_difference"] == {"2": "2.5e-01", "3": "5.0e-01"} and written["steps"] == 3
     assert written["losses"] == {str(world): found for world, found in losses.items()}
+    assert (tmp_path / "reports/ranks.png").stat().st_size > 10_000
+
+
+# --- tables and figure ---
 
 
 def results() -> dict:
-    """A hand-made benchmarks.json."""
-    phi = row(
-        "phi",
-        {"ours": 0.5, "plain": 2.0},
-        against="einsum",
-        gigabytes={"ours": 0.3, "plain": 1.0},
-        targets={"seconds": 0.45, "gigabytes": 0.2},
-        floor_seconds=0.25,
-        floor="products",
-    )
+    """A hand-made speed.json."""
+    measures = {"gigabytes": {"ours": 0.3, "plain": 1.0}, "targets": {"seconds": 0.45, "gigabytes": 0.2}}
+    floor = {"floor_seconds": 0.25, "floor": "products"}
+    phi = row("phi", {"ours": 0.5, "plain": 2.0}, against="einsum", **measures, **floor)
     start = row("import", {"ours": 0.2}, targets={"seconds_limit": 0.3})
     return {
         "items": {
-            "compatibility": {"machine": MACHINE, "rows": [phi]},
-            "startup": {"machine": MACHINE | {"cores": 8}, "rows": [start], "notes": ["A note."]},
+            "compatibility": {"machine": ABACUS, "rows": [phi]},
+            "startup": {"machine": ABACUS | {"cores": 8}, "rows": [start], "notes": ["A note."]},
         },
     }
 
@@ -364,6 +346,13 @@ def test_tables_are_made_from_the_numbers():
     assert "\n\nFloor: products.\n\nMeasured on 2 cores of Abacus with 8.0 GB" in made["compatibility"]
     assert "| import | - | 0.2 (target 0.3: reached) | - | - | - | - | - |" in made["startup"].splitlines()
     assert "\n\nA note.\n\nMeasured on 8 cores of Abacus with 8.0 GB" in made["startup"]
+    missed = row("import", {"ours": 0.31}, targets={"seconds_limit": 0.3})
+    assert tables.cells(missed)[2] == "0.31 (target 0.3: missed)"
+    costs = {"pairs": 8000, "features": "once", "seconds": 90.0, "disk_gigabytes": 2.416, "memory_gigabytes": 1234.5}
+    assert tables.cost_cells(costs) == ["8,000", "once", "90 seconds", "2.42", "1234"]
+    assert [tables.number(value) for value in (45.67, 0.001234, 99.96, None)] == ["45.7", "0.00123", "100", "-"]
+    durations = {30: "30 seconds", 150: "2.5 minutes", 7200: "2 hours", 172800: "2 days"}
+    assert {seconds: tables.duration(seconds) for seconds in durations} == durations
 
 
 def test_the_figure_has_a_bar_a_share_with_its_target_and_floor():
@@ -374,26 +363,10 @@ def test_the_figure_has_a_bar_a_share_with_its_target_and_floor():
     assert [label.get_text() for label in axis.get_yticklabels()] == ["phi"]
     targets = [lines.get_segments()[0][0].tolist() for lines in axis.collections]
     assert [target[0] for target in targets] == [0.45, 0.2]
-    for bar, (_, y) in zip(bars, targets, strict=True):
-        assert y == pytest.approx(bar.get_y()), "a target stands at its own bar"
+    assert [y for _, y in targets] == pytest.approx([bar.get_y() for bar in bars]), "a target stands at its own bar"
     (floor,) = [line for line in axis.lines if line.get_marker() == "D" and len(line.get_xdata())]
     assert floor.get_xdata().tolist() == [0.125]
     plt.close("all")
-
-
-def test_limits_and_costs_stand_in_their_columns():
-    met, missed = (row("import", {"ours": ours}, targets={"seconds_limit": 0.3}) for ours in (0.3, 0.31))
-    assert [tables.cells(one)[2] for one in (met, missed)] == ["0.3 (target 0.3: reached)", "0.31 (target 0.3: missed)"]
-    made = {"pairs": 8000, "features": "once", "seconds": 90.0, "disk_gigabytes": 2.416, "memory_gigabytes": 1234.5}
-    assert tables.cost_cells(made) == ["8,000", "once", "90 seconds", "2.42", "1234"]
-    assert [tables.number(value) for value in (45.67, 0.001234, 99.96, None)] == ["45.7", "0.00123", "100", "-"]
-
-
-@pytest.mark.parametrize(
-    "seconds, words", [(30, "30 seconds"), (150, "2.5 minutes"), (7200, "2 hours"), (172800, "2 days")]
-)
-def test_durations_are_read_in_one_unit(seconds, words):
-    assert tables.duration(seconds) == words
 
 
 RATES = {
@@ -407,61 +380,50 @@ RATES = {
 }
 
 
-def test_cost_by_hand():
+def measured_on(processor: str) -> dict:
+    """A machine's items, with what the cost follows from."""
+    reading = row("reading", {"ours": 1.0}, bytes_a_second=RATES["read_bytes_a_second"])
+    encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
+    step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
+    items = {name: {"rows": [row(name, {"ours": 1.0})]} for name in ITEMS}
+    items["features"] = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
+    items["epoch"]["rows"].append(step)
+    return {name: {"machine": ABACUS | {"processor": processor}} | item for name, item in items.items()}
+
+
+def test_cost_by_hand_from_the_measured_rates():
+    assert cost.rates(measured_on("one")) == RATES
     once, each = (cost.cost(1000, kind, RATES) for kind in ("once", "on the fly"))
     assert once["seconds"] == pytest.approx(100 + 10 * 2 + 10 * 1)  # encoding, training, reading
     assert each["seconds"] == pytest.approx(10 * 100 + 10 * 2)
     assert once["disk_gigabytes"] == pytest.approx(0.301056 + 0.001024) and each["disk_gigabytes"] == 0
     assert once["memory_gigabytes"] == pytest.approx(0.501024) and each["memory_gigabytes"] == 0.75
-
-
-def test_cost_takes_its_rates_from_the_benchmarks():
-    reading = row("reading", {"ours": 1.0}, bytes_a_second=RATES["read_bytes_a_second"])
-    encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
-    step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
-    measured = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
-    notes = cost.table(RATES)["notes"]
-    assert "photo (10 ms to decode and resize), tokens (80 ms) and caption (10 ms)" in notes[0]
-    assert "its training (2 ms)" in notes[0] and "(0.301 GB a second, from the page cache)" in notes[0]
-    assert cost.rates({"features": measured, "epoch": {"rows": [row("epoch", {"ours": 1.0}), step]}}) == RATES
-
-
-def measured_on(processor: str) -> dict:
-    """A machine's items, with what the cost follows from."""
-    reading = row("reading", {"ours": 1.0}, bytes_a_second=1e9)
-    encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
-    step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
-    items = {name: {"rows": [row(name, {"ours": 1.0})]} for name in ITEMS}
-    items["features"] = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
-    items["epoch"] = {"rows": [row("epoch", {"ours": 1.0}), step]}
-    return {name: {"machine": MACHINE | {"processor": processor}} | item for name, item in items.items()}
-
-
-def without_machine(item: str) -> dict:
-    return {name: value for name, value in measured_on("")[item].items() if name != "machine"}
+    rule, _ = cost.table(RATES)["notes"]
+    assert "photo (10 ms to decode and resize), tokens (80 ms) and caption (10 ms)" in rule
+    assert "its training (2 ms)" in rule and "(0.301 GB per second, from the page cache)" in rule
 
 
 @pytest.fixture
 def on_a_new_machine(tmp_path, monkeypatch):
     """main(names) on the machine "new", where all was measured on the machine "old"; gives what it publishes."""
     (tmp_path / "reports").mkdir()
-    (tmp_path / "reports/benchmarks.json").write_text(json.dumps(joined(measured_on("old"))))
-    published = []
+    (tmp_path / "reports/speed.json").write_text(json.dumps(joined(measured_on("old"))))
+    published, new = [], {name: dict(item) for name, item in measured_on("new").items()}
     monkeypatch.setattr("speed.__main__.project_root", lambda: tmp_path)
-    monkeypatch.setattr("speed.__main__.machine", lambda: MACHINE | {"processor": "new"})
-    monkeypatch.setattr("speed.__main__.in_own_process", lambda _, item: without_machine(item))
+    monkeypatch.setattr("speed.__main__.machine", lambda: ABACUS | {"processor": "new"})
+    monkeypatch.setattr("speed.__main__.in_own_process", lambda measure: new[measure.__module__.split(".")[1]])
     monkeypatch.setattr("speed.__main__.publish", lambda results, *_: published.append(results))
 
-    def run(*names):
-        main(list(names))
-        return published[-1]
+    def run(*names, **options):
+        main(list(names), **options)
+        return published and published[-1]
 
     return run
 
 
 @pytest.mark.parametrize("names, cost_is_known", [((), True), (("startup",), True), (("epoch",), False)])
-def test_items_measured_anew_are_told_from_those_of_another_machine(on_a_new_machine, names, cost_is_known):
-    """The cost follows from two items, and is left out where these are of two machines."""
+def test_items_measured_again_are_told_from_those_of_another_machine(on_a_new_machine, names, cost_is_known):
+    """The cost follows from two items, and is left out if these are of two machines."""
     results = on_a_new_machine(*names)
     assert list(results["items"]) == list(ITEMS)
     new = [name for name, item in results["items"].items() if item["machine"]["processor"] == "new"]
@@ -469,9 +431,14 @@ def test_items_measured_anew_are_told_from_those_of_another_machine(on_a_new_mac
     assert ("cost" in results) == cost_is_known
 
 
+def test_printing_writes_nothing(on_a_new_machine, capsys):
+    assert not on_a_new_machine("epoch", write=False)
+    assert "step" in capsys.readouterr().out
+
+
 def test_an_unknown_item_is_named_before_anything_is_measured(on_a_new_machine, monkeypatch):
     monkeypatch.setattr("speed.__main__.in_own_process", lambda *_: pytest.fail("measured"))
-    with pytest.raises(ValueError, match="there is no benchmark speed: name some of compatibility, "):
+    with pytest.raises(ValueError, match="there is no item speed: name some of compatibility, "):
         on_a_new_machine("epoch", "speed")
 
 
@@ -484,19 +451,7 @@ def test_publishing_writes_numbers_figure_and_page(tmp_path):
     assert text.startswith("# Top\n") and text.count("kept") == 3 and "old" not in text
     assert "| 8,000 | once |" in text and "no GPU was measured" in text
     assert {path.name for path in (tmp_path / "reports").iterdir()} == {"speed.json", "speed.png"}
-    again = text
-    publish(results() | {"cost": cost.table(RATES)}, tmp_path / "reports", page)
-    assert page.read_text() == again
+    tables.fill(page, tables.readme_tables(results() | {"cost": cost.table(RATES)}))
+    assert page.read_text() == text
     with pytest.raises(ValueError, match="no place for lost"):
         tables.fill(page, {"lost": "table"})
-
-
-def test_dense_inference_in_its_own_form_becomes_a_row():
-    joint, shifted = ({"seconds": 0, "processor_seconds": p, "gigabytes": g} for p, g in ((10.0, 2.0), (4.0, 0.5)))
-    measured = {"size": 400, "stride": 4, "threads": 2, "joint": joint, "shifted": shifted}
-    made = dense_rows(measured, rate=1e9)
-    (dense,) = made["rows"]
-    assert made["threads"] == 2
-    assert dense["ratio"] == {"seconds": 0.4, "gigabytes": 0.25}
-    assert dense["floor_seconds"] == pytest.approx(16 * features.operations(25 * 25 + 1) / 1e9)
-    assert dense["to_floor"] == pytest.approx(4.0 / dense["floor_seconds"])
