@@ -175,12 +175,7 @@ class Protocols(Section):
     tcl: Protocol
 
     def named(self, names: list[str]) -> dict[str, Protocol]:
-        """Raises ValueError for a name that has no section."""
-        known = dict(self)
-        for name in names:
-            if name not in known:
-                raise ValueError(f"there is no protocol {name}: params.yaml has {', '.join(known)}.")
-        return {name: known[name] for name in names}
+        return {name: dict(self)[name] for name in names}
 
 
 MethodName = Literal["clip", "maskclip", "sclip", "naclip", "clearclip", "pacl"]
