@@ -1,28 +1,16 @@
-"""What several test modules share: real photos, and models that are slow to build.
+"""Fixtures that several test modules share: real photos, and models that are slow to build.
 
-Torch is imported where it is used: pytest-xdist reads this file in one process more than run tests.
+Torch is imported only where it is used, because pytest-xdist's main process reads this file too.
 """
 
 import functools
-import gc
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a test's numbers are a CPU's, and forks can't use a GPU
-sys.modules["rfc3987_syntax"] = None  # two seconds to import, see pacl.notebook
-gc.disable()  # until all is imported, since modules stay
-
-
-def pytest_collection_finish(session):
-    """The collector passes over what was imported from now on, in forks, too."""
-    gc.freeze()
-    gc.enable()
-
-
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
@@ -32,7 +20,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def one_tokenizer():
-    """open_clip's, of each context length, is made once: that takes longer than most tests."""
+    """Has open_clip make its tokenizer only once for each context length: that takes longer than most tests."""
     import open_clip
 
     open_clip.factory.SimpleTokenizer = functools.cache(open_clip.factory.SimpleTokenizer)
@@ -40,7 +28,7 @@ def one_tokenizer():
 
 @pytest.fixture(scope="session")
 def before_forks():
-    """The nouns' tagger and what scenes are drawn from: seconds in every fork that has to make them itself."""
+    """Makes the nouns' tagger and the scenes' paintings, which would take seconds in every fork."""
     from pacl.data.prompts import nouns
     from pacl.sources.miniworld.scenes import labelled_scene
 
@@ -59,13 +47,13 @@ def real_data() -> Path:
 
 @pytest.fixture
 def bfloat16_everywhere(monkeypatch):
-    """bfloat16 is used where it's asked for, on processors too that only emulate it."""
+    """Uses bfloat16 where it is asked for, even on processors that only emulate it."""
     monkeypatch.setattr("pacl.runtime.precision.has_bfloat16", lambda device_type: True)
 
 
 @pytest.fixture(scope="session")
 def random_vit(one_tokenizer):
-    """ViT-B-16 as OpenAI's, but for its weights."""
+    """OpenAI's ViT-B-16 with random weights."""
     from pacl.clip import load_clip
 
     return load_clip("ViT-B-16", "random", dtype="bfloat16")

@@ -8,6 +8,8 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
+
 from pacl.clip.features import Texts, read_features
 from pacl.runtime.config import load_params
 from pacl.training import distributed
@@ -37,6 +39,16 @@ def train_profile(profile: str) -> None:
             source = CachedPairs(read_features(features / "train_patches.npy", 3), Texts(features, "train"), settings)
         with sole_run(folder) if distributed.rank() == 0 else nullcontext():
             train(source, settings, validation=validation, folder=folder, live=Path("reports", profile, "live"))
+
+
+def train_on_every_gpu(profile: str) -> None:
+    """`train_profile` for a notebook: in one process per GPU if there are several, else in this one."""
+    if (gpus := torch.cuda.device_count()) > 1:
+        from accelerate import notebook_launcher
+
+        notebook_launcher(train_profile, (profile,), num_processes=gpus)
+    else:
+        train_profile(profile)
 
 
 def main(arguments: list[str] | None = None) -> None:
