@@ -75,9 +75,9 @@ def watch(folder: Path) -> list[tuple[int, float, float]]:
     shards = {write_shard(folder / f"{number}.tar", number * PAIRS): PAIRS for number in range(SHARDS)}
     params = load_params("mini", "prepare", "features", "train")
     changes = {"pairs": SHARDS * PAIRS, "batch_size": BATCH, "epochs": EPOCHS, "warmup_steps": 10}
-    params.train = params.train.model_copy(update=changes)
-    source = Watched(load_clip("tiny", folder / "clip"), shards, params, workers=1)
-    train(source, params.train, folder=folder / "checkpoints/streamed")
+    settings, clip = params.train.model_copy(update=changes), load_clip("tiny", folder / "clip")
+    source = Watched(clip, shards, settings, params.features, params.prepare.max_bad_share, workers=1)
+    train(source, settings, folder=folder / "checkpoints/streamed")
     return source.rows
 
 

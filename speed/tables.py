@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from pacl.report.page import markdown_table
 from pacl.runtime.files import write_atomically
 
 COLUMNS = ("measured", "against", "time, s", "of plain", "memory, GB", "of plain", "floor, s", "of floor")
@@ -54,21 +55,16 @@ def text(rows: list[dict]) -> str:
     return pd.DataFrame(map(cells, rows), columns=COLUMNS).to_string(index=False)
 
 
-def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def readme_tables(results: dict) -> dict[str, str]:
     """What stands between README.md's markers: one table per item, and cost."""
     found = {}
     for item, measured in results["items"].items():
         floors = dict.fromkeys(row["floor"] for row in measured["rows"] if row.get("floor"))
         notes = [f"Floor: {'; '.join(floors)}."] if floors else []
-        table = markdown(COLUMNS, [cells(row) for row in measured["rows"]])
+        table = markdown_table([cells(row) for row in measured["rows"]], COLUMNS)
         found[item] = "\n\n".join([table, *notes, *measured.get("notes", []), _machine_sentence(measured["machine"])])
     if "cost" in results:
-        table = markdown(COST_COLUMNS, [cost_cells(row) for row in results["cost"]["rows"]])
+        table = markdown_table([cost_cells(row) for row in results["cost"]["rows"]], COST_COLUMNS)
         found["cost"] = "\n\n".join([table, *results["cost"]["notes"]])
     return found
 

@@ -10,6 +10,7 @@ import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
 
 from pacl.checkpoints import load_embedder
+from pacl.report.page import markdown_table
 from pacl.runtime.config import load_params, project_root
 from pacl.runtime.files import new_folder, read_json
 from pacl.runtime.params import Model
@@ -49,7 +50,8 @@ def card(model: Model, about: dict, prepared: dict, metrics: dict) -> ModelCard:
     and metrics.json.
     """
     data = ModelCardData(license="mit", library_name="pacl", tags=["image-segmentation", "clip", "pacl"])
-    settings = about["train"] | {"embedder": about["embedder"]["kind"]}
+    trained = about["train"] | {"embedder": about["embedder"]["kind"]}
+    settings = [[name, str(value)] for name, value in trained.items()]
     counts = [f"{name}: {value:,}" for name, value in prepared.items() if isinstance(value, int)]
     parts = {
         "": "The vision embedder of a replication of PACL (Mukhoti et al., CVPR 2023). It maps the patch tokens of a "
@@ -57,9 +59,9 @@ def card(model: Model, about: dict, prepared: dict, metrics: dict) -> ModelCard:
         "Use": USE.format(**model.model_dump()),
         "Training": f"CLIP {model.backbone}, weights {model.pretrained}, patch tokens {model.tokens}{checked(about)}. "
         f"These are the weights after epoch {len(about['history'])}, which has the lowest loss on held-out pairs.\n\n"
-        + table(("setting", "value"), settings.items()),
+        + markdown_table(settings, ["setting", "value"]),
         "Data": "\n".join(f"- {line}" for line in [f"all measured on: {prepared['label']}", *counts]),
-        "Metrics": "Fractions in [0, 1].\n\n" + table(("measured", "method", "value"), rows_of(metrics)),
+        "Metrics": "Fractions in [0, 1].\n\n" + markdown_table(rows_of(metrics), ["measured", "method", "value"]),
         "Limits": LIMITS,
     }
     text = "\n\n".join(f"## {title}\n\n{part}" if title else part for title, part in parts.items())
@@ -71,7 +73,7 @@ def checked(about: dict) -> str:
     return f" (checksum of the weights {about['clip']['weights']})" if about.get("clip") else ""
 
 
-def rows_of(metrics: dict) -> list[tuple[str, str, str]]:
+def rows_of(metrics: dict) -> list[list[str]]:
     """Every number of a metrics.json: its path, the method (in the path the last key but one; of classification the
     last), the value.
     """
@@ -80,13 +82,8 @@ def rows_of(metrics: dict) -> list[tuple[str, str, str]]:
         if isinstance(value, float):
             path = key.split("\n")
             method = path.pop(-1 if path[0] == "classification" else -2)
-            rows.append((" / ".join(path), method, f"{value:.3f}"))
+            rows.append([" / ".join(path), method, f"{value:.3f}"])
     return rows
-
-
-def table(columns: tuple, rows) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 if __name__ == "__main__":

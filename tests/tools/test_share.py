@@ -78,10 +78,10 @@ def test_a_profiles_own_embedder_and_results_are_shared_in_a_folder_however_deep
 
 def test_each_number_has_its_path_and_method():
     one = {"patch_alignment": {"clip": {"accuracy": 0.5, "interval": [0.4, 0.6]}}, "classification": {}}
-    assert rows_of(one) == [("patch_alignment / accuracy", "clip", "0.500")]
+    assert rows_of(one) == [["patch_alignment / accuracy", "clip", "0.500"]]
     two = {"segmentation": {"my.set": {"native": {"pacl": {"miou": 0.25}}}}, "classification": {"pets": {"clip": 1.0}}}
     assert rows_of(two) == [
-        ("segmentation / my.set / native / miou", "pacl", "0.250"), ("classification / pets", "clip", "1.000"),
+        ["segmentation / my.set / native / miou", "pacl", "0.250"], ["classification / pets", "clip", "1.000"],
     ]  # fmt: skip
 
 
