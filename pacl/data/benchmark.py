@@ -74,9 +74,7 @@ class Benchmark:
         return self.has_background and len(self.texts(protocol)) == len(self.classes)
 
     def settings(self, protocol: Protocol) -> Protocol:
-        """The protocol on this benchmark: with what it changes there, and without a background rule where there is no
-        background.
-        """
+        """The protocol with its changes for this benchmark, and without a background rule if this has no background."""
         own = protocol.on(self.name)
         return own if self.has_background else own.model_copy(update={"background_rule": "none"})
 

@@ -1,4 +1,4 @@
-"""Hand-made folders in the official layouts, which several test modules read."""
+"""Hand-made folders in official layouts, for several test modules."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def write_voc(folder: Path, **splits):
 
 
 def write_own(folder: Path, names=("x", "y")):
-    """A folder of one's own: three classes, of which the last never occurs."""
+    """A folder of images, masks and three classes, of which the last never occurs."""
     for i, name in enumerate(names):
         write_image(folder / "images" / f"{name}.jpg")
         write_mask(folder / "masks" / f"{name}.png", [[i] * 3 + [255] * 3] * 4)
