@@ -53,7 +53,7 @@ def test_the_classes_of_imagenets_variants_are_timms():
 
 
 def test_sizes_of_the_test_splits_are_the_published_ones():
-    """From how each set was made: a number of images for each class, or all but the published training and validation images."""
+    """From how each set was made: images per class, or all but the published training and validation images."""
     food = re.search(r"(\d+) manually reviewed test images", datasets.Food101.__doc__)
     assert {name: entry["images"] for name, entry in all_sets().items()} == {
         "imagenet": 1000 * 50,

@@ -58,31 +58,28 @@ def benchmark(name: str) -> Benchmark:
     return Benchmark(name, tuple(classes), tuple(table))
 
 
-def scene(rng: np.random.Generator, *, count=None, size=None, turn=15.0, odd=0.15) -> dict:
+def scene(rng: np.random.Generator, *, count: int | None = None) -> dict:
     """One scene: {"image": uint8 [SIDE, SIDE, 3], "mask": uint8 [SIDE, SIDE] of fine labels, "things": [(thing, kind,
-    side)], "stuff": [names]}.
-
-    count: number of things, 0 to 4, drawn if None; size: (low, high) as fractions of SIDE; turn: largest rotation in
-    degrees; odd: probability of an untypical colour.
+    side)], "stuff": [names]}; count: number of things, 0 to 4, drawn if None.
     """
     image, mask, stuff = backdrop(rng)
     count = rng.choice(5, p=[0.03, 0.37, 0.32, 0.2, 0.08]) if count is None else count
-    low, high = size or ((0.42, 0.8) if count == 1 else (0.36, 0.58) if count == 2 else (0.3, 0.46))
+    low, high = (0.42, 0.8) if count == 1 else (0.36, 0.58) if count == 2 else (0.3, 0.46)
     placed = []
     for _ in range(count):
         place(rng, placed, rng.uniform(low, high))
     for box in sorted(placed, key=lambda box: box[1] + box[2] / 2):
-        name, kind = draw_kind(rng, odd)
+        name, kind = draw_kind(rng)
         sheet = multiplied(name, kind, variant_of(rng, kind))
-        paste(image, mask, sheet, box, rng.uniform(-turn, turn), label_of(name, kind))
+        paste(image, mask, sheet, box, rng.uniform(-15, 15), label_of(name, kind))
         box.append((name, kind, box[2] / SIDE))
     return {"image": np.asarray(image), "mask": mask, "things": [box[3] for box in placed], "stuff": stuff}
 
 
-def draw_kind(rng, odd: float) -> tuple[str, str]:
+def draw_kind(rng) -> tuple[str, str]:
     name = list(things())[rng.integers(len(things()))]
     kinds = list(things()[name]["kinds"])
-    return name, ODD if rng.random() < odd else kinds[int(rng.random() < 0.4)]
+    return name, ODD if rng.random() < 0.15 else kinds[int(rng.random() < 0.4)]
 
 
 def label_of(name: str, kind: str | None) -> int:
@@ -190,14 +187,14 @@ def classification_image(index: int, *, seed: int, split: str, set_name: str) ->
         name = textures.NAMES[rng.integers(len(textures.NAMES))]
         return small_view(textures.texture(name, rng, SIDE)), textures.NAMES.index(name)
     image, mask, _ = backdrop(rng)
-    name, kind = draw_kind(rng, odd=0.15)
+    name, kind = draw_kind(rng)
     low, high = {"small": (0.2, 0.3), "large": (0.9, 1.25), "cluttered": (0.42, 0.52)}.get(set_name, (0.45, 0.75))
     placed = []
     place(rng, placed, rng.uniform(low, high))
     for _ in range(3 if set_name == "cluttered" else 0):
         place(rng, placed, rng.uniform(0.2, 0.3))
     for box in placed[1:]:
-        other = draw_kind(rng, odd=0.15)
+        other = draw_kind(rng)
         sheet = multiplied(*other, variant_of(rng, other[1]))
         paste(image, mask, sheet, box, rng.uniform(-15, 15), label_of(*other))
     degrees = rng.uniform(60, 300) if set_name == "rotated" else rng.uniform(-15, 15)
