@@ -3,7 +3,7 @@
 import pandas as pd
 
 from pacl.figures.charts import NAMES, measures
-from pacl.report.page import bars, capital, figure, heading, missing, percent, table, text
+from pacl.report.page import bars, capital, figure, heading, joined, missing, percent, say, table, text, words
 from pacl.report.results import Results
 
 
@@ -19,13 +19,7 @@ def pooling(results: Results) -> list[dict]:
         f"{percent(ours[metric].mean() - others[metric].mean(), '+')} points of {name}"
         for metric, name in metrics.items()
     )
-    said = text(
-        "The paper's compatibility pools an image's patches separately for **every** image-text pair. Public "
-        "re-implementations pool them with the matching text only and contrast that one vector with all texts. That is "
-        "a different objective: it leaks the right answer into the image's vector. With everything else equal, the "
-        f"paper's pooling makes a difference of **{gains}** (means over {ours.seed.nunique()} seeds). "
-        f"{smaller(results)}"
-    )
+    said = say("pooling", gains=gains, seeds=ours.seed.nunique(), smaller=smaller(results))
     rows = {"all pairs": ours, "matched only": others}
     return [said] + [
         bars(title(name), [(label, of[metric].mean(), f"{spread(of[metric])} %") for label, of in rows.items()])
@@ -38,11 +32,7 @@ def smaller(results: Results) -> str:
     base = results.params.ablations.base
     settings = ", ".join(f"{base[name]:,} {name}" for name in ("pairs", "epochs") if name in base)
     benchmark = next((name for name in measures(results.ablations) if name != "patch_accuracy"), "the benchmark")
-    return (
-        f"Ablations train less than the main run ({settings}) so that each seed can have its own training. They are "
-        f"measured on CLIP's plain patch grid, with patch accuracy over the classes of {benchmark}. Compare their "
-        "numbers with each other, not with those of other chapters."
-    )
+    return words()["smaller"].format(settings=settings, benchmark=benchmark)
 
 
 def ablations(results: Results) -> list[dict]:
@@ -50,11 +40,7 @@ def ablations(results: Results) -> list[dict]:
     if runs is None:
         return [missing("ablations/ablations.csv")]
     content = [
-        text(
-            "The paper leaves choices open, and public re-implementations chose differently. Each point changes one "
-            "thing; numbers are means ± standard deviations over seeds. What matters only at inference is measured "
-            f"with the main run's model on the first test scenes: one run for each setting. {smaller(results)}"
-        ),
+        say("ablations", smaller=smaller(results)),
         *what_matters(runs, results.findings),
     ]
     for group, rows in runs.groupby("group", sort=False):
@@ -65,7 +51,7 @@ def ablations(results: Results) -> list[dict]:
         ]
         content.append(heading(found.get("title", group)))
         content += [text(f"**Finding.** {capital(found['finding'])}")] if found else []
-        content.append(figure(results, f"figures/ablation_{group}.png", drawn(rows, found.get("trained", True))))
+        content.append(figure(results, f"ablation_{group}", drawn(rows, found.get("trained", True))))
         content.append(table(["Setting", *(f"{title(name)}, %" for name in metrics.values()), "Seeds"], lines))
     return [*content, *logit_scales(results), *worlds(results)]
 
@@ -91,17 +77,13 @@ def what_matters(runs: pd.DataFrame, findings: dict) -> list[dict]:
         gap = means.max() - means.min()
         gaps += [(found.get("title", group), gap.max(), gap.idxmax())] if len(gap) else []
     largest = max((gap for _, gap, _ in gaps), default=0) or 1
-    rows = [(title, gap / largest, f"{percent(gap)} points ({name})") for title, gap, name in gaps]
+    rows = [(choice, gap / largest, f"{percent(gap)} points ({name})") for choice, gap, name in gaps]
     rows.sort(key=lambda row: -row[1])
-    return [
-        bars("How much each choice matters: mIoU of its best setting minus its worst", rows, wide=True, stressed=False),
-        text(
-            "Each gap is taken on the benchmark where it is larger. Strides, templates of class names, and background "
-            "rules use the main run's model; all other choices have their own trainings."
-            + f" Settings that nobody uses are left out: {', '.join(left_out)}."
-            * bool(left_out)
-        ),
-    ]
+    title = "How much each choice matters: mIoU of its best setting minus its worst"
+    said = say("what_matters")
+    if left_out:
+        said = joined([said, text(f"Settings that nobody uses are left out: {', '.join(left_out)}.")])
+    return [bars(title, rows, wide=True, stressed=False), said]
 
 
 def logit_scales(results: Results) -> list[dict]:
@@ -117,13 +99,7 @@ def logit_scales(results: Results) -> list[dict]:
     lines = [[name, NAMES[method], *map(percent, by_scale.loc[name, method])] for name, method in order]
     return [
         heading("Which logit scale?"),
-        text(
-            "The logit scale turns cosines into probabilities, so a background rule's threshold means nothing without "
-            "it. The table shows mIoU on voc21 in %, on the first validation scenes. Its first rows are PACL with each "
-            "rule in the native protocol; the figure of background rules uses each rule's best scale here. The other "
-            "rows are every method, each protocol with its own rule. A protocol has one scale for all methods, PACL's "
-            "best: a row whose largest number is elsewhere would gain from another."
-        ),
+        say("logit_scales"),
         table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines, tight=True),
     ]
 
@@ -142,12 +118,8 @@ def worlds(results: Results) -> list[dict]:
     least = (by_method["pacl"] - by_method["clip"]).min()
     return [
         heading("Is it one lucky world?"),
-        text(
-            f"In {len(by_method)} worlds drawn from other seeds, each with its own pairs, test scenes, and embedder "
-            f"but the same CLIP, PACL's {name} is at least {percent(least)} points above CLIP's. Training and "
-            "measuring are as short as the ablations': compare these numbers with theirs, not with the main run's."
-        ),
-        figure(results, "figures/worlds.png", "CLIP and PACL in each world, joined by a line."),
+        say("worlds", count=len(by_method), measure=name, least=percent(least)),
+        figure(results, "worlds"),
         table(["World's seed", "Method", *(f"{title(name)}, %" for name in metrics.values())], lines),
     ]
 

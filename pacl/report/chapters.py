@@ -11,27 +11,10 @@ from pacl.report.ablated import ablations, pooling
 from pacl.report.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TERMS, judge, load_ledger, setting_of
 from pacl.report.costs import speed, trust
 from pacl.report.measured import classification, patch_alignment, segmentation, viewer
-from pacl.report.page import MARKS, capital, code, figure, fold, missing, percent, table, text, write_page
+from pacl.report.page import MARKS, capital, code, figure, fold, joined, missing, percent, say, table, words, write_page
 from pacl.report.results import Results
 from pacl.runtime.config import project_root
 
-LEAD = (
-    "PACL (Mukhoti et al., CVPR 2023) trains one small vision embedder on top of a frozen CLIP. It learns from images "
-    "with captions alone, so that each patch of an image lands near the text that names it. This page shows what this "
-    "replication measured and the rules by which it judges the paper's claims."
-)
-MINI_WORLD = (
-    "Mini world, not Pascal VOC. Every number measured on this page comes from procedurally drawn scenes and a small "
-    "CLIP that was pre-trained on such scenes. A benchmark's name says how classes are grouped and read, not which "
-    "images were used."
-)
-RANDOM = "Random weights. The numbers on this page mean nothing; they only show that the pipeline runs to its end."
-WORLD = {
-    "miniworld": "Scenes are drawn from a seed: things such as apples and balloons on stuff such as grass and brick "
-    "walls. Captions name some of what a scene holds, as captions on the web do. Masks are exact; the evaluation reads "
-    "them, training never does.",
-    "flickr8k": "Training uses photographs with five captions each and never sees a mask; Pascal VOC 2012 is the test.",
-}
 STAGES = ("prepare", "features", "train", "patch_alignment", "segmentation", "scenes", "classification", "ablations")
 STAGES += ("figures", "report")
 WHEN_NULL = {"short_side": "as it is", "window": "whole image", "window_stride": "–", "token_stride": "patch size"}
@@ -52,7 +35,8 @@ def chapters(results: Results) -> dict:
     ledger = load_ledger()
     judged = judge(ledger, results.metrics, setting_of(results))
     claims = [row | {"notebook": measured_in(row, entry)} for row, entry in zip(judged, ledger, strict=True)]
-    notices = [RANDOM] * results.random_weights + [MINI_WORLD] * (results.params.prepare.source == "miniworld")
+    miniworld = results.params.prepare.source == "miniworld"
+    notices = [words()["notice_random"]] * results.random_weights + [words()["notice_miniworld"]] * miniworld
     notices += [results.prepared["note"]] if results.prepared.get("note") else []
     sections = [
         section("pooling", "Own attention for every pair", "ablations", pooling(results)),
@@ -69,12 +53,12 @@ def chapters(results: Results) -> dict:
         section("reproducibility", "Reproducibility", "report", reproducibility(results)),
     ]
     return {
-        "title": "PACL, replicated",
+        "title": words()["title"],
         "profile": results.profile,
         "label": capital(results.label + ", random weights" * results.random_weights),
         "source": results.label,
         "notices": notices,
-        "lead": LEAD,
+        "lead": words()["lead"],
         "claims": claims,
         "claims_table": claims_table(claims),
         "tally": tally(claims),
@@ -120,74 +104,49 @@ def tally(claims: list[dict]) -> dict[str, int]:
 
 
 def world(results: Results) -> list[dict]:
-    source, prepared = results.params.prepare.source, results.prepared
+    about, prepared = f"world_{results.params.prepare.source}", results.prepared
     counts = [[name, f"{value:,}"] for name, value in prepared.items() if isinstance(value, int)]
     counts += [[f"classes of {name}", f"{value:,}"] for name, value in prepared.get("benchmarks", {}).items()]
     return [
-        *([text(WORLD[source])] if source in WORLD else []),
+        *([say(about)] if about in words() else []),
         table(["What", "Number"], counts) if prepared else missing("prepare/prepare.json"),
-        figure(results, "figures/pairs.png", "Training pairs: what the model learns from."),
-        figure(results, "figures/scenes.png", "Test scenes and their true label maps: what the model is judged by."),
+        figure(results, "pairs"),
+        figure(results, "scenes"),
     ]
 
 
 def training(results: Results) -> list[dict]:
     history, settings = results.training, results.params.train
-    caption = "Loss and retrieval by epoch; the best epoch has the lowest validation loss."
-    picture = figure(results, "figures/training.png", caption)
     if history is None:
-        return [missing("train/training.csv"), picture]
-    first, last = history.iloc[0], history.iloc[-1]
-    sentences = [
-        f"Both encoders stay frozen; only the {settings.embedder} embedder is trained, for {last.epoch:,.0f} epochs of "
-        f"{first.step:,.0f} steps with {settings.batch_size:,} pairs each."
-    ]
+        return [missing("train/training.csv"), figure(results, "training")]
+    first, last, size = history.iloc[0], history.iloc[-1], settings.batch_size
+    said = [say("training", embedder=settings.embedder, epochs=last.epoch, steps=first.step, batch_size=size)]
     if "validation_loss" in history:
         best = history.loc[history.validation_loss.idxmin()]
-        sentences.append(
-            f"The loss on held-out captions goes from {first.validation_loss:.2f} to {last.validation_loss:.2f} and is "
-            f"lowest in epoch {best.epoch:.0f}, whose checkpoint is measured below. There an image finds its own "
-            f"caption among {settings.batch_size:,} in {percent(best.validation_retrieval)} % of cases (chance: "
-            f"{percent(1 / settings.batch_size)} %)."
-        )
+        losses = {"first": first.validation_loss, "last": last.validation_loss, "best": best.epoch}
+        found = {"retrieval": percent(best.validation_retrieval), "chance": percent(1 / size), "batch_size": size}
+        said.append(say("training_validation", **losses, **found))
         if settings.noun_share and last.loss > last.validation_loss:
-            sentences.append(
-                "The training loss is higher than the loss on held-out captions because training also draws noun "
-                "prompts, which say less than captions and are harder to tell apart in a batch."
-            )
-    sentences.append(f"The learned logit scale ends at {last.logit_scale:.1f}.")
-    return [text(" ".join(sentences)), picture]
+            said.append(say("training_above"))
+    said.append(say("training_scale", scale=last.logit_scale))
+    return [joined(said), figure(results, "training")]
 
 
 def protocols(params) -> list[dict]:
     """Which chapters use which protocol, and each protocol's settings, without those that none sets."""
-    first = params.segmentation.protocols[0]
-    settings = {
-        name: protocol.model_dump() | {"per_benchmark": changed(protocol)} for name, protocol in params.protocols
-    }
-    keys = [
-        key
-        for key in next(iter(settings.values()))
-        if key in WHEN_NULL or any(s[key] is not None for s in settings.values())
-    ]
+    settings = {name: one.model_dump() | {"per_benchmark": changed(one)} for name, one in params.protocols}
+    keys = next(iter(settings.values()))
+    keys = [key for key in keys if key in WHEN_NULL or any(one[key] is not None for one in settings.values())]
     rows = [
-        [key.replace("_", " "), *(WHEN_NULL.get(key, "–") if s[key] is None else s[key] for s in settings.values())]
+        [
+            key.replace("_", " "),
+            *(WHEN_NULL.get(key, "–") if one[key] is None else one[key] for one in settings.values()),
+        ]
         for key in keys
     ]
     return [
-        text(
-            "A model's numbers differ between protocols. Under “Segmentation by text”, tables and bars name their "
-            f"protocol; heat maps, whole scenes, mistakes, and the scenes to look at use the {first} one. Strides, "
-            "templates of class names, and background rules under “What matters?” each change one setting of the "
-            "native protocol. Patch accuracy, coherence, classification, and the ablations with their own training use "
-            "no protocol: they are measured on CLIP's plain patch grid."
-        ),
-        text(
-            "Sizes are in pixels of the resized image; the background rule applies to benchmarks with a background "
-            "class. If the token stride is less than the patch size, **joint** passes all tokens of the denser grid "
-            "through CLIP at once, each attending to all; **shifted** runs the plain patch grid several times, each "
-            "time shifted by the stride."
-        ),
+        say("protocols", first=params.segmentation.protocols[0]),
+        say("protocol_settings"),
         table(["Setting", *settings], rows),
     ]
 
@@ -205,10 +164,7 @@ def reproducibility(results: Results) -> list[dict]:
     settings = {name: part.model_dump(mode="json") for name, part in vars(results.params).items()}
     look = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 110}
     return [
-        text(
-            f"Made by the pipeline (`dvc repro`) with the profile `{results.profile}`. Last commit that changed code, "
-            f"notebooks, parameters or data: **{last_commit()}**. {computed_in(results)}"
-        ),
+        say("reproducibility", profile=results.profile, commit=last_commit(), computed=computed_in(results)),
         table(["Package", "Version"], list(map(list, versions().items())), unsorted=("Version",)),
         fold("Parameters of this run", [code(yaml.safe_dump({results.profile: settings}, **look))]),
     ]

@@ -2,33 +2,27 @@
 
 from string import ascii_uppercase
 
-from pacl.report.page import bars, capital, figure, heading, percent, table, text
+from pacl.report.page import bars, capital, figure, heading, percent, say, table, text
 from pacl.report.results import Results
 
 
 def speed(results: Results) -> list[dict]:
     """Time and memory next to the plain way, where an epoch's time goes, and what more pairs would cost."""
     if results.speed is None:
-        return [text("*Not measured here: run `python -m speed`, and the next report shows it.*")]
+        return [say("no_speed")]
     items = results.speed["items"]
     return [
-        text(
-            "The costly parts compared with the plain way to write them: a share of 0.3 is three tenths of its time or "
-            "memory. Targets were set before measuring; ≤ marks a limit in seconds or GB. "
-            f"{missed(items)}The floor is a time that no program doing the same work on the same machine can beat. "
-            f"{machines(items)}, without a GPU; `python -m speed` measures it again. B images, K texts, N patches, D "
-            "dimensions; bf16: bfloat16."
-        ),
-        *picture(results, "speed", "Time and memory as a share of the plain way's."),
+        say("speed", missed=missed(items), machines=machines(items)),
+        *picture(results, "speed"),
         against_the_plain_way(items),
         *epoch(items),
         *cost(results.speed.get("cost")),
     ]
 
 
-def picture(results: Results, name: str, caption: str) -> list[dict]:
+def picture(results: Results, name: str) -> list[dict]:
     """A picture that was drawn with the numbers, if it is there."""
-    return [figure(results, f"../{name}.png", caption)] if f"../{name}.png" in results.pictures else []
+    return [figure(results, name, folder="..")] if f"../{name}.png" in results.pictures else []
 
 
 def machines(items: dict) -> str:
@@ -124,7 +118,7 @@ def cost(measured: dict | None) -> list[dict]:
     ]
     return [
         heading("What would more pairs cost?"),
-        text("Computed from the rates of features and of an epoch, for ViT-B/16; none of it was run."),
+        say("cost"),
         table(["Pairs", "Features", "Hours", "Disk, GB", "Memory, GB"], lines, caption="Cost by number of pairs"),
         text(" ".join(measured["notes"])),
     ]
@@ -143,39 +137,22 @@ def processes(results: Results) -> list[dict]:
     ranks = results.ranks
     *numbers, last = ranks["losses"]
     apart = max(map(float, ranks["largest_difference"].values()))
-    return [
-        text(
-            f"One training of {ranks['steps']:,} steps on batches of {ranks['batch_size']:,} pairs, run by "
-            f"{', '.join(numbers)} and {last} processes that share each batch. Each process contrasts its images with "
-            f"all texts, so the loss equals that of one process; the runs differ by at most {apart:.1e} nats "
-            "(`python -m speed.ranks`)."
-        ),
-        *picture(results, "ranks", "Loss by step, and its distance from one process's."),
-    ]
+    about = {"steps": ranks["steps"], "batch_size": ranks["batch_size"], "numbers": ", ".join(numbers), "last": last}
+    return [say("processes", apart=apart, **about), *picture(results, "ranks")]
 
 
 def streaming(results: Results) -> list[dict]:
     memory = results.memory
     growths = memory["growth_per_1000_steps"].items()
     grown = " and ".join(f"{number(growth)} {memory['unit']} in the {process}" for process, growth in growths)
-    return [
-        text(
-            f"Pairs streamed from shards for {memory['steps']:,} steps: from step {memory['from_step']:,} on, memory "
-            f"grows by {grown} in a thousand steps (`python -m speed.streaming_memory`)."
-        ),
-        *picture(results, "streaming_memory", "Memory while pairs are streamed."),
-    ]
+    said = say("streaming", steps=memory["steps"], from_step=memory["from_step"], grown=grown)
+    return [said, *picture(results, "streaming_memory")]
 
 
 def damaged(readers: dict) -> list[dict]:
-    tried = sum(counts["tried"] for counts in readers.values())
     rows = [[reader, f"{counts['tried']:,}", f"{counts['refused']:,}"] for reader, counts in readers.items()]
     return [
-        text(
-            f"{len(readers)} readers were given {tried:,} damaged files with one to three faults each. Every file was "
-            "either read as an independent reader reads it or refused with a sentence that names it "
-            "(`python -m pytest tests/project/test_hostile.py -m slow`)."
-        ),
+        say("damaged", readers=len(readers), tried=sum(counts["tried"] for counts in readers.values())),
         table(["Reader", "Damaged files", "Refused"], rows, caption="Damaged files"),
     ]
 

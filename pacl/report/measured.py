@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from pacl.figures.charts import NAMES
-from pacl.report.page import capital, figure, fold, heading, missing, percent, table, text
+from pacl.report.page import capital, figure, fold, heading, joined, missing, percent, say, table, text, words
 from pacl.report.results import Results
 from pacl.runtime.config import project_root
 
@@ -23,22 +23,11 @@ COLUMNS = {
 
 def patch_alignment(results: Results) -> list[dict]:
     measured, by_class = results.metrics["patch_alignment"], results.patch_accuracy
-    plane = (
-        "Patches (dots) and class texts (stars) of ten classes in one plane by t-SNE, before and after training. A "
-        "line leads from each class's text to the middle of its patches; texts in one place hide each other."
-    )
     return [
-        text(
-            "A patch's label is the majority label of its pixels; its prediction is the class with the nearest text. "
-            "Coherence says how well the cosine of two patches from different images tells whether they show one class "
-            "(area under the ROC curve; chance is half). “Colours alone” uses the mean and deviation of a patch's "
-            "colours."
-        ),
+        say("patch_alignment"),
         *(patch_table(measured) if measured else [missing("patch_alignment/patch_alignment.json")]),
         literature_patches(),
-        figure(results, "figures/patch_roc.png", "Are patches of one class more alike than patches of two?"),
-        figure(results, "figures/patch_map.png", plane),
-        figure(results, "figures/patch_accuracy.png", "Patch accuracy by class."),
+        *(figure(results, name) for name in ("patch_roc", "patch_map", "patch_accuracy")),
         missing("patch_alignment/patch_accuracy.csv")
         if by_class is None
         else fold("Patch accuracy of every class", [by_method(by_class, ["class", "patches"], "accuracy")]),
@@ -60,36 +49,23 @@ def patch_table(measured: dict) -> list[dict]:
     columns = ["Method", "Patch accuracy, %", "95 % interval", "Coherence AUC", "95 % interval"]
     shown = table(columns, rows, caption="Measured here; intervals from resampling images")
     pacl, clip = (measured.get(method, {}).get("auc", math.nan) for method in ("pacl", "clip"))
-    if not pacl < clip:
-        return [shown]
-    said = (
-        f"By this measure PACL's embeddings are less coherent than CLIP's own tokens ({pacl:.3f} against {clip:.3f}): "
-        "whether patches of a class are alike is one question, whether they are near its text another."
-    )
-    return [shown, text(said)]
+    return [shown, say("less_coherent", pacl=pacl, clip=clip)] if pacl < clip else [shown]
 
 
 def segmentation(results: Results) -> list[dict]:
     measured, by_class = results.metrics["segmentation"], results.iou_by_class
-    grid = "Scenes, their true label maps, CLIP's, and PACL's; areas too small for a name have none."
     return [
-        text(
-            "Each pixel gets the class whose text is nearest to its patch. All test scenes share one confusion matrix; "
-            "mean IoU is over the classes that occur. MaskCLIP, SCLIP, NACLIP, and ClearCLIP read CLIP's last block in "
-            "other ways and train nothing."
-        ),
+        say("segmentation"),
         *(segmentation_tables(measured) if measured else [missing("segmentation/segmentation.json")]),
-        figure(results, "figures/protocols.png", "Mean IoU by benchmark and protocol."),
+        figure(results, "protocols"),
         literature_segmentation(),
         heading("Class by class"),
-        figure(results, "figures/iou_by_class.png", "IoU by class."),
+        figure(results, "iou_by_class"),
         *([missing("segmentation/iou_by_class.csv")] if by_class is None else class_tables(by_class)),
         heading("Where is it?"),
-        figure(
-            results, "figures/heat_maps.png", "Each pixel's cosine with one text; each map is scaled to its own range."
-        ),
+        figure(results, "heat_maps"),
         heading("Whole scenes"),
-        figure(results, "figures/segmentation_grid.png", grid),
+        figure(results, "segmentation_grid"),
         *mistakes(results),
     ]
 
@@ -127,7 +103,7 @@ def mistakes(results: Results) -> list[dict]:
     found = results.mistakes
     if not found:
         return [missing("scenes/mistakes.json")]
-    said = ", ".join(f"{NAMES[row['method']]} {percent(row['iou'])} % on {row['kind']}" for row in found["kinds"])
+    kinds = ", ".join(f"{NAMES[row['method']]} {percent(row['iou'])} % on {row['kind']}" for row in found["kinds"])
     ranks = ", ".join(
         "{0} {mention_rank:+.2f} ({1:+.2f} to {2:+.2f}) on the {classes} {kind}".format(
             NAMES[row["method"]], *row["mention_interval"], **row
@@ -135,19 +111,10 @@ def mistakes(results: Results) -> list[dict]:
         for row in found["kinds"]
         if row["mention_rank"] is not None
     ).replace("-", "−")
-    caption = (
-        f"Frequent confusions; share of an area's pixels that is found, by size, in the first {found['scenes']} test "
-        "scenes; IoU by how often captions name a class (triangles: things, circles: stuff)."
-    )
     return [
         heading("Where it errs"),
-        text(
-            f"Mean IoU of things and of stuff: {said}. Rank correlation of a class's IoU with the number of images "
-            "whose captions name it, within things and within stuff, with a 95 % interval from resampling classes "
-            "(below zero, classes that are named often do worse; an interval that contains zero shows neither): "
-            f"{ranks}."
-        ),
-        figure(results, "figures/mistakes.png", caption),
+        say("mistakes", kinds=kinds, ranks=ranks),
+        figure(results, "mistakes", scenes=found["scenes"]),
     ]
 
 
@@ -156,25 +123,13 @@ def viewer(results: Results) -> list[dict]:
     data = results.viewer
     if not data or not data["scenes"]:
         return []
-    said = (
-        "Top row: the cosine of each pixel with the prompt. Colours span the lowest to the highest cosine that the "
-        "method gives any prompt of the scene, so a prompt for something that isn't there should stay dark. Bottom "
-        "row: the pixels that get the prompt among all classes. The scenes are the first ones with at least three "
-        "labels, not picked."
-    )
     methods = {name: NAMES[name] for name in data["scenes"][0]["prompts"][0]["methods"]}
-    return [{"kind": "viewer", "text": said, "data": data | {"methods": methods}}]
+    return [{"kind": "viewer", "text": words()["viewer"], "data": data | {"methods": methods}}]
 
 
 def classification(results: Results) -> list[dict]:
     measured = results.metrics["classification"]
-    picture = figure(results, "figures/classification.png", "Zero-shot accuracy by set.")
-    content = [
-        text(
-            "Three scores of an image with a class: CLIP's cosine, PACL's φ, and both together with a weight for PACL "
-            "that is chosen on validation images."
-        )
-    ]
+    content, picture = [say("classification")], figure(results, "classification")
     if measured is None:
         return [*content, missing("classification/classification.json"), picture]
     if not measured:
@@ -195,16 +150,13 @@ def gains(results: Results) -> list[dict]:
     said = []
     for method, rows in measured.groupby("method", sort=False):
         mean, sets = rows[rows["set"] == "mean"].iloc[0], rows[rows["set"] != "mean"]
-        said.append(
-            f"**{NAMES[method]}**: {percent(mean.difference, '+')} points on average "
-            f"[{percent(mean.low, '+')}, {percent(mean.high, '+')}]; of {len(sets)} sets, the interval is above zero "
-            f"on {(sets.low > 0).sum()} and below on {(sets.high < 0).sum()}."
-        )
-    caption = "Accuracy minus CLIP's, by set, with 95 % intervals."
+        interval = {name: percent(mean[name], "+") for name in ("low", "high")}
+        counts = {"sets": len(sets), "above": (sets.low > 0).sum(), "below": (sets.high < 0).sum()}
+        said.append(say("gains", method=NAMES[method], mean=percent(mean.difference, "+"), **interval, **counts))
     return [
         heading("Is it a general improvement?"),
-        text(" ".join(said) + " The 95 % intervals come from resampling images."),
-        figure(results, "figures/classification_differences.png", caption),
+        joined([*said, say("gains_intervals")]),
+        figure(results, "classification_differences"),
     ]
 
 

@@ -6,9 +6,11 @@ import base64
 import io
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import markdown
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
@@ -21,9 +23,25 @@ MARKS = {"reproduced": "✓", "not reproduced": "✗", "not tested": "–"}  # c
 NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?(\?|, missed)?$|–$")
 
 
+@cache
+def words() -> dict:
+    """data/report/words.yaml."""
+    return yaml.safe_load((project_root() / "data/report/words.yaml").read_text(encoding="utf-8"))
+
+
+def say(name: str, **values) -> dict:
+    """The paragraph of that name in words.yaml, with the values filled in."""
+    return text(words()[name].format(**values))
+
+
 def text(content: str) -> dict:
     """A paragraph of Markdown."""
     return {"kind": "text", "text": content}
+
+
+def joined(texts: list[dict]) -> dict:
+    """Several texts as one paragraph."""
+    return text(" ".join(one["text"] for one in texts))
 
 
 def heading(title: str) -> dict:
@@ -36,11 +54,14 @@ def missing(name: str) -> dict:
     return text(f"*`{name}` isn't there: run the stage **{stage}**, which writes it (`dvc repro {stage}`).*")
 
 
-def figure(results, name: str, caption: str) -> dict:
-    """A picture of pacl.report.results.Results, named from the report's folder: HTML embeds it, Markdown links it."""
-    if name not in results.pictures:
-        return missing(name)
-    return {"kind": "figure", "name": name, "path": results.folder / name, "caption": caption}
+def figure(results, name: str, caption: str | None = None, *, folder: str = "figures", **values) -> dict:
+    """A picture of a run, by its name without .png: HTML embeds it, Markdown links it. Without a caption it has that of
+    its name in words.yaml, with the values filled in.
+    """
+    file, caption = f"{folder}/{name}.png", caption or words()["captions"][name].format(**values)
+    if file not in results.pictures:
+        return missing(file)
+    return {"kind": "figure", "name": file, "path": results.folder / file, "caption": caption}
 
 
 def table(
