@@ -94,10 +94,7 @@ def read_json(path: Path, *keys: str):
         raise ValueError(f"{path} is corrupt: remove it and run the stage that writes it again.") from None
 
 
-# Until all callers have moved to `new_folder` and `write_atomically`:
-write_durably = write_atomically
-
-
+# Until all callers have moved to `new_folder`:
 def unfinished(folder: Path) -> Path:
     path = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(path, ignore_errors=True)
