@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pacl.clip.features import Texts
+from pacl.runtime.files import write_atomically
 from pacl.runtime.params import Train
 from pacl.training import distributed, resume
 from pacl.training.cached import CachedPairs
@@ -107,10 +108,8 @@ def run_pretraining(folder):
     model, history = pretrain(
         images, captions, model_config(settings, 100), tokenizer, settings, resume=folder / "state"
     )
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "weights.safetensors"
-    )
-    (folder / "history.json").write_text(json.dumps(history))
+    write_atomically(folder / "weights.safetensors", save(model.state_dict()))
+    write_atomically(folder / "history.json", json.dumps(history))
 
 
 class UnevenPairs(CachedPairs):

@@ -1,4 +1,4 @@
-"""A training's curves while it trains: the right points, none twice after a cut, the same training as without them."""
+"""The curves of a running training: the right points, none twice after an interruption, no effect on training."""
 
 import subprocess
 import sys
@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from helpers.small_training import SHORT, params, random_pairs
+from helpers.small_training import SHORT, interrupted, params, random_pairs, same
 
 from pacl.training import curves as curves_module
 from pacl.training.cached import CachedPairs
@@ -16,17 +15,17 @@ from pacl.training.train import train
 
 
 def curve(folder, name):
-    """(steps, values) of one of its curves."""
+    """(steps, values) of a curve."""
     rows = pd.read_csv(folder / f"plots/metrics/{name}.tsv", sep="\t")
     assert list(rows) == ["step", name]
     return rows["step"].tolist(), rows[name].tolist()
 
 
-def trained(folder, source=None, **options):
-    """The weights and the history of a training of six epochs of six steps."""
-    settings = params(**SHORT)
-    pairs = random_pairs(folder / "data", 30)
-    source = source or CachedPairs(*pairs, settings)
+def trained(folder, stop=None, **options):
+    """The weights and the history of a training of six epochs of six steps, interrupted after `stop` steps."""
+    settings, pairs = params(**SHORT), random_pairs(folder / "data", 30)
+    source = CachedPairs(*pairs, settings)
+    source = interrupted(source, stop) if stop else source
     embedder, history = train(source, settings, validation=pairs, folder=folder / "out/mini", **options)
     return embedder.state_dict(), history
 
@@ -39,43 +38,30 @@ def test_points_are_means_of_the_losses_since_the_last_one(tmp_path, monkeypatch
     assert curve(tmp_path, "loss") == ([4, 8], [2.5, 6.0])
 
 
-def test_curves_are_the_history_s_and_change_nothing(tmp_path, monkeypatch):
+def test_curves_show_the_history_and_survive_an_interruption(tmp_path, monkeypatch):
+    """Interrupted in the fourth epoch, after points that the last saved state doesn't include."""
     monkeypatch.setattr(curves_module, "EVERY", 3)
     plain, _ = trained(tmp_path / "plain")
-    weights, history = trained(tmp_path / "watched", live=tmp_path / "live")
-    assert all(torch.equal(weights[name], plain[name]) for name in plain)
-    steps = [row["step"] for row in history]
+    weights, history = trained(tmp_path / "watched", live=tmp_path / "watched/live")
+    assert same(weights, plain)
     for name in ("validation_loss", "validation_retrieval", "logit_scale"):
-        assert curve(tmp_path / "live", name) == (steps, pytest.approx([row[name] for row in history], abs=1e-6))
-    found, losses = curve(tmp_path / "live", "loss")
+        values = pytest.approx([row[name] for row in history], abs=1e-6)
+        assert curve(tmp_path / "watched/live", name) == ([row["step"] for row in history], values)
+    found, losses = curve(tmp_path / "watched/live", "loss")
     assert found == list(range(3, 37, 3))  # six steps an epoch: an epoch's mean is the mean of its two points
     assert np.mean(np.reshape(losses, (6, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-6)
-
-
-def test_a_cut_training_s_curves_are_those_of_one_that_was_not(tmp_path, monkeypatch):
-    """Cut in its fourth epoch, after points that its last saved state doesn't know of."""
-    monkeypatch.setattr(curves_module, "EVERY", 1)
-    trained(tmp_path / "whole", live=tmp_path / "whole/live")
-
-    class Cut(CachedPairs):
-        def epoch(self, number, *rest):
-            for i, batch in enumerate(super().epoch(number, *rest)):
-                if (number, i) == (3, 4):
-                    raise KeyboardInterrupt
-                yield batch
-
-    cut, settings = tmp_path / "cut", params(**SHORT)
+    cut = tmp_path / "interrupted"
     with pytest.raises(KeyboardInterrupt):
-        trained(cut, Cut(*random_pairs(cut / "data", 30), settings), live=cut / "live")
-    assert curve(cut / "live", "loss")[0][-1] == 22  # its state is of step 18
+        trained(cut, 22, live=cut / "live")
+    assert curve(cut / "live", "loss")[0][-1] == 21  # the saved state is of step 18
     trained(cut, live=cut / "live")
     for name in ("loss", "validation_loss", "validation_retrieval", "logit_scale"):
-        files = [folder / f"live/plots/metrics/{name}.tsv" for folder in (cut, tmp_path / "whole")]
-        assert files[0].read_bytes() == files[1].read_bytes()
+        one, other = ((folder / f"live/plots/metrics/{name}.tsv") for folder in (cut, tmp_path / "watched"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("left", ["", "step\tlo", "step\tloss\n50\t2.0\n100\t1.0\n150\t0.5\n15"])
-def test_torn_files_do_not_stop_a_training_that_goes_on(tmp_path, left):
+def test_corrupt_files_do_not_stop_a_training_that_resumes(tmp_path, left):
     path = tmp_path / "plots/metrics/loss.tsv"
     path.parent.mkdir(parents=True)
     path.write_text(left)
@@ -84,26 +70,20 @@ def test_torn_files_do_not_stop_a_training_that_goes_on(tmp_path, left):
     assert curve(tmp_path, "loss") == (([50, 100, 150], [2.0, 1.0, 0.25]) if "100" in left else ([150], [0.25]))
 
 
-def test_a_new_training_starts_its_curves_anew(tmp_path):
+def test_a_new_training_starts_its_curves_again_and_writes_no_times(tmp_path):
     Curves(tmp_path).add(50, {"loss": 1.0, "old": 1.0})
-    Curves(tmp_path).add(50, {"loss": 2.0})
-    assert curve(tmp_path, "loss") == ([50], [2.0])
-    assert not (tmp_path / "plots/metrics/old.tsv").exists()
-
-
-def test_rows_are_cut_by_number_not_by_text(tmp_path):
-    path = tmp_path / "loss.tsv"
-    path.write_text("step\tloss\n9\t1\n10\t2\n100\t3\n")
-    keep_up_to(10, path)
-    assert path.read_text() == "step\tloss\n9\t1\n10\t2\n"
-
-
-def test_no_time_is_written(tmp_path):
     Curves(tmp_path).add(7, {"loss": 1.23456789})
     assert [" ".join(path.read_text().split()) for path in sorted(tmp_path.rglob("*.*"))] == [
         '{ "loss": 1.234568, "step": 7 }',
         "step loss 7 1.234568",
     ]
+
+
+def test_rows_are_kept_by_number_not_by_text(tmp_path):
+    path = tmp_path / "loss.tsv"
+    path.write_text("step\tloss\n9\t1\n10\t2\n100\t3\n")
+    keep_up_to(10, path)
+    assert path.read_text() == "step\tloss\n9\t1\n10\t2\n"
 
 
 def test_in_a_repository_without_a_commit_a_training_has_no_curves_and_says_so(tmp_path, monkeypatch):

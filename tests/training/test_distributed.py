@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo  # else torch.utils.checkpoint imports it in every fork, which takes seconds
 from helpers.small_training import params, run_rank, run_together, train_uneven
 
 from pacl.training import distributed

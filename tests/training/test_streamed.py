@@ -1,35 +1,24 @@
 """Pairs streamed from shards: every pair once, over ranks and workers; CLIP's own features; bad samples counted."""
 
 import io
-import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from helpers.small_shards import jpeg, write_shard
-from helpers.small_training import params as settings
+from helpers.small_training import params
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from pacl.checkpoints import load_embedder
 from pacl.clip import load_clip
 from pacl.data.prompts import templates
-from pacl.training.streamed import StreamedPairs, batches_of, key_of, open_stream
+from pacl.runtime.params import Features
+from pacl.training.streamed import StreamedPairs, batches_of, key_of
 from pacl.training.train import train
 
-ROOT = Path(__file__).parents[2]
 PAIRS = 4  # in each shard
-
-
-def params_of(pairs, batch_size, **changes):
-    return SimpleNamespace(
-        prepare=SimpleNamespace(max_bad_share=changes.get("max_bad_share", 0.1)),
-        features=SimpleNamespace(batch_size=3, templates="seven", nouns="textblob"),
-        train=SimpleNamespace(pairs=pairs, batch_size=batch_size, noun_share=changes.get("noun_share", 0.0), seed=5),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -44,40 +33,37 @@ def keys_of_all(shards):
     return sorted(key_of(f"caption caption {10 * shard + i}") for shard in range(len(shards)) for i in range(PAIRS))
 
 
-def streamed(clip, shards, pairs=28, batch_size=7, workers=0, **changes):
-    return StreamedPairs(clip, shards, params_of(pairs, batch_size, **changes), workers=workers)
+def streamed(clip, shards, pairs=28, batch_size=7, workers=0, max_bad_share=0.1, seed=5, noun_share=0.0, **texts):
+    settings = params(pairs=pairs, batch_size=batch_size, seed=seed, noun_share=noun_share)
+    features = Features(**{"batch_size": 3, "templates": "seven", "nouns": "textblob"} | texts)
+    return StreamedPairs(clip, shards, settings, features, max_bad_share, workers=workers)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_and_workers_share_the_shards_and_none_is_read_twice_or_missed(tiny_clip, shards, keys_of_all, world):
+def one_shard(folder, count, **changes):
+    return {str(write_shard(folder / "0.tar", 0, count, **changes)): count}
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_and_workers_share_the_shards_and_none_is_read_twice_or_missed(
+    tiny_clip, shards, keys_of_all, world_size
+):
     source, read = streamed(tiny_clip, shards), []
-    for rank in range(world):
-        for _, texts, keys, _ in DataLoader(source.reader(3, rank, world), batch_size=None, num_workers=2):
+    for rank in range(world_size):
+        for _, texts, keys, _ in DataLoader(source.reader(3, rank, world_size), batch_size=None, num_workers=2):
             assert len(texts) == len(keys)
             read += keys.tolist()
     assert sorted(read) == keys_of_all
 
 
-def test_an_epoch_of_one_process_has_every_pair_once(tiny_clip, shards, keys_of_all):
+def test_an_epoch_of_one_process_has_every_pair_once_with_clips_own_features(tiny_clip, shards, keys_of_all):
     source = streamed(tiny_clip, shards)
-    batches = list(source.epoch(0))
+    batches = list(source.batches(0))
     assert source.steps == len(batches) == 4
     assert sorted(key for _, _, keys in batches for key in keys.tolist()) == keys_of_all
     for tokens, texts, keys in batches:
         assert tokens.shape == (7, 16, source.width) and tokens.dtype == torch.float32
         assert texts.shape == (7, source.text_width) and keys.dtype == torch.int64
-
-
-def test_ranks_have_their_parts_of_each_batch(tiny_clip, shards):
-    source = streamed(tiny_clip, shards, pairs=28, batch_size=8)
-    sizes = [[len(keys) for _, _, keys in source.epoch(0, rank, 3)] for rank in range(3)]
-    assert sizes == [[3, 3, 3], [3, 3, 3], [2, 2, 2]]
-    with pytest.raises(ValueError, match="7 shards for 8 processes"):
-        next(source.epoch(0, 7, 8))
-
-
-def test_tokens_and_texts_are_clips_own(tiny_clip, shards):
-    tokens, texts, keys = next(streamed(tiny_clip, shards).epoch(0))
+    tokens, texts, keys = batches[0]
     captions = {key_of(f"caption caption {n}"): n for n in range(70)}
     for i, key in enumerate(keys.tolist()):
         number = captions[key]
@@ -86,43 +72,39 @@ def test_tokens_and_texts_are_clips_own(tiny_clip, shards):
         torch.testing.assert_close(texts[i], tiny_clip.text_features([f"caption {number}"])[0], atol=1e-5, rtol=1e-5)
 
 
-def test_epochs_have_orders_of_their_own_that_repeat(tiny_clip, shards):
-    source = streamed(tiny_clip, shards)
-    first, again, second = ([k for _, _, keys in source.epoch(n) for k in keys.tolist()] for n in (0, 0, 1))
-    assert first == again != second and sorted(first) == sorted(second)
+def test_ranks_have_their_parts_of_each_batch(tiny_clip, shards):
+    source = streamed(tiny_clip, shards, pairs=28, batch_size=8)
+    sizes = [[len(keys) for _, _, keys in source.batches(0, rank, 3)] for rank in range(3)]
+    assert sizes == [[3, 3, 3], [3, 3, 3], [2, 2, 2]]
+    with pytest.raises(ValueError, match="7 shards for 8 processes"):
+        next(source.batches(0, 7, 8))
 
 
 def test_shards_are_read_in_an_order_of_each_epochs_own(tiny_clip, shards):
     source = streamed(tiny_clip, shards)
+    first, again, second = ([k for _, _, keys in source.batches(n) for k in keys.tolist()] for n in (0, 0, 1))
+    assert first == again != second and sorted(first) == sorted(second)
     orders = [tuple(source.reader(number, 0, 1).shards) for number in range(4)]
     assert len(set(orders)) == 4 and all(sorted(order) == sorted(shards) for order in orders)
     for number in range(4):  # the ranks deal out the order of one process
         assert sorted(sum((source.reader(number, rank, 3).shards for rank in range(3)), [])) == sorted(shards)
         assert tuple(source.reader(number, 1, 3).shards) == orders[number][1::3]
     assert [len(source.reader(0, rank, 7).shards) for rank in range(7)] == [1] * 7  # as many processes as shards
-    other = streamed(tiny_clip, shards)
-    other.params.train.seed = 6
-    assert orders[0] != tuple(other.reader(0, 0, 1).shards)
+    assert orders[0] != tuple(streamed(tiny_clip, shards, seed=6).reader(0, 0, 1).shards)
 
 
-def test_a_shard_is_shuffled_anew_by_each_seed_epoch_reading_and_worker(tiny_clip, tmp_path, monkeypatch):
-    """Two shards of the same pairs, one for each of two workers."""
+def test_each_seed_epoch_reading_worker_and_rank_shuffles_a_shard_differently(tiny_clip, tmp_path, monkeypatch):
+    """Two shards of the same pairs, one for each of two workers, or of two ranks."""
     copies = {str(write_shard(tmp_path / f"{name}.tar", 0, 8)): 8 for name in "ab"}
-    source = streamed(tiny_clip, copies, 16, 8)
 
     def order(seed=5, number=0, again=0, worker=0):
-        source.params.train.seed = seed
         monkeypatch.setattr("pacl.training.streamed.get_worker_info", lambda: SimpleNamespace(id=worker, num_workers=2))
-        (chunk,) = source.reader(number, 0, 1, again)
+        (chunk,) = streamed(tiny_clip, copies, 16, 8, seed=seed).reader(number, 0, 1, again)
         return tuple(chunk[1])
 
     orders = {order(), order(seed=6), order(number=1), order(again=1), order(worker=1)}
     assert len(orders) == 5 and order() in orders and all(len(set(texts)) == 8 for texts in orders)
-
-
-def test_ranks_shuffle_pairs_each_in_a_way_of_its_own(tiny_clip, tmp_path):
-    """Of two shards with the same eight pairs, each of two ranks reads one."""
-    copies = {str(write_shard(tmp_path / f"{name}.tar", 0, 8)): 8 for name in "ab"}
+    monkeypatch.undo()
     source = streamed(tiny_clip, copies, 16, 8)
     first, again, second = ([texts for _, texts, _, _ in source.reader(0, rank, 2)] for rank in (0, 0, 1))
     assert first == again != second and sorted(first[0]) == sorted(second[0]) == [f"caption {i}" for i in range(8)]
@@ -130,11 +112,11 @@ def test_ranks_shuffle_pairs_each_in_a_way_of_its_own(tiny_clip, tmp_path):
 
 def test_batches_before_the_start_are_never_shown_to_clip(tiny_clip, shards, monkeypatch):
     source, seen = streamed(tiny_clip, shards), []
-    whole = list(source.epoch(2))
+    whole = list(source.batches(2))
     for name in ("patch_features", "text_features"):
         encode = getattr(tiny_clip, name)
         monkeypatch.setattr(tiny_clip, name, lambda items, encode=encode: seen.append(len(items)) or encode(items))
-    rest = list(source.epoch(2, start=3))
+    rest = list(source.batches(2, start=3))
     assert seen == [3, 3, 1, 7]  # one batch of 7, images in threes
     for found, expected in zip(rest, whole[3:], strict=True):
         assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
@@ -142,42 +124,39 @@ def test_batches_before_the_start_are_never_shown_to_clip(tiny_clip, shards, mon
 
 def test_nouns_stand_in_templates_and_share_a_key(tiny_clip, tmp_path):
     words = {"000000000.txt": b"a dog", "000000001.txt": b"a dog on grass", "000000002.txt": b"untitled"}
-    shard = write_shard(tmp_path / "0.tar", 0, 3, **words)
+    shard = one_shard(tmp_path, 3, **words)
     drawn = set()
     for number in range(6):
-        reader = streamed(tiny_clip, {str(shard): 3}, 3, 3, noun_share=1.0).reader(number, 0, 1)
-        for _, texts, keys, _ in reader:
+        for _, texts, keys, _ in streamed(tiny_clip, shard, 3, 3, noun_share=1.0).reader(number, 0, 1):
             drawn |= set(zip(texts, keys.tolist(), strict=True))
     expected = {(t.format(noun), key_of(f"noun {noun}")) for t in templates("seven") for noun in ("dog", "grass")}
     assert drawn - {("untitled", key_of("caption untitled"))} < expected
     assert {key for _, key in drawn} == {key_of("noun dog"), key_of("noun grass"), key_of("caption untitled")}
 
 
-def test_photos_of_any_kind_are_read_and_torn_ones_counted(tiny_clip, tmp_path):
-    """Greyscale, CMYK, turned by EXIF, a PNG with alpha; a text and half a JPEG are none."""
+def test_photos_of_any_kind_are_read_and_corrupt_ones_counted(tiny_clip, tmp_path):
+    """Greyscale, CMYK, rotated by EXIF, a PNG with alpha; a text and half a JPEG are not photos."""
     exif = Image.Exif()
     exif[0x0112] = 6
     png = io.BytesIO()
     Image.new("RGBA", (40, 32), (9, 9, 9, 100)).save(png, "PNG")
     kinds = [jpeg(mode="L"), jpeg(mode="CMYK"), jpeg(exif=exif), png.getvalue(), b"no image", jpeg()[:200]]
-    changes = {f"{i:09d}.jpg": data for i, data in enumerate(kinds)}
-    shard = write_shard(tmp_path / "0.tar", 0, 6, **changes)
-    source = streamed(tiny_clip, {str(shard): 6}, 4, 4, max_bad_share=0.5)
-    (batch,) = source.epoch(0)
+    shard = one_shard(tmp_path, 6, **{f"{i:09d}.jpg": data for i, data in enumerate(kinds)})
+    (batch,) = streamed(tiny_clip, shard, 4, 4, max_bad_share=0.5).batches(0)
     assert sorted(batch[2].tolist()) == sorted(key_of(f"caption caption {i}") for i in range(4))
     assert batch[0].isfinite().all()
-    strict = streamed(tiny_clip, {str(shard): 6}, 6, 6, max_bad_share=0.2)
-    with pytest.raises(ValueError, match=r"2 of the first 6 samples .* \(2 x torn image\): more than prepare.max_bad"):
-        list(strict.epoch(0))
-    assert strict.skipped == {"torn image": 2}
+    strict = streamed(tiny_clip, shard, 6, 6, max_bad_share=0.2)
+    with pytest.raises(ValueError, match=r"2 of the first 6 samples .* \(2 x corrupt image\): more than prepare.max_b"):
+        list(strict.batches(0))
+    assert strict.skipped == {"corrupt image": 2}
 
 
 def test_bad_samples_are_made_up_for_by_a_second_reading(tiny_clip, tmp_path, monkeypatch):
-    shard = write_shard(tmp_path / "0.tar", 0, 6, **{"000000005.jpg": b"no image"})
-    source, readings = streamed(tiny_clip, {str(shard): 6}, 6, 3, max_bad_share=0.5), []
+    shard = one_shard(tmp_path, 6, **{"000000005.jpg": b"no image"})
+    source, readings = streamed(tiny_clip, shard, 6, 3, max_bad_share=0.5), []
     reader = source.reader
     monkeypatch.setattr(source, "reader", lambda *which: readings.append(which) or reader(*which))
-    batches = list(source.epoch(0))
+    batches = list(source.batches(0))
     assert readings == [(0, 0, 1, 0), (0, 0, 1, 1)]  # the second one in an order of its own
     assert [len(keys) for _, _, keys in batches] == [3, 3]
 
@@ -185,13 +164,12 @@ def test_bad_samples_are_made_up_for_by_a_second_reading(tiny_clip, tmp_path, mo
 def test_bad_samples_are_counted_once_and_their_greatest_share_is_allowed(tiny_clip, tmp_path, monkeypatch):
     """Eight samples, two of them bad, in chunks of two."""
     monkeypatch.setattr("pacl.training.streamed.CHUNK", 2)
-    changes = {f"00000000{number}.jpg": b"no image" for number in (0, 5)}
-    shard = write_shard(tmp_path / "0.tar", 0, 8, **changes)
-    source = streamed(tiny_clip, {str(shard): 8}, 6, 3, max_bad_share=0.25)
-    assert len(list(source.epoch(0))) == 2 and source.skipped["torn image"] <= 2
-    source = streamed(tiny_clip, {str(shard): 8}, 8, 8, max_bad_share=0.25)
-    (batch,) = source.epoch(0)
-    assert len(batch[2]) == 8 and 2 <= source.skipped["torn image"] <= 4
+    shard = one_shard(tmp_path, 8, **{f"00000000{number}.jpg": b"no image" for number in (0, 5)})
+    source = streamed(tiny_clip, shard, 6, 3, max_bad_share=0.25)
+    assert len(list(source.batches(0))) == 2 and source.skipped["corrupt image"] <= 2
+    source = streamed(tiny_clip, shard, 8, 8, max_bad_share=0.25)
+    (batch,) = source.batches(0)
+    assert len(batch[2]) == 8 and 2 <= source.skipped["corrupt image"] <= 4
 
 
 @pytest.mark.parametrize("judged", [6, 100])
@@ -199,75 +177,55 @@ def test_bad_shards_are_given_up_as_soon_as_enough_samples_are_judged(tiny_clip,
     """Every second of sixteen samples is bad; each good one is handed over alone."""
     monkeypatch.setattr("pacl.training.streamed.JUDGED", judged)
     monkeypatch.setattr("pacl.training.streamed.CHUNK", 1)
-    torn = {f"{number:09d}.jpg": b"no image" for number in range(0, 16, 2)}
-    source = streamed(tiny_clip, {str(write_shard(tmp_path / "0.tar", 0, 16, **torn)): 16}, 16, 16)
+    shard = one_shard(tmp_path, 16, **{f"{number:09d}.jpg": b"no image" for number in range(0, 16, 2)})
     with pytest.raises(ValueError, match="samples of the shards are bad") as refused:
-        list(source.epoch(0))
+        list(streamed(tiny_clip, shard, 16, 16).batches(0))
     bad, seen = map(int, re.findall(r"\d+", str(refused.value))[:2])
     assert (judged <= seen < 10 and bad < 8) if judged < 16 else (bad, seen) == (8, 16)
 
 
-def test_a_missing_tagger_is_no_torn_image(tiny_clip, shards, monkeypatch):
+def test_a_missing_tagger_is_not_a_corrupt_image(tiny_clip, shards, monkeypatch):
     def missing(caption, tagger):
         raise ValueError("the tagger is missing.")
 
     monkeypatch.setattr("pacl.training.streamed.nouns", missing)
     with pytest.raises(ValueError, match="the tagger is missing"):
-        next(streamed(tiny_clip, shards, noun_share=1.0).epoch(0))
+        next(streamed(tiny_clip, shards, noun_share=1.0).batches(0))
 
 
 @pytest.mark.parametrize("bad", [{"jpg": b"no image"}, {"txt": b" "}, {"txt": None, "json": None}])
-def test_shards_of_nothing_else_than_bad_samples_are_not_read_to_their_end(tiny_clip, tmp_path, monkeypatch, bad):
+def test_shards_of_only_bad_samples_are_not_read_to_their_end(tiny_clip, tmp_path, monkeypatch, bad):
     monkeypatch.setattr("pacl.training.streamed.JUDGED", 6)
     monkeypatch.setattr("pacl.training.streamed.CHUNK", 3)
     changes = {f"{number:09d}.{suffix}": data for number in range(1, 40) for suffix, data in bad.items()}
-    source = streamed(tiny_clip, {str(write_shard(tmp_path / "0.tar", 0, 40, **changes)): 40}, 40, 40)
     with pytest.raises(ValueError, match=r"\d of the first [67] samples of the shards are bad"):
-        list(source.epoch(0))
+        list(streamed(tiny_clip, one_shard(tmp_path, 40, **changes), 40, 40).batches(0))
 
 
-def test_shards_without_a_good_sample_end_where_every_share_of_bad_ones_is_allowed(tiny_clip, tmp_path):
-    shard = write_shard(tmp_path / "0.tar", 0, 1, **{"000000000.jpg": b"no image"})
+@pytest.mark.parametrize("count, changes", [(1, {"000000000.jpg": b"no image"}), (0, {})], ids=["only bad", "empty"])
+def test_shards_without_a_good_sample_are_named(tiny_clip, tmp_path, count, changes):
+    shard = dict.fromkeys(one_shard(tmp_path, count, **changes), 6)
     with pytest.raises(ValueError, match="0.tar and the other shards hold no sample"):
-        list(streamed(tiny_clip, {str(shard): 6}, 6, 6, max_bad_share=1.0).epoch(0))
-
-
-def test_shards_without_a_sample_and_too_few_pairs_are_named(tiny_clip, tmp_path):
-    shard = write_shard(tmp_path / "0.tar", 0, 0)
-    with pytest.raises(ValueError, match="0.tar and the other shards hold no sample"):
-        list(streamed(tiny_clip, {str(shard): 6}, 6, 6).epoch(0))
+        list(streamed(tiny_clip, shard, 6, 6, max_bad_share=1.0).batches(0))
     with pytest.raises(ValueError, match="6 training pairs in 1 shards, but train.pairs asks for 7"):
-        streamed(tiny_clip, {str(shard): 6}, 7, 7)
+        streamed(tiny_clip, shard, 7, 7)
 
 
-def test_the_data_are_told_from_other_data(tiny_clip, shards):
-    fewer = dict(list(shards.items())[:6])
-    assert streamed(tiny_clip, shards).identity == streamed(tiny_clip, shards).identity
-    assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, fewer, 24).identity
-    turned = dict(reversed(shards.items()))  # whose epochs have other orders
-    assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, turned).identity
-    larger = shards | {min(shards): PAIRS + 1}
-    assert streamed(tiny_clip, shards).identity != streamed(tiny_clip, larger).identity
+def test_the_data_are_told_from_other_data_another_clips_and_those_with_other_texts(tiny_clip, tiny_folder, shards):
+    fewer, turned = dict(list(shards.items())[:6]), dict(reversed(shards.items()))  # whose epochs have other orders
+    others = [streamed(tiny_clip, fewer, 24), streamed(tiny_clip, turned)]
+    others += [streamed(tiny_clip, shards | {min(shards): PAIRS + 1})]
+    others += [streamed(load_clip("tiny", tiny_folder, tokens="value"), shards)]
+    changes = {"templates": "imagenet80"}, {"nouns": "spacy"}, {"max_bad_share": 0.5}
+    others += [streamed(tiny_clip, shards, **change) for change in changes]
+    identities = [source.identity for source in (streamed(tiny_clip, shards), *others)]
+    assert len(set(identities)) == len(identities) and streamed(tiny_clip, shards).identity == identities[0]
 
 
-def test_the_data_are_told_from_those_that_another_clip_sees(tiny_clip, tiny_folder, shards):
-    other = load_clip("tiny", tiny_folder, tokens="value")
-    assert streamed(other, shards).identity != streamed(tiny_clip, shards).identity
-
-
-@pytest.mark.parametrize("section, key, value", [
-    ("features", "templates", "imagenet80"), ("features", "nouns", "other"), ("prepare", "max_bad_share", 0.5),
-])  # fmt: skip
-def test_the_data_are_told_from_those_with_other_texts(tiny_clip, shards, section, key, value):
-    params = params_of(28, 7)
-    setattr(getattr(params, section), key, value)
-    assert StreamedPairs(tiny_clip, shards, params).identity != streamed(tiny_clip, shards).identity
-
-
-def test_tokens_that_are_no_numbers_stop_training_and_leave_the_last_good_state(
+def test_tokens_that_are_not_numbers_stop_training_and_leave_the_last_good_state(
     tiny_clip, shards, tmp_path, monkeypatch
 ):
-    """CLIP gives a nan for the second photo of the second epoch's third batch; the first epoch's weights stay."""
+    """CLIP returns a nan for the second photo of the second epoch's third batch; the first epoch's weights stay."""
     source, seen = streamed(tiny_clip, shards), []
     encode = tiny_clip.patch_features
 
@@ -279,39 +237,24 @@ def test_tokens_that_are_no_numbers_stop_training_and_leave_the_last_good_state(
         return tokens
 
     monkeypatch.setattr(tiny_clip, "patch_features", spoiled)
-    message = (
-        r"the loss is nan at step 6 \(epoch 2, batch 3\): the tokens of its pairs 1 \(counted from 0\) are no numb"
+    settings, message = (
+        params(pairs=28, batch_size=7, epochs=2),
+        r"at step 6 \(epoch 2, batch 3\): the tokens of its pa",
     )
     with pytest.raises(FloatingPointError, match=message):
-        train(source, settings(pairs=28, batch_size=7, epochs=2), folder=tmp_path / "paper")
+        train(source, settings, folder=tmp_path / "paper")
     embedder, about = load_embedder(tmp_path / "paper/last")
     assert [row["step"] for row in about["history"]] == [4]
     assert all(weight.isfinite().all() for weight in embedder.state_dict().values())
     states = sorted((tmp_path / ".resume/paper").glob("*/*.safetensors"))
     assert [path.stem for path in states] == ["step-000000000", "step-000000004"]
     monkeypatch.setattr(tiny_clip, "patch_features", encode)
-    assert len(train(source, settings(pairs=28, batch_size=7, epochs=2), folder=tmp_path / "paper")[1]) == 2
+    assert len(train(source, settings, folder=tmp_path / "paper")[1]) == 2
 
 
-def test_keys_are_of_64_bits():
-    """Of 32 bits, some of so many would be equal."""
+def test_keys_have_64_bits():
+    """Of so many 32-bit keys, some would be equal."""
     assert len({key_of(f"caption {number}") for number in range(200_000)}) == 200_000
-
-
-def test_a_profiles_stream_is_opened_with_its_shards_and_its_clip(tiny_folder, shards, tmp_path, monkeypatch):
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
-    mini = settings["mini"]
-    mini["model"] |= {"backbone": "tiny", "pretrained": str(tiny_folder), "tokens": "value", "dtype": "float32"}
-    mini["train"] |= {"pairs": 28, "batch_size": 7, "warmup_steps": 1}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
-    counts = dict(zip(shards, range(4, 4 + len(shards)), strict=True))
-    (tmp_path / "data/prepared/mini").mkdir(parents=True)
-    written = {"shards": list(counts), "pairs": list(counts.values())}
-    (tmp_path / "data/prepared/mini/train_shards.json").write_text(json.dumps(written))
-    monkeypatch.chdir(tmp_path)
-    source = open_stream("mini")
-    assert source.shards == counts and (source.steps, source.width) == (4, 32)
-    assert source.clip_identity == load_clip("tiny", tiny_folder, tokens="value").identity
 
 
 def test_chunks_become_batches():
@@ -328,6 +271,6 @@ def test_chunks_become_batches():
 def test_real_shards_are_trained_on(real_data, tiny_clip):
     paths = sorted((real_data / "webdataset").glob("*.tar"))
     source = streamed(tiny_clip, {str(path): 60 for path in paths}, 120, 40, workers=2, noun_share=0.5)
-    batches = list(source.epoch(0))
+    batches = list(source.batches(0))
     assert [tokens.shape for tokens, _, _ in batches] == [(40, 16, 32)] * 3
     assert all(tokens.isfinite().all() and texts.isfinite().all() for tokens, texts, _ in batches)
