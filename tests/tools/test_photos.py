@@ -59,12 +59,21 @@ def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **sett
     clip = clip or ColourCLIP()
     settings = {"templates": ["a {}"], "model": "a stand-in"} | settings
     return segment_photos(
-        clip, Method(lambda x: x, "clip"), find_photos(folder), list(prompts), output or folder / "out", **settings
+        clip,
+        Method(lambda x: x, "clip"),
+        find_photos(folder),
+        list(prompts),
+        output or folder.parent / "out",
+        **settings,
     )
 
 
+def mask_of(folder, photo="a.png"):
+    return np.asarray(Image.open(folder.parent / f"out/masks/{photo}.png"))
+
+
 def read_areas(folder):
-    with (folder / "areas.csv").open(encoding="utf-8", newline="") as file:
+    with (folder.parent / "out/areas.csv").open(encoding="utf-8", newline="") as file:
         return {(row["image"], row["prompt"]): row for row in csv.DictReader(file)}
 
 
@@ -74,9 +83,15 @@ def folder(tmp_path):
     return tmp_path / "my photos"
 
 
-def test_masks_have_the_photos_size_and_the_prompts_numbers(folder, tmp_path):
+@pytest.fixture
+def one_photo(folder):
+    """A folder with a photo that is red on the left and blue on the right."""
     two_colours().save(folder / "a.png")
-    areas, skipped, small = run(folder, output=tmp_path / "out")
+    return folder
+
+
+def test_masks_have_the_photos_size_and_the_prompts_numbers(one_photo, tmp_path):
+    areas, skipped, small = run(one_photo)
     mask = Image.open(tmp_path / "out/masks/a.png.png")
     labels = np.asarray(mask)
     assert mask.mode == "P" and mask.size == (64, 32)
@@ -84,7 +99,7 @@ def test_masks_have_the_photos_size_and_the_prompts_numbers(folder, tmp_path):
     palette = np.array(mask.getpalette()).reshape(-1, 3)
     assert (palette[:4] == overlay_module.colours_of(3)).all() and len({tuple(c) for c in palette[:4]}) == 4
     assert not skipped and list(small) == ["a.png"]
-    for (_, prompt), row in read_areas(tmp_path / "out").items():
+    for (_, prompt), row in read_areas(one_photo).items():
         k = ["red", "green", "blue"].index(prompt) + 1
         assert float(row["share"]) == pytest.approx((labels == k).mean(), abs=1e-6) and row["model"] == "a stand-in"
     assert sum(row["share"] for row in areas) == pytest.approx(1)
@@ -106,7 +121,7 @@ def test_every_kind_of_file(folder, tmp_path):
     sideways.save(folder / "turned.jpg", exif=exif, quality=95)
     (folder / "notes.txt").write_text("no photo")
     (folder / "._plain.jpg").write_text("what macOS leaves")
-    _, skipped, small = run(folder, output=tmp_path / "out")
+    _, skipped, small = run(folder)
     assert not skipped and len(small) == 9
     for name in small:
         mask = np.asarray(Image.open(tmp_path / "out/masks" / f"{name}.png"))
@@ -119,14 +134,14 @@ def test_every_kind_of_file(folder, tmp_path):
 def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(folder, tmp_path):
     two_colours(size=(456, 464)).save(folder / "a.png")
     clip = ColourCLIP()
-    run(folder, clip=clip, output=tmp_path / "out")
+    run(folder, clip=clip)
     assert min(clip.seen[0]) == 448  # if nothing else is said
     (folder / "a.png").unlink()
     two_colours(size=(1200, 800)).save(folder / "large.png")
     two_colours(size=(20, 12)).save(folder / "small.png")
     two_colours(size=(5, 3)).save(folder / "tiny.png")
     clip = ColourCLIP()
-    run(folder, clip=clip, output=tmp_path / "out", short_side=64, token_stride=4)
+    run(folder, clip=clip, short_side=64, token_stride=4)
     assert clip.seen == ((64, 96), (12, 20), (8, 8))
     sizes = [Image.open(tmp_path / f"out/masks/{name}.png.png").size for name in ("large", "small", "tiny")]
     assert sizes == [(1200, 800), (20, 12), (5, 3)]
@@ -138,7 +153,7 @@ def test_a_clip_of_one_size_gets_windows(folder, tmp_path):
 
     two_colours(size=(100, 40)).save(folder / "a.png")
     clip = OneSize()
-    run(folder, clip=clip, output=tmp_path / "out")
+    run(folder, clip=clip)
     assert set(clip.seen) == {(32, 32)}
     protocol = photos_module.photo_protocol(clip, 4, None)
     assert (protocol.window, protocol.window_stride) == (32, 16)  # each half of a window is seen twice
@@ -150,7 +165,7 @@ def test_corrupt_photos_are_skipped_and_named(folder, tmp_path):
     for name in ("good.png", "corrupt.png"):
         two_colours().save(folder / name)
     (folder / "corrupt.png").write_bytes((folder / "corrupt.png").read_bytes()[:50])
-    _, skipped, small = run(folder, output=tmp_path / "out")
+    _, skipped, small = run(folder)
     assert list(small) == ["good.png"] and list(skipped) == ["corrupt.png"]
     assert "corrupt.png can't be read as an image" in skipped["corrupt.png"]
     (folder / "good.png").unlink()
@@ -160,51 +175,48 @@ def test_corrupt_photos_are_skipped_and_named(folder, tmp_path):
 
 
 @pytest.mark.parametrize("background, covered", [(None, 0.0), (0, 0.0), (0.2, 0.0), (0.4, 0.5), (1, 0.5)])
-def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, tmp_path, background, covered):
+def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, background, covered):
     """Half the photo is as near to each of three prompts; of the other half, red has nearly all."""
     image = two_colours()
     image.paste((255, 255, 255), (32, 0, 64, 32))
     image.save(folder / "a.png")
-    run(folder, output=tmp_path / "out", background=background)
-    mask = np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))
+    run(folder, background=background)
+    mask = mask_of(folder)
     assert (mask == 0).mean() == pytest.approx(covered, abs=0.1) and (mask[:, :24] == 1).all()
-    share = read_areas(tmp_path / "out").get(("a.png", "background"))
+    share = read_areas(folder).get(("a.png", "background"))
     assert (share is None) == (background is None)
     assert share is None or float(share["share"]) == pytest.approx((mask == 0).mean(), abs=1e-6)
 
 
-def test_texts_are_of_the_templates_given_and_small_overlays_are_blended(folder, tmp_path):
-    two_colours().save(folder / "a.png")
+def test_texts_are_of_the_templates_given_and_small_overlays_are_blended(one_photo):
     clip, asked = ColourCLIP(), []
     features = clip.text_features
     clip.text_features = lambda prompts: asked.extend(prompts) or features(prompts)
-    small = run(folder, ["red"], clip=clip, output=tmp_path / "out", templates=["a {}", "my {}."])[2]
+    small = run(one_photo, ["red"], clip=clip, templates=["a {}", "my {}."])[2]
     assert asked == ["a red", "my red."]
     expected = 0.45 * np.array(COLOURS["red"]) + 0.55 * overlay_module.colours_of(1)[1]
     assert np.array_equal(np.asarray(small["a.png"])[0, 0], np.rint(expected))
 
 
-def test_how_probable_a_prompt_is_follows_from_the_clips_own_scale(folder, tmp_path):
-    two_colours().save(folder / "a.png")
+def test_how_probable_a_prompt_is_follows_from_the_clips_own_scale(one_photo):
     clip = ColourCLIP()
     clip.logit_scale = 1.0  # red has e / (e + 2) = 0.58 of a red patch
     for background, label in ((0.55, 1), (0.6, 0)):
-        run(folder, clip=clip, output=tmp_path / "out", background=background)
-        assert (np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))[:, :24] == label).all()
+        run(one_photo, clip=clip, background=background)
+        assert (mask_of(one_photo)[:, :24] == label).all()
 
 
-def test_an_empty_folder_or_an_earlier_output_is_replaced_and_nothing_else(folder, tmp_path):
-    two_colours().save(folder / "a.png")
+def test_an_empty_folder_or_an_earlier_output_is_replaced_and_nothing_else(one_photo, tmp_path):
     (tmp_path / "out").mkdir()
-    run(folder, output=tmp_path / "out")
-    (folder / "a.png").rename(folder / "b.png")
-    run(folder, output=tmp_path / "out")
+    run(one_photo)
+    (one_photo / "a.png").rename(one_photo / "b.png")
+    run(one_photo)
     assert [path.name for path in (tmp_path / "out/masks").iterdir()] == ["b.png.png"]
     (tmp_path / "out/diary.txt").write_text("keep me")
-    for holds_other_files in (tmp_path / "out", folder):
+    for holds_other_files in (tmp_path / "out", one_photo):
         with pytest.raises(ValueError, match="holds other files: set output=... to a new or empty folder"):
-            run(folder, output=holds_other_files)
-    assert (tmp_path / "out/diary.txt").read_text() == "keep me" and (folder / "b.png").is_file()
+            run(one_photo, output=holds_other_files)
+    assert (tmp_path / "out/diary.txt").read_text() == "keep me" and (one_photo / "b.png").is_file()
 
 
 def replaced_by_a_file(folder):
@@ -226,33 +238,30 @@ LOOKALIKES = {
 
 
 @pytest.mark.parametrize("change", LOOKALIKES.values(), ids=LOOKALIKES)
-def test_a_folder_that_only_looks_like_an_earlier_output_is_kept(change, folder, tmp_path):
-    two_colours().save(folder / "a.png")
-    run(folder, output=tmp_path / "out")
+def test_a_folder_that_only_looks_like_an_earlier_output_is_kept(change, one_photo, tmp_path):
+    run(one_photo)
     change(tmp_path / "out")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     with pytest.raises(ValueError, match="out holds other files: set output=... to a new or empty folder"):
-        run(folder, output=tmp_path / "out")
+        run(one_photo)
     assert before == {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
 
 
-def test_a_link_to_nowhere_is_kept(folder, tmp_path):
-    two_colours().save(folder / "a.png")
+def test_a_link_to_nowhere_is_kept(one_photo, tmp_path):
     (tmp_path / "out").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="out holds other files: set output=... to a new or empty folder"):
-        run(folder, output=tmp_path / "out")
+        run(one_photo)
     assert (tmp_path / "out").is_symlink() and not (tmp_path / "nowhere").exists()
 
 
-def test_a_disk_that_fails_is_not_taken_for_a_name_that_is_too_long(folder, tmp_path, monkeypatch):
-    two_colours().save(folder / "a.png")
+def test_a_disk_that_fails_is_not_taken_for_a_name_that_is_too_long(one_photo, monkeypatch):
 
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(photos_module, "os", SimpleNamespace(lstat=fail, path=os.path, getpid=os.getpid))
     with pytest.raises(OSError, match="Input/output error"):
-        run(folder, output=tmp_path / "out")
+        run(one_photo)
 
 
 REFUSED = [
@@ -265,31 +274,28 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "sentence"), REFUSED)
-def test_unsuitable_settings_are_refused_before_any_work(settings, sentence, folder, tmp_path, monkeypatch):
-    two_colours().save(folder / "a.png")
+def test_unsuitable_settings_are_refused_before_any_work(settings, sentence, one_photo, tmp_path, monkeypatch):
     monkeypatch.setattr(photos_module, "class_texts", None)
     with pytest.raises(ValueError, match=f"^{sentence}"):
-        run(folder, output=tmp_path / "out", **settings)
+        run(one_photo, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
 
 
-def test_a_name_that_cannot_be_written_or_a_dangling_link_is_skipped(folder, tmp_path):
-    two_colours().save(folder / "a.png")
+def test_a_name_that_cannot_be_written_or_a_dangling_link_is_skipped(one_photo, tmp_path):
     odd, long = os.fsdecode(b"caf\xe9.png"), "x" * 250 + ".png"
     for name in (odd, long):
-        shutil.copy(folder / "a.png", folder / name)
-    (folder / "link.png").symlink_to(folder / "gone.png")
-    _, skipped, small = run(folder, output=tmp_path / "out")
+        shutil.copy(one_photo / "a.png", one_photo / name)
+    (one_photo / "link.png").symlink_to(one_photo / "gone.png")
+    _, skipped, small = run(one_photo)
     assert list(small) == ["a.png"] and (tmp_path / "out/masks/a.png.png").is_file()
     assert sorted(skipped) == ["caf\\udce9.png", "link.png", long]
     assert skipped["caf\\udce9.png"] == "caf\\udce9.png has a name that is not UTF-8: rename it."
     assert "a name too long" in skipped[long] and "link.png is missing" in skipped["link.png"]
-    assert {row[0] for row in read_areas(tmp_path / "out")} == {"a.png"}
+    assert {row[0] for row in read_areas(one_photo)} == {"a.png"}
 
 
-def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):
-    two_colours().save(folder / "a.png")
-    two_colours().save(folder / "b.png")
+def test_a_failure_midway_leaves_no_output(one_photo, tmp_path, monkeypatch):
+    two_colours().save(one_photo / "b.png")
     done = []
 
     def fail_at_the_second(*arguments):
@@ -300,7 +306,7 @@ def test_a_failure_midway_leaves_no_output(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(photos_module, "label", fail_at_the_second)
     with pytest.raises(RuntimeError):
-        run(folder, output=tmp_path / "out")
+        run(one_photo)
     assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
 
 
@@ -318,10 +324,11 @@ def test_prompts():
         split_prompts([f"p{i}" for i in range(256)])
 
 
-def test_the_last_of_many_prompts_fits_in_a_mask(folder, tmp_path):
-    two_colours().save(folder / "a.png")
-    run(folder, [*(f"p{i}" for i in range(254)), "red"], output=tmp_path / "out")
-    assert np.asarray(Image.open(tmp_path / "out/masks/a.png.png"))[0, 0] == 255
+def test_the_last_of_many_prompts_fits_in_a_mask_and_a_prompt_may_have_synonyms(one_photo):
+    run(one_photo, [*(f"p{i}" for i in range(254)), "red"])
+    assert mask_of(one_photo)[0, 0] == 255
+    run(one_photo, ["green, red", "blue"])
+    assert (mask_of(one_photo)[0, 0], mask_of(one_photo)[0, -1]) == (1, 2)
 
 
 def test_folders(folder, monkeypatch):
@@ -335,7 +342,7 @@ def test_folders(folder, monkeypatch):
     names = [f"{number:02d}.png" for number in range(30)]
     for name in reversed(names):
         (folder / name).touch()
-    monkeypatch.chdir(folder)  # which may be the folder itself
+    monkeypatch.chdir(folder)  # which may be the current one
     assert [path.name for path in find_photos(".")] == [*names, "a.png"]
     assert output_beside(".") == folder.with_name("my photos_segmented")
     folder.with_name("summer 3.5").mkdir()
@@ -387,11 +394,10 @@ def test_an_overlay_has_its_legends_colours_and_a_red_warning():
 
 
 @pytest.mark.parametrize("random_weights", [False, True])
-def test_a_photos_overlay_warns_of_random_weights(random_weights, folder, tmp_path):
-    two_colours().save(folder / "a.png")
+def test_a_photos_overlay_warns_of_random_weights(random_weights, one_photo, tmp_path):
     clip = ColourCLIP()
     clip.random_weights = random_weights
-    run(folder, ["green"], clip=clip, output=tmp_path / "out")
+    run(one_photo, ["green"], clip=clip)
     drawn = np.asarray(Image.open(tmp_path / "out/overlays/a.png.png"))
     assert (overlay_module.RED in {tuple(pixel) for pixel in drawn.reshape(-1, 3)}) == random_weights
 
@@ -461,11 +467,10 @@ def test_the_notebook_writes_everything_next_to_the_photos(folder, tiny_folder, 
     assert "CLIP's own projection, no PACL embedder" in capsys.readouterr().out
 
 
-def test_the_notebook_names_missing_weights_and_writes_nothing(folder, tmp_path, monkeypatch):
+def test_the_notebook_names_missing_weights_and_writes_nothing(one_photo, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    two_colours().save(folder / "a.png")
     with pytest.raises(
         FileNotFoundError, match="^'no such weights' is neither a file, nor a folder, nor an open_clip tag"
     ):
-        run_cells(images=str(folder), prompts="red", pretrained="no such weights")
+        run_cells(images=str(one_photo), prompts="red", pretrained="no such weights")
     assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
