@@ -38,7 +38,10 @@ class Method:
     embed_text: Embed = unchanged
 
 
-def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> dict[str, Method]:
+Methods = dict[str, Method]  # by name
+
+
+def methods_of(clip: FrozenCLIP, embedder: VisionEmbedder, names: list[str]) -> Methods:
     """Methods by name: "pacl" reads the tokens that the embedder was trained on, any other name is a last block of
     pacl.clip.baselines. Moves the embedder to CLIP's device.
     """
@@ -74,11 +77,7 @@ def dense_logits(
 
 @torch.no_grad()
 def token_logits(
-    clip: FrozenCLIP,
-    methods: dict[str, Method],
-    images: Image.Image | Tensor,
-    text_features: Tensor,
-    protocol: Protocol,
+    clip: FrozenCLIP, methods: Methods, images: Image.Image | Tensor, text_features: Tensor, protocol: Protocol
 ) -> dict[str, TokenLogits]:
     """Each method's cosines of the tokens with the texts, and the matrices that upscale them to the images' own size.
 

@@ -19,7 +19,7 @@ from pacl.metrics import bootstrap_interval, iou_per_class
 from pacl.runtime.files import write_json
 from pacl.runtime.params import Protocol
 from pacl.runtime.processes import in_parts
-from pacl.segment import Method, benchmark_texts, token_logits
+from pacl.segment import Methods, benchmark_texts, token_logits
 
 
 def confusions(confmat: Tensor, names: list[str], count: int) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def confusions(confmat: Tensor, names: list[str], count: int) -> pd.DataFrame:
 
 
 def recall_by_area(
-    clip: FrozenCLIP, methods: dict[str, Method], scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
+    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
 ) -> pd.DataFrame:
     """How much of each class in each image is found: columns method, class, area (share of the image), recall."""
     texts, names = benchmark_texts(clip, benchmark, protocol), benchmark.names

@@ -133,14 +133,7 @@ def patch_map(
 
 
 def write_patch_alignment(
-    folder: Path,
-    benchmark: Benchmark,
-    preds: dict[str, Tensor],
-    labels: Tensor,
-    curves: dict[str, dict],
-    maps: dict[str, pd.DataFrame],
-    *,
-    seed: int,
+    folder: Path, benchmark: Benchmark, preds: dict[str, Tensor], labels: Tensor, curves: dict, maps: dict, *, seed: int
 ) -> dict:
     """Writes patch_alignment.json, patch_accuracy.csv, patch_roc.json and patch_map.csv; returns what the first holds.
 

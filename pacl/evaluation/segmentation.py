@@ -25,19 +25,20 @@ from pacl.data.prompts import templates
 from pacl.label_maps import label_maps
 from pacl.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from pacl.runtime.config import load_params
-from pacl.runtime.files import write_json
+from pacl.runtime.files import read_json, write_json
 from pacl.runtime.params import Protocol
 from pacl.runtime.processes import in_parts, progress_bar
-from pacl.segment import Method, methods_of, token_logits
+from pacl.segment import Methods, methods_of, token_logits
 from pacl.training import distributed
 
+ImageSets = dict[str, ImageSet]  # by name, as pacl.data.prepared.all_scenes gives them
 Confmats = dict[str, dict[str, Tensor]]  # benchmark -> method -> int64 [K, K]
 
 
 def confusion_matrices(
     clip: FrozenCLIP,
-    methods: dict[str, Method],
-    image_sets: dict[str, ImageSet],
+    methods: Methods,
+    image_sets: ImageSets,
     names: list[str],
     protocol: Protocol,
     *,
@@ -62,7 +63,7 @@ def confusion_matrices(
     return {name: found[name] for name in names}
 
 
-def measured_together(image_sets: dict[str, ImageSet], names: list[str], protocol: Protocol) -> list[ImageSet]:
+def measured_together(image_sets: ImageSets, names: list[str], protocol: Protocol) -> list[ImageSet]:
     """The image sets with those of the named benchmarks that share tokens because the protocol wants them at one size.
 
     Raises ValueError for a benchmark that no set has.
@@ -80,7 +81,7 @@ def measured_together(image_sets: dict[str, ImageSet], names: list[str], protoco
 
 
 def measure_set(
-    clip: FrozenCLIP, methods: dict[str, Method], scenes: ImageSet, protocol: Protocol, batch_size: int, part: range
+    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, protocol: Protocol, batch_size: int, part: range
 ) -> Confmats:
     """Confusion matrices over a part of one image set, whose benchmarks have one short_side: all are measured from the
     same tokens, and methods share all blocks of CLIP but the last.
@@ -138,22 +139,24 @@ def equal_sizes(scenes: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, lis
             yield torch.from_numpy(pictures).permute(0, 3, 1, 2), [mask for _, mask in batch]
 
 
-def write_segmentation(folder: Path, confmats: dict[str, Confmats], image_sets: dict[str, ImageSet]) -> dict:
+def write_segmentation(folder: Path, confmats: dict[str, Confmats], image_sets: ImageSets) -> dict:
     """Writes segmentation.json, iou_by_class.csv and confusion_matrices.npz, of confusion matrices by protocol,
     benchmark and method; returns what the JSON holds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        f"{benchmark}/{protocol}/{method}": confmat.numpy()
-        for protocol, of_protocol in confmats.items()
-        for benchmark, of_benchmark in of_protocol.items()
-        for method, confmat in of_benchmark.items()
-    }
-    np.savez_compressed(folder / "confusion_matrices.npz", **arrays)
-    names = {name: benchmark.names for scenes in image_sets.values() for name, benchmark in scenes.benchmarks.items()}
-    iou_by_class(confmats, names).round(6).to_csv(folder / "iou_by_class.csv", index=False)
-    result = scores(confmats)
+    result, names = (
+        scores(confmats),
+        {name: b.names for one in image_sets.values() for name, b in one.benchmarks.items()},
+    )
+    rows = [
+        (*key, name, iou)
+        for key, confmat in each(confmats)
+        for name, iou in zip(names[key[0]], iou_per_class(confmat).tolist(), strict=True)
+    ]
     write_json(folder / "segmentation.json", result)
+    table = pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "class", "iou"])
+    table.round(6).to_csv(folder / "iou_by_class.csv", index=False)
+    arrays = {"/".join(key): confmat.numpy() for key, confmat in each(confmats)}
+    np.savez_compressed(folder / "confusion_matrices.npz", **arrays)
     return result
 
 
@@ -161,10 +164,11 @@ def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict
     """One benchmark's by one protocol, method -> int64 [K, K], as `write_segmentation` wrote them. Raises
     FileNotFoundError, or ValueError for a corrupt file.
     """
-    path, place = folder / "confusion_matrices.npz", f"{benchmark}/{protocol}/"
+    path, methods = folder / "confusion_matrices.npz", read_json(folder / "segmentation.json")[benchmark][protocol]
     try:
         with np.load(path) as stored:
-            return {key.removeprefix(place): torch.from_numpy(stored[key]) for key in stored if key.startswith(place)}
+            matrices = {key: torch.from_numpy(stored[key]) for key in stored}  # zipfile checks only what is read
+        return {method: matrices[f"{benchmark}/{protocol}/{method}"] for method in methods}
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
     except Exception as error:  # NumPy's reader raises nearly every kind for a damaged file
@@ -175,28 +179,19 @@ def scores(confmats: dict[str, Confmats]) -> dict:
     """benchmark -> protocol -> method -> {"miou", "pixel_accuracy"}, of confusion matrices by protocol, benchmark and
     method.
     """
-    return {
-        benchmark: {
-            protocol: {
-                method: {"miou": mean_iou(confmat), "pixel_accuracy": pixel_accuracy(confmat)}
-                for method, confmat in of_protocol[benchmark].items()
-            }
-            for protocol, of_protocol in confmats.items()
-        }
-        for benchmark in next(iter(confmats.values()))
-    }
+    found = {}
+    for (benchmark, protocol, method), confmat in each(confmats):
+        both = {"miou": mean_iou(confmat), "pixel_accuracy": pixel_accuracy(confmat)}
+        found.setdefault(benchmark, {}).setdefault(protocol, {})[method] = both
+    return found
 
 
-def iou_by_class(confmats: dict[str, Confmats], names: dict[str, list[str]]) -> pd.DataFrame:
-    """Columns benchmark, protocol, method, class, iou; names: benchmark -> its classes."""
-    rows = [
-        (benchmark, protocol, method, name, iou)
-        for protocol, of_protocol in confmats.items()
-        for benchmark, of_benchmark in of_protocol.items()
-        for method, confmat in of_benchmark.items()
-        for name, iou in zip(names[benchmark], iou_per_class(confmat).tolist(), strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "class", "iou"])
+def each(confmats: dict[str, Confmats]) -> Iterator[tuple[tuple[str, str, str], Tensor]]:
+    """(benchmark, protocol, method) and the confusion matrix, of those by protocol, benchmark and method."""
+    for protocol, of_protocol in confmats.items():
+        for benchmark, of_benchmark in of_protocol.items():
+            for method, confmat in of_benchmark.items():
+                yield (benchmark, protocol, method), confmat
 
 
 def measure_profile(profile: str, output: Path) -> None:

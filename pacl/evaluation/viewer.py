@@ -4,6 +4,7 @@ qualitative results).
 
 import base64
 import io
+from itertools import islice
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +20,7 @@ from pacl.data.prepared import ImageSet
 from pacl.data.prompts import templates
 from pacl.runtime.files import write_json
 from pacl.runtime.params import Protocol
-from pacl.segment import Method, benchmark_texts, dense_logits, segment
+from pacl.segment import Method, Methods, benchmark_texts, dense_logits, segment
 
 PICTURE_SIDE = 320  # pixels of the longer side of a scene, at most
 HEAT_SIDE = 32  # of a heat map: near the grid of tokens; the browser smooths it
@@ -33,16 +34,11 @@ Shown = tuple[dict, dict[str, np.ndarray]]  # what shown.json says of a figure, 
 def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
     """The first `count` scenes with at least `labels` different labels: in their order, not picked."""
     rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= labels)
-    return [i for _, i in zip(range(count), rich, strict=False)]
+    return list(islice(rich, count))
 
 
 def prompt_maps(
-    clip: FrozenCLIP,
-    methods: dict[str, Method],
-    scenes: ImageSet,
-    benchmark: Benchmark,
-    protocol: Protocol,
-    count: int,
+    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol, count: int
 ) -> Shown:
     """The cosine of every pixel with the largest class of its scene, of the first `count` scenes: "heat/METHOD/i",
     float16 [H, W].
@@ -61,12 +57,7 @@ def prompt_maps(
 
 
 def label_examples(
-    clip: FrozenCLIP,
-    methods: dict[str, Method],
-    scenes: ImageSet,
-    benchmark: Benchmark,
-    protocol: Protocol,
-    count: int,
+    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol, count: int
 ) -> Shown:
     """Label maps of the first `count` scenes, uint8 [H, W]: the "truth/i" and "METHOD/i"."""
     shown, texts = examples(scenes.masks, count), benchmark_texts(clip, benchmark, protocol)
@@ -87,7 +78,7 @@ def write_shown(folder: Path, heat: Shown, labels: Shown) -> None:
 def write_viewer(
     path: Path,
     clip: FrozenCLIP,
-    methods: dict[str, Method],
+    methods: Methods,
     scenes: ImageSet,
     benchmark: Benchmark,
     protocol: Protocol,

@@ -13,12 +13,12 @@ from pacl.clip.frozen import FrozenCLIP
 from pacl.data.benchmark import Benchmark
 from pacl.data.prepared import ImageSet
 from pacl.evaluation.ablations.findings import STRAW_MAN
-from pacl.evaluation.segmentation import confusion_matrices, equal_sizes
+from pacl.evaluation.segmentation import ImageSets, confusion_matrices, equal_sizes
 from pacl.label_maps import label_maps
 from pacl.metrics import confusion_matrix, mean_iou
 from pacl.runtime.params import Ablations, Protocol
 from pacl.runtime.processes import in_parts
-from pacl.segment import Method, benchmark_texts, token_logits
+from pacl.segment import Method, Methods, benchmark_texts, token_logits
 
 TEMPLATES = {"plain": "the name alone", "one": "one", "seven": "seven (the paper)", "imagenet80": "80 (ImageNet's)"}
 RULES = {
@@ -68,11 +68,7 @@ def background_rules(native: Protocol) -> dict[str, Protocol]:
 
 
 def scale_table(
-    clip: FrozenCLIP,
-    methods: dict[str, Method],
-    image_sets: dict[str, ImageSet],
-    protocols: dict[str, Protocol],
-    count: int,
+    clip: FrozenCLIP, methods: Methods, image_sets: ImageSets, protocols: dict[str, Protocol], count: int
 ) -> pd.DataFrame:
     """mIoU on voc21 of each protocol and method with each of SCALES as logit scale, on the first `count` scenes:
     columns protocol, method, logit_scale, voc21; no rows where no image set has voc21.
@@ -94,7 +90,7 @@ def best_scales(table: pd.DataFrame) -> dict[str, float]:
 
 
 def confmats_of_scales(
-    clip: FrozenCLIP, methods: dict[str, Method], scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
+    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
 ) -> dict[tuple[str, float], Tensor]:
     """Confusion matrices of one benchmark by method and logit scale, all scales of the same cosines."""
     texts = benchmark_texts(clip, benchmark, protocol)
@@ -114,12 +110,7 @@ def confmats_of_scales(
 
 
 def readings_table(
-    clip: FrozenCLIP,
-    method: Method,
-    scenes: ImageSet,
-    native: Protocol,
-    settings: Ablations,
-    scales: dict[str, float],
+    clip: FrozenCLIP, method: Method, scenes: ImageSet, native: Protocol, settings: Ablations, scales: dict[str, float]
 ) -> pd.DataFrame:
     """mIoU of one trained model, read in several ways, on the first `inference_scenes` test scenes: columns group,
     point, setting, seed, and benchmarks (voc20 and context59; for the background rule voc21). scales: see
