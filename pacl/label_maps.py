@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl.clip.frozen import ClassTexts
+from pacl.clip.texts import ClassTexts
 from pacl.runtime.params import Protocol
 
 CPU_TILE_BYTES = 2**21  # of a tile's cosines, a small part of an L3 cache

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts
+from pacl.clip.frozen import FrozenCLIP
+from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.benchmark import Benchmark
 from pacl.data.images import as_rgb
 from pacl.data.prompts import templates

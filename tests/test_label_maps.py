@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from pacl import label_maps as labels_module
-from pacl.clip.frozen import ClassTexts
+from pacl.clip.texts import ClassTexts
 from pacl.label_maps import TokenLogits, best_phrase, entropy, label_maps, predict
 from pacl.runtime.params import Protocol
 from pacl.segment import interpolation_matrix

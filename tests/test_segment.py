@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from pacl import label_maps as labels_module
-from pacl.clip.frozen import ClassTexts, class_texts
+from pacl.clip.texts import ClassTexts, class_texts
 from pacl.label_maps import predict
 from pacl.model import VisionEmbedder
 from pacl.runtime.params import Protocol

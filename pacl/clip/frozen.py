@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
@@ -263,42 +262,6 @@ def resize_position_embedding(embedding: Tensor, trained: tuple[int, int], grid:
     patches = embedding[1:].T.reshape(1, -1, *trained)  # [1, D_v, h0, w0]
     patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=False)
     return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
-
-
-@dataclass(frozen=True, eq=False)
-class ClassTexts:
-    """The classes as text embeddings, one embedding a phrase (a synonym, or a word of a protocol's list).
-
-    features: [M, D], of length 1. phrase_index: int64 [M], the class of each phrase. background_listed: whether class 0
-    is the background, described by phrases of its own.
-    """
-
-    features: Tensor
-    phrase_index: Tensor
-    background_listed: bool = False
-
-
-def class_texts(clip: FrozenCLIP, names: Iterable[str], templates: list[str]) -> ClassTexts:
-    """Each phrase's embedding, the mean over templates; `names` has one entry a class, its phrases separated by commas.
-
-    Each prompt's embedding has length 1 before the mean, and the mean after it (paper, appendix: seven templates).
-    Raises ValueError for a template without {} and for a class without a phrase.
-    """
-    if not templates or any("{}" not in template for template in templates):
-        raise ValueError(f"every template needs a {{}} for the class, which {list(templates)} lacks.")
-    phrases = [[phrase.strip() for phrase in name.split(",") if phrase.strip()] for name in names]
-    if not all(phrases):
-        raise ValueError(f"class {phrases.index([])} of {len(phrases)} has no name.")
-    prompts = [template.format(phrase) for group in phrases for phrase in group for template in templates]
-    features = clip.text_features(prompts).reshape(-1, len(templates), clip.dim).mean(dim=1)  # [M, D]
-    index = [k for k, group in enumerate(phrases) for _ in group]
-    return ClassTexts(F.normalize(features, dim=-1), torch.tensor(index, dtype=torch.long, device=features.device))
-
-
-def class_text_features(clip: FrozenCLIP, class_names: list[str], templates: list[str]) -> tuple[Tensor, Tensor]:
-    """`class_texts` as a tuple (features, phrase_index)."""
-    texts = class_texts(clip, class_names, templates)
-    return texts.features, texts.phrase_index
 
 
 def _check_supported(visual: torch.nn.Module, tokens: str) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip.features import batches
-from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts
+from pacl.clip.frozen import FrozenCLIP
+from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.images import Images
 from pacl.data.prepared import read_labelled
 from pacl.data.prompts import templates

@@ -14,7 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize
 
 from pacl.clip.features import batches
-from pacl.clip.frozen import ClassTexts, FrozenCLIP
+from pacl.clip.frozen import FrozenCLIP
+from pacl.clip.texts import ClassTexts
 from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Images, Masks
 from pacl.data.prepared import ImageSet

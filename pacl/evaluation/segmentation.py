@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from pacl.checkpoints import load_embedder
-from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts, load_clip_of
+from pacl.clip.frozen import FrozenCLIP, load_clip_of
+from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.benchmark import Benchmark
 from pacl.data.prepared import ImageSet, all_scenes
 from pacl.data.prompts import templates

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts
+from pacl.clip.frozen import FrozenCLIP
+from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Masks
 from pacl.data.prepared import ImageSet

@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from pacl.checkpoints import load_embedder
-from pacl.clip.frozen import ClassTexts, FrozenCLIP, class_texts
+from pacl.clip.frozen import FrozenCLIP
+from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.images import open_image
 from pacl.runtime.files import new_folder
 from pacl.runtime.params import Protocol

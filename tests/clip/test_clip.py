@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pacl.clip import load_clip, weights
-from pacl.clip.frozen import class_text_features, resize_position_embedding
+from pacl.clip.frozen import resize_position_embedding
+from pacl.clip.texts import class_texts
 
 pytestmark = pytest.mark.usefixtures("one_tokenizer")
 TINY = {
@@ -255,19 +256,19 @@ def test_texts_of_other_pooling_masking_or_projection_get_open_clips_features(te
     torch.testing.assert_close(clip.text_features(prompts), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_class_text_features_average_normalised_prompts(tiny):
+def test_class_texts_average_normalised_prompts(tiny):
     clip = tiny[0]
-    features, index = class_text_features(clip, ["cat, kitten", "dog"], ["a {}.", "the {} here"])
-    assert index.tolist() == [0, 0, 1]
+    texts = class_texts(clip, ["cat, kitten", "dog"], ["a {}.", "the {} here"])
+    assert texts.phrase_index.tolist() == [0, 0, 1]
     by_hand = clip.text_features(["a kitten.", "the kitten here"]).mean(0)
-    torch.testing.assert_close(features[1], by_hand / by_hand.norm())
+    torch.testing.assert_close(texts.features[1], by_hand / by_hand.norm())
     with pytest.raises(ValueError, match="class 1 of 2 has no name"):
-        class_text_features(clip, ["cat", " ,"], ["a {}"])
+        class_texts(clip, ["cat", " ,"], ["a {}"])
     with pytest.raises(ValueError, match="class 0 of 2 has no name"):
-        class_text_features(clip, ["", "dog"], ["a {}"])
+        class_texts(clip, ["", "dog"], ["a {}"])
     for wrong in (["a photo"], ["a {}", "a {name}"], []):
         with pytest.raises(ValueError, match="needs a {}"):
-            class_text_features(clip, ["cat"], wrong)
+            class_texts(clip, ["cat"], wrong)
 
 
 def test_a_folder_may_bring_its_own_vocabulary(tmp_path):

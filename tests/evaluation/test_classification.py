@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl.clip.frozen import class_texts
+from pacl.clip.texts import class_texts
 from pacl.data.images import Images
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import auc
 from torch.nn import functional as F
 
-from pacl.clip.frozen import ClassTexts
+from pacl.clip.texts import ClassTexts
 from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Images
 from pacl.evaluation.patches import (

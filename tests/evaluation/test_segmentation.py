@@ -14,7 +14,7 @@ from helpers.colour_world import BENCHMARKS, METHODS, PACL, PROTOCOLS, ColourCLI
 from helpers.small_training import join_as, run_together
 from PIL import Image
 
-from pacl.clip.frozen import class_texts
+from pacl.clip.texts import class_texts
 from pacl.data.benchmark import Benchmark
 from pacl.data.prompts import templates
 from pacl.evaluation import segmentation

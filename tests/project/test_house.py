@@ -20,7 +20,7 @@ FLOORS = [
     "tools",
 ]
 BESIDE = {"figures": {"runtime"}, "report": {"runtime", "figures"}}  # what the rooms next to the floors may import
-ABOVE_ALL = {"tools": {"figures"}}
+ABOVE_ALL = {"tools": {"figures", "report"}}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

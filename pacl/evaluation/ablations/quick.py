@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pacl.clip.features import Texts, noun_features, read_features, tokens_of
-from pacl.clip.frozen import ClassTexts, FrozenCLIP, load_clip_of
+from pacl.clip.frozen import FrozenCLIP, load_clip_of
+from pacl.clip.texts import ClassTexts
 from pacl.data.benchmark import Benchmark
 from pacl.data.images import Masks
 from pacl.data.prepared import ImageSet, all_scenes, read_pairs
