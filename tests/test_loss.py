@@ -29,9 +29,6 @@ def test_loss_by_hand():
     phi = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert contrastive_loss(phi, 1.0).item() == pytest.approx(math.log(1 + math.exp(-1)))
     assert contrastive_loss(torch.zeros(8, 8), 100.0).item() == pytest.approx(math.log(8))
-
-
-def test_loss_of_a_batch_of_one_is_zero():
     assert contrastive_loss(torch.tensor([[0.3]]), 10.0).item() == 0
 
 

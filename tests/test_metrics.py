@@ -15,6 +15,7 @@ from pacl.metrics import (
     confusion_matrix,
     iou_per_class,
     mean_iou,
+    patch_accuracy,
     patch_labels,
     pixel_accuracy,
 )
@@ -36,6 +37,8 @@ def test_confusion_matrix_matches_scikit_learn_with_absent_classes_and_ignore():
     assert confmat.dtype == torch.int64
     np.testing.assert_array_equal(confmat, sklearn_confusion_matrix(target[kept], preds[kept], labels=range(7)))
     assert pixel_accuracy(confmat) == pytest.approx((preds == target)[kept].double().mean().item())
+    parts = [confusion_matrix(preds[i].to(torch.int32), target[i].to(torch.uint8), 7) for i in range(3)]
+    assert torch.equal(sum(parts), confmat)
 
 
 def test_iou_matches_scikit_learn_and_the_mean_is_over_classes_that_occur():
@@ -70,12 +73,6 @@ def test_a_matrix_that_is_not_square_is_named(shape):
             metric(torch.ones(shape))
 
 
-def test_matrices_of_two_images_add_up_and_dtypes_may_differ():
-    preds, target = random_maps()
-    parts = [confusion_matrix(preds[i].to(torch.int32), target[i].to(torch.uint8), 7) for i in range(3)]
-    torch.testing.assert_close(sum(parts), confusion_matrix(preds, target, 7))
-
-
 def test_nothing_but_ignored_pixels_gives_nan():
     confmat = confusion_matrix(torch.zeros(3), torch.full((3,), 255), 4)
     assert confmat.sum() == 0 and math.isnan(mean_iou(confmat)) and math.isnan(pixel_accuracy(confmat))
@@ -88,8 +85,8 @@ def test_nothing_but_ignored_pixels_gives_nan():
         ([0, 1], [0, -1], "target holds the label -1"),
         ([0, 3], [0, 1], "preds holds the label 3"),
         ([0, -1], [0, 1], "preds holds the label -1"),
-        ([0, 1], [0], "one shape"),
-        ([[0], [1]], [0, 1], "one shape"),
+        ([0, 1], [0], "same shape"),
+        ([[0], [1]], [0, 1], "same shape"),
     ],
 )
 def test_labels_outside_the_classes_are_named(preds, target, message):
@@ -131,8 +128,8 @@ def test_patch_labels_by_hand():
             [9, 9, 9, 9, 9, 9, 9],
         ]
     )
-    # majority; one vote against three ignored pixels; a tie of a class with the ignored; nothing but ignored; a tie to
-    # the lower; more ignored pixels than of either class; the last row and column dropped
+    # A majority; one vote against three ignored pixels; a class tied with the ignored; only ignored pixels; a tie that
+    # the lower label wins; more ignored pixels than of either class; the last row and column are dropped.
     assert patch_labels(mask[None], 2).tolist() == [[1, 255, 2, 255, 3, 255]]
     assert patch_labels(mask[None].to(torch.uint8), 2, num_classes=10).tolist() == [[1, 255, 2, 255, 3, 255]]
     assert patch_labels(torch.full((1, 4, 4), 255), 2).tolist() == [[255] * 4]
@@ -142,6 +139,12 @@ def test_patch_labels_follow_the_order_of_patches_and_images():
     labels = torch.arange(12).reshape(2, 2, 3)
     mask = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
     assert torch.equal(patch_labels(mask, 4), labels.reshape(2, 6))
+
+
+def test_patch_accuracy_leaves_ignored_patches_out():
+    labels = torch.tensor([[0, 1, 255], [2, 255, 1]])
+    assert patch_accuracy(torch.tensor([[0, 2, 255], [2, 1, 1]]), labels) == 0.75
+    assert math.isnan(patch_accuracy(labels, torch.full_like(labels, 255)))
 
 
 def test_patch_labels_name_what_is_wrong():
@@ -197,14 +200,12 @@ def test_interval_of_the_coherence_weighs_pairs_by_how_often_their_images_are_dr
 def test_coherence_names_what_is_wrong():
     with pytest.raises(ValueError, match="at least two"):
         coherence_roc(torch.rand(4, 2), torch.tensor([0, 1, 0, 1]), torch.zeros(4))
-    with pytest.raises(ValueError, match="pairs of one class"):
-        coherence_roc(torch.rand(4, 2), torch.zeros(4), torch.arange(4))
-    with pytest.raises(ValueError, match="pairs of one class"):
-        coherence_roc(torch.rand(4, 2), torch.arange(4), torch.arange(4))
-    with pytest.raises(ValueError, match="as many labels"):
-        coherence_roc(torch.rand(4, 2), torch.zeros(3), torch.arange(4))
-    with pytest.raises(ValueError, match="as many labels and image ids, not 4 and 3"):
-        coherence_roc(torch.rand(4, 2), torch.zeros(4), torch.arange(3))
+    for labels in (torch.zeros(4), torch.arange(4)):
+        with pytest.raises(ValueError, match="same-class and different-class pairs"):
+            coherence_roc(torch.rand(4, 2), labels, torch.arange(4))
+    for labels, images in ((3, 4), (4, 3)):
+        with pytest.raises(ValueError, match=f"as many labels and image ids, not {labels} and {images}"):
+            coherence_roc(torch.rand(4, 2), torch.zeros(labels), torch.arange(images))
 
 
 def test_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -224,8 +225,5 @@ def test_bootstrap_interval_of_a_miou_resamples_images():
         matrices, 0, resamples=50, statistic=lambda rows: mean_iou(torch.from_numpy(rows.sum(0)))
     )
     assert 0 < low < high < 1
-
-
-def test_bootstrap_interval_needs_values():
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([], seed=0)

@@ -45,6 +45,7 @@ OPTIONS = [
     dict(scoring="dot", scale=1.0),
     dict(activation="sigmoid"),
     dict(pooling="matched_only"),
+    dict(pooling="matched_only", activation="sigmoid"),
     dict(pooling="matched_only", activation="sigmoid", scoring="dot", scale=0.5),
 ]
 
@@ -68,20 +69,6 @@ def test_compatibility_and_gradients_match_a_double_loop(monkeypatch, options, D
     torch.testing.assert_close(phi.double(), expected, atol=1e-5, rtol=1e-5)
     for got, wanted in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(got.double(), wanted, atol=2e-5, rtol=2e-5)
-
-
-def test_double_input_stays_double_and_passes_gradcheck():
-    patches, text = pair(9)
-    assert torch.autograd.gradcheck(compatibility, (patches, text))
-
-
-@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
-def test_half_precision_input_is_summed_in_float32(pooling):
-    patches, text = (t.detach().bfloat16() for t in pair(16, B))
-    with torch.autocast("cpu", torch.bfloat16):
-        phi = compatibility(patches, text, pooling=pooling)
-    assert phi.dtype == torch.float32
-    torch.testing.assert_close(phi, compatibility(patches.float(), text.float(), pooling=pooling))
 
 
 @pytest.mark.parametrize("function", [attention, similarity_map])
@@ -110,11 +97,13 @@ def test_products_are_float32_if_nothing_else_is_asked_for():
     assert torch.equal(compatibility(patches, text), exact) and not torch.equal(rounded, exact)
 
 
-def test_phi_is_a_cosine_and_one_when_all_patches_are_the_text():
-    patches, text = pair(16)
-    phi = compatibility(3.0 * text.detach()[:1].expand(2, N, -1), text.detach())
-    torch.testing.assert_close(phi[:, 0], torch.ones(2, dtype=torch.double))
-    assert compatibility(patches, text).abs().max() <= 1
+@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
+def test_phi_is_a_cosine_and_one_when_all_patches_are_the_text(pooling):
+    patches, text = (t.detach() for t in pair(16, B))
+    phi = compatibility(3.0 * text[:1].expand(B, N, -1), text, pooling=pooling)
+    torch.testing.assert_close(phi[:, 0], torch.ones(B, dtype=torch.double))
+    assert compatibility(patches, text, pooling=pooling).abs().max() <= 1
+    assert compatibility(patches[:1], text[:1], pooling=pooling).shape == (1, 1)
 
 
 def test_each_pair_has_its_own_attention():
@@ -142,20 +131,13 @@ def test_a_zero_patch_and_a_zero_text_give_finite_gradients():
     assert torch.isfinite(patches.grad).all() and torch.isfinite(text.grad).all()
 
 
-def test_batch_of_one_keeps_its_dimensions():
-    patches, text = (t.detach()[:1] for t in pair(16))
-    assert compatibility(patches, text).shape == (1, 1)
-    assert compatibility(patches, text, pooling="matched_only").shape == (1, 1)
-
-
 def test_attention_adds_up_to_one_and_sharpens_with_the_scale():
-    """paper: 20 of 196 tokens with +0.1 cosine hold 11 % of the mass at scale 1, hardly more than the 10 % of uniform
-    weights."""
+    """Paper: 20 of 196 tokens with +0.1 cosine hold 11 % of the mass at scale 1, hardly more than the 10 % of uniform
+    weights.
+    """
     cosines = torch.zeros(196, dtype=torch.double)
     cosines[:20] = 0.1
-    patches = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)[
-        None
-    ]  # [1, 196, 2], each token's cosine with the text as given
+    patches = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)[None]  # [1, 196, 2], with these cosines
     text = torch.tensor([[1.0, 0.0]], dtype=torch.double)
     for scale, mass in ((1.0, 0.11), (10.0, 0.24), (40.0, 0.86)):
         weights = attention(patches, text, scale=scale)
@@ -183,8 +165,8 @@ def test_similarity_map_is_the_cosine_of_each_patch():
         (torch.ones(2, 0, 8), torch.ones(5, 8), {}, "patch embeddings must be"),
         (torch.ones(2, 7, 8), torch.ones(8), {}, "text embeddings must be"),
         (torch.ones(2, 7, 8), torch.ones(0, 8), {}, "text embeddings must be"),
-        (torch.ones(2, 7, 8), torch.ones(5, 9), {}, "one width"),
-        (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="matched_only"), "a text an image"),
+        (torch.ones(2, 7, 8), torch.ones(5, 9), {}, "same width, not 8 and 9"),
+        (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="matched_only"), "one text per image, not 5 for 2"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(scoring="cos"), "scoring must be one of cosine, dot"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(pooling="mean"), "pooling must be one of"),
         (torch.ones(2, 7, 8), torch.ones(5, 8), dict(products="half"), "products must be one of"),
@@ -246,7 +228,7 @@ def test_a_part_of_the_images_finds_its_own_texts(activation):
     for first, last in ((0, 3), (3, 7), (6, 7)):
         part = compatibility(patches[first:last], text, first_text=first, **options)
         torch.testing.assert_close(part, whole[first:last])
-    with pytest.raises(ValueError, match="a text an image, not 1 for 2"):
+    with pytest.raises(ValueError, match="one text per image, not 1 for 2"):
         compatibility(patches[:2], text, first_text=6, **options)
 
 
