@@ -3,37 +3,31 @@
 from types import SimpleNamespace
 
 import numpy as np
-import open_clip
 import pytest
 import torch
-from helpers.small_training import D, params, texts_of
 from PIL import Image
 
 from pacl.clip import load_clip
-from pacl.clip.features import Texts, batches, patch_tokens, read_features, text_features, text_table
+from pacl.clip.features import Texts, batches, draw_text, patch_tokens, read_features, text_features, text_table
 from pacl.data.images import Images
-from pacl.data.prompts import templates
-from pacl.runtime.files import finish, read_json, unfinished
-from pacl.training.cached import held_out
-from pacl.training.pretrain import save_clip
+from pacl.data.prompts import nouns, templates
+from pacl.runtime.files import read_json
 
-CONFIG = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 CAPTIONS = {
     "train": [["a dog and a cat", "one dog"], ["untitled"], ["a brick wall", "a dog and a cat"], ["a dog"]],
     "validation": [["one dog"], ["a duck on a brick wall"]],
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tagger():
+    """Made before the text table's forks, which would take seconds each to make it."""
+    nouns("a cat")
+
+
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    save_clip(folder, open_clip.CLIP(**CONFIG), CONFIG)
-    return load_clip("tiny", folder, device="cpu")
+def clip(tiny_folder):
+    return load_clip("tiny", tiny_folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -57,31 +51,16 @@ def test_the_file_holds_clips_patch_features_in_order(clip, tmp_path):
         assert np.abs(tokens[i] - tokens[(i + 1) % 5]).max() > 0.1
 
 
-def test_features_that_are_cut_leave_the_whole_ones(tmp_path):
-    folder = tmp_path / "features/mini"
-    for content in ("first", "second"):
-        path = unfinished(folder)
-        (path / "tokens.npy").write_text(content)
-        finish(path, folder)
-    (unfinished(folder) / "tokens.npy").write_text("cut")
-    assert (folder / "tokens.npy").read_text() == "second"
-    assert list(unfinished(folder).iterdir()) == [], "what a cut run left is gone"
-
-
-def test_images_decoded_by_every_core_for_a_gpu_come_in_the_same_batches(clip):
+def test_images_decoded_by_all_cores_for_a_gpu_come_in_the_same_batches(clip, monkeypatch):
+    """On a CPU, the processes are those that compute (pacl.runtime.processes)."""
+    monkeypatch.setattr("pacl.clip.features.processes", lambda: 2)
+    monkeypatch.setattr("pacl.clip.features.progress_bar", lambda loader, desc: loader)
     images = Images(np.random.default_rng(0).integers(0, 256, (7, 40, 32, 3), dtype=np.uint8))
     gpus = SimpleNamespace(device=torch.device("cuda"), preprocess=clip.preprocess)  # never asked to compute
-    pairs = list(zip(batches(clip, images, 3, ""), batches(gpus, images, 3, ""), strict=True))
+    alone, shared = batches(clip, images, 3, ""), batches(gpus, images, 3, "")
+    assert (alone.num_workers, shared.num_workers) == (0, 2)
+    pairs = list(zip(alone, shared, strict=True))
     assert [len(batch) for batch, _ in pairs] == [3, 3, 1] and all(torch.equal(*pair) for pair in pairs)
-
-
-def test_images_are_decoded_beside_a_gpu_only(clip, monkeypatch):
-    """On a CPU the processes are those that compute (pacl.runtime.processes)."""
-    monkeypatch.setattr("pacl.clip.features.processes", lambda: 3)
-    monkeypatch.setattr("pacl.clip.features.progress_bar", lambda loader, desc: loader)
-    for kind, workers in (("cpu", 0), ("cuda", 3)):
-        one = SimpleNamespace(device=torch.device(kind), preprocess=clip.preprocess)
-        assert batches(one, Images(np.zeros((2, 8, 8, 3), np.uint8)), 1, "").num_workers == workers
 
 
 def test_the_text_table_by_hand():
@@ -121,33 +100,24 @@ def test_only_captions_are_drawn_where_the_share_of_nouns_is_0(folder):
     assert keys[::4].count(0) == pytest.approx(25, abs=12)  # its captions are equally likely
 
 
-def test_held_out_pairs_have_captions_alone(tmp_path):
-    """Every image has a noun, too, and a run that draws nouns is judged by captions all the same."""
-    patches, captions = np.arange(40, dtype=np.float16).reshape(40, 1, 1), np.eye(2, D, dtype=np.float16)
-    texts = texts_of(captions, [0, 1] * 20, tmp_path, nouns=np.full((1, 1, D), 7, np.float16))
-    batches = list(held_out(patches, texts, params(batch_size=8, pairs=40, noun_share=0.5)))
-    tokens, features, keys = (torch.cat(part) for part in zip(*batches, strict=True))
-    assert [len(batch) for batch, _, _ in batches] == [8] * 5 and tokens.flatten().tolist() == list(range(40))
-    assert keys.tolist() == [0, 1] * 20 and np.array_equal(features, captions[keys])
+def test_a_caption_or_a_noun_prompt_is_drawn_by_three_numbers():
+    """Nouns are looked for only when one is to be drawn."""
 
+    def draw(numbers, find_nouns, captions=("one", "two")):
+        rng = SimpleNamespace(random=lambda count: numbers)
+        return draw_text(rng, 0.5, captions, find_nouns, ["a {}", "the {}"])
 
-def test_held_out_captions_are_the_same_ones_each_time_whatever_the_seed(tmp_path):
-    texts = texts_of(np.eye(2, D, dtype=np.float16), [0] * 40, tmp_path)
-    texts.captions = [[0, 1]] * 40
-    patches = np.zeros((40, 1, 1), np.float16)
-    keys = [
-        [key for *_, batch in held_out(patches, texts, params(batch_size=8, pairs=40, seed=seed)) for key in batch]
-        for seed in (0, 0, 1)
-    ]
-    assert keys[0] == keys[1] == keys[2] and set(map(int, keys[0])) == {0, 1}
+    assert draw((0.5, 0.6, 0.9), lambda: pytest.fail("looked for")) == ("two", None)
+    assert draw((0.49, 0.4, 0.9), lambda: ["cat", "dog", "owl"]) == ("dog", "the {}")
+    assert draw((0.0, 0.4, 0.9), lambda: []) == ("one", None)
 
 
 def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):
     features, keys = drawn(folder, [0, 1, 2, 3] * 100, 1.0)
     assert set(keys[1::4]) == {2}  # "untitled" has no noun
     noun_features = np.load(folder / "noun_features.npy").astype(np.float32)
-    for image, nouns in ((0, {0, 1}), (2, {0, 1, 2}), (3, {0})):
-        assert {-1 - key for key in keys[image::4]} == nouns
+    for image, found in ((0, {0, 1}), (2, {0, 1, 2}), (3, {0})):
+        assert {-1 - key for key in keys[image::4]} == found
     used = set()
     for feature, key in zip(features, keys, strict=True):
         if key < 0:
@@ -155,13 +125,9 @@ def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):
     assert used == set(range(7))  # every template
 
 
-def test_the_share_of_nouns_is_the_one_asked_for(folder):
+def test_keys_are_equal_exactly_where_texts_are_the_same_and_the_share_of_nouns_is_the_one_asked_for(folder):
     keys = np.array(drawn(folder, [0] * 2000, 0.3)[1])
-    assert (keys < 0).mean() == pytest.approx(0.3, abs=0.04)
-    assert {-1, -2, 0, 1} == set(keys.tolist())
-
-
-def test_keys_are_equal_exactly_where_texts_are_the_same(folder):
+    assert (keys < 0).mean() == pytest.approx(0.3, abs=0.04) and {-1, -2, 0, 1} == set(keys.tolist())
     table = read_json(folder / "texts.json")
     keys = drawn(folder, [0, 1, 2, 3] * 50, 0.5)[1] + drawn(folder, [0, 1] * 50, 0.5, split="validation")[1]
     texts = [f"noun {table['nouns'][-1 - key]}" if key < 0 else f"caption {table['captions'][key]}" for key in keys]
@@ -185,9 +151,9 @@ def test_features_are_mapped_and_never_written_to(folder):
 @pytest.mark.parametrize(
     "array", [np.zeros((2, 3), np.float32), np.zeros((2, 3, 4), np.float16)], ids=["type", "shape"]
 )
-def test_an_array_that_is_no_features_is_named(array, tmp_path):
+def test_an_array_of_another_kind_is_named(array, tmp_path):
     np.save(tmp_path / "tokens.npy", array)
-    with pytest.raises(ValueError, match=r"tokens.npy is no whole array of features .*: remove it and run `dvc repro"):
+    with pytest.raises(ValueError, match=r"tokens.npy is not an array of features .*: remove it and run `dvc repro"):
         read_features(tmp_path / "tokens.npy", 2)
 
 
