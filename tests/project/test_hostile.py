@@ -82,9 +82,9 @@ def good(tmp_path_factory, one_tokenizer):
     progress = Progress(folder / "state", {})
     progress.save(1, STATE)
     progress.good[0].rename(folder / "state.safetensors")
-    np.savez(
-        folder / "confusion_matrices.npz", **{f"voc20/native/{name}": matrix for name, matrix in CONFUSIONS.items()}
-    )
+    keyed = {f"voc20/native/{method}": matrix for method, matrix in CONFUSIONS.items()}
+    np.savez(folder / "confusion_matrices.npz", **keyed)
+    (folder / "segmentation.json").write_text(json.dumps({"voc20": {"native": dict.fromkeys(CONFUSIONS)}}))
     (folder / "classes.txt").write_text("sea, ocean\nsky\nsand\nété\n", encoding="utf-8-sig")
     (folder / "params.yaml").write_text(
         "mini:\n  train: {epochs: 3, rate: 1.0e-3, day: 2001-01-01}\nprofiles: [mini]\n"
