@@ -49,7 +49,7 @@ SHOWN_BY = {
         "a_sweep_is_a_loop_of_notebook_runs"
     ),
     "python -m pacl.report compare OLD/metrics.json reports/mini/metrics.json --tolerance 0.02": (
-        "compare_says_what_differs_and_sets_the_exit_status"
+        "compare_sets_the_exit_status"
     ),
     "dvc repro --allow-missing --dry": CI,
     "dvc metrics show": "the_committed_run_has_what_dvc_shows",
