@@ -82,6 +82,7 @@ def opened(browser, report):
 
     def opened(width=1280, height=900, **settings):
         context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **settings)
+        context.set_default_timeout(120_000)  # other tests may keep the processors busy
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
