@@ -228,9 +228,9 @@ class Pretrain(Section):
     """A small CLIP; sizes have open_clip's names.
 
     source: the mini world, with its seed and number of scenes, or Tiny-ImageNet and caption sets in the folder `raw`.
-    templates: lists of data/templates.yaml for class names. broader_weight: of the loss of broader words next to that of
-    names. mask_true_texts: a text that is true of an image is not its negative. crop: the least share of an image's area
-    to keep. colour: the most by which colours change. patch_dropout: the share of patches left out, but for the last
+    templates: lists of data/templates.yaml for class names. broader_weight: of the loss of broader words, next to that
+    of names. mask_true_texts: a text that is true of an image is not its negative. crop: the least share of an image to
+    keep. colour: the most by which colours change. patch_dropout: the share of patches left out, but for the last
     `whole_epochs`.
     """
 
