@@ -33,7 +33,7 @@ def write_flickr8k(folder: Path, names=("a", "b", "c", "d")):
 
 
 def write_tiny_imagenet(folder: Path, photos=2):
-    """Three classes of Tiny-ImageNet, with photos of one grey each, and three validation photos, one of them missing."""
+    """Three classes of Tiny-ImageNet, each of one grey, and three validation photos, one of them missing."""
     wnids = ("n02085620", "n02124075", "n04118538")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
