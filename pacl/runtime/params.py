@@ -30,7 +30,7 @@ class Prepare(Section):
     of a split, None for all. max_bad_share: tolerated fraction of bad samples in shards.
     """
 
-    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
+    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset", "tiny_imagenet"]
     raw: str | None
     seed: Count
     train_pairs: PositiveInt

@@ -4,6 +4,7 @@ Their texts are made from the classes' names and from a table of broader words; 
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pacl.data.images import open_image
 from pacl.data.pairs import Pairs, Subject
 from pacl.runtime.config import project_root
 from pacl.sources.caption_sets import CAPTIONED, captioned
-from pacl.sources.layouts import check_present, lines_of, parts_of, text_of
+from pacl.sources.layouts import check_present, lines_of, partial, parts_of, text_of
 
 TINY_IMAGENET = {
     "name": "Tiny-ImageNet",
@@ -30,6 +31,8 @@ TINY_IMAGENET = {
     "get": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip next to {folder}",
     "terms": "ImageNet's: non-commercial research",
 }
+CAPTION_SETS = ("flickr8k", "coco")  # that join its photos as training pairs
+PROMPT = "a photo of a {}."
 LONGEST = 5  # words of a name that is searched for in captions
 
 
@@ -88,19 +91,42 @@ def validation_set(raw: Path, size: int) -> tuple[np.ndarray, list[int], list[st
     return read_images(paths, size), labels, [names[0] for names in class_names(folder)]
 
 
+def wanted(caption_sets: Iterable[str]) -> list[dict]:
+    """Tiny-ImageNet and caption sets, as `check_present` takes them."""
+    return [TINY_IMAGENET, *(CAPTIONED[name] for name in caption_sets)]
+
+
+def read_captions(raw: Path, caption_sets: Iterable[str]) -> tuple[list[Path], list[list[str]], list[str]]:
+    """The photos of caption sets, the captions of each, and sentences on what is missing."""
+    photos, captions, notes = [], [], []
+    for dataset in (CAPTIONED[name] for name in caption_sets):
+        found, texts = captioned(raw / dataset["folder"], dataset)
+        photos, captions, notes = photos + found, captions + texts, [*notes, partial(dataset, len(found))]
+    return photos, captions, notes
+
+
+def captioned_photos(raw: Path) -> tuple[list[Path], list[list[str]], list[str]]:
+    """Training pairs: Tiny-ImageNet's photos, whose captions are PROMPT with the usual name of the class and with each
+    broader word, then those of CAPTION_SETS; and sentences on what is missing.
+    """
+    folder, table = raw / TINY_IMAGENET["folder"], broader_words()
+    classes = zip(classes_of(folder), class_names(folder), strict=True)
+    texts = [[PROMPT.format(word) for word in (names[0], *broader_of(wnid, table))] for wnid, names in classes]
+    paths, labels = training_photos(folder)
+    photos, captions, notes = read_captions(raw, CAPTION_SETS)
+    return paths + photos, [texts[k] for k in labels] + captions, [partial(TINY_IMAGENET, len(paths)), *notes]
+
+
 def pretraining_pairs(raw: Path, caption_sets: list[str], size: int) -> Pairs:
     """Tiny-ImageNet's training photos with the names of their classes, and the photos of caption sets with captions.
 
     Raises FileNotFoundError with a list of what is missing in raw.
     """
-    datasets = [TINY_IMAGENET, *(CAPTIONED[name] for name in caption_sets)]
-    check_present([(raw / dataset["folder"], dataset, "") for dataset in datasets])
+    check_present([(raw / dataset["folder"], dataset, "") for dataset in wanted(caption_sets)])
     folder = raw / TINY_IMAGENET["folder"]
     paths, labels = training_photos(folder)
-    captions = []
-    for dataset in datasets[1:]:
-        photos, texts = captioned(raw / dataset["folder"], dataset)
-        paths, captions = paths + photos, captions + texts
+    photos, captions, _ = read_captions(raw, caption_sets)
+    paths = paths + photos
     subjects = make_subjects(classes_of(folder), class_names(folder), captions, broader_words())
     first = len(subjects) - len(captions)
     return Pairs(read_images(paths, size), np.array([*labels, *range(first, len(subjects))]), subjects)
