@@ -231,7 +231,7 @@ class Pretrain(Section):
     templates: lists of data/templates.yaml for class names. broader_weight: of the loss of broader words, next to that
     of names. mask_true_texts: a text that is true of an image is not its negative. crop: the least share of an image to
     keep. colour: the most by which colours change. patch_dropout: the share of patches left out, but for the last
-    `whole_epochs`.
+    `whole_epochs`. warmup: the share of the steps in which the learning rate grows.
     """
 
     source: Literal["miniworld", "tiny_imagenet"]
@@ -258,6 +258,7 @@ class Pretrain(Section):
     batch_size: BatchSize
     epochs: PositiveInt
     learning_rate: Positive
+    warmup: Annotated[float, Field(gt=0, lt=1)]
     weight_decay: NonNegative
     seed: Count
 

@@ -92,7 +92,7 @@ class Run:
         self.epoch_steps = len(pairs.images) // settings.batch_size
         self.steps = self.epoch_steps * settings.epochs
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=0.1
+            self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=settings.warmup
         )
         self.step, self.losses, self.history = 0, [], []  # losses: since the history's last row
 

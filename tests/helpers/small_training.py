@@ -98,7 +98,7 @@ def run_pretraining(folder):
     sizes = dict(image_size=16, patch_size=8, width=16, layers=1, head_width=16, embed_dim=8, context_length=8)
     data = dict(source="miniworld", raw=None, caption_sets=[], world_seed=0, scenes=16, templates=[])
     options = dict(broader_weight=0.0, mask_true_texts=True, crop=0.5, colour=0.3, patch_dropout=0.5, whole_epochs=1)
-    steps = dict(batch_size=8, epochs=6, learning_rate=3e-3, weight_decay=0.1, seed=0)
+    steps = dict(batch_size=8, epochs=6, learning_rate=3e-3, warmup=0.1, weight_decay=0.1, seed=0)
     settings = Pretrain(**data, **options, **sizes, text_width=16, text_layers=1, **steps)
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
     captions = [f"caption {i}" for i in range(16)]

@@ -42,7 +42,8 @@ SETTINGS = Pretrain(
     source="miniworld", raw=None, caption_sets=[], world_seed=3, scenes=64, templates=[], broader_weight=0.0,
     mask_true_texts=False, crop=1.0, colour=0.0, patch_dropout=0.0, whole_epochs=0,
     image_size=64, patch_size=16, width=32, layers=1, head_width=16, embed_dim=16,
-    context_length=32, text_width=32, text_layers=1, batch_size=16, epochs=25, learning_rate=3e-3, weight_decay=0.1,
+    context_length=32, text_width=32, text_layers=1, batch_size=16, epochs=25, learning_rate=3e-3, warmup=0.1,
+    weight_decay=0.1,
     seed=0,
 )  # fmt: skip
 
