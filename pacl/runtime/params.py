@@ -30,7 +30,7 @@ class Prepare(Section):
     of a split, None for all. max_bad_share: tolerated fraction of bad samples in shards.
     """
 
-    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset"]
+    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset", "tiny_imagenet"]
     raw: str | None
     seed: Count
     train_pairs: PositiveInt
@@ -225,10 +225,27 @@ class Ablations(Section):
 
 
 class Pretrain(Section):
-    """The mini world's CLIP; sizes have open_clip's names."""
+    """A small CLIP; sizes have open_clip's names.
 
-    world_seed: Count
-    scenes: PositiveInt
+    source: the mini world, with its seed and number of scenes, or Tiny-ImageNet and caption sets in the folder `raw`.
+    templates: lists of data/templates.yaml for class names. broader_weight: of the loss of broader words, next to that
+    of names. mask_true_texts: a text that is true of an image is not its negative. crop: the least share of an image to
+    keep. colour: the most by which colours change. patch_dropout: the share of patches left out, but for the last
+    `whole_epochs`. warmup: the share of the steps in which the learning rate grows.
+    """
+
+    source: Literal["miniworld", "tiny_imagenet"]
+    raw: str | None
+    caption_sets: list[Literal["flickr8k", "flickr30k", "coco"]]
+    world_seed: Count | None
+    scenes: PositiveInt | None
+    templates: list[str]
+    broader_weight: NonNegative
+    mask_true_texts: bool
+    crop: Annotated[float, Field(gt=0, le=1)]
+    colour: Fraction
+    patch_dropout: Annotated[float, Field(ge=0, lt=1)]
+    whole_epochs: Count
     image_size: PositiveInt
     patch_size: PositiveInt
     width: PositiveInt
@@ -241,8 +258,19 @@ class Pretrain(Section):
     batch_size: BatchSize
     epochs: PositiveInt
     learning_rate: Positive
+    warmup: Annotated[float, Field(gt=0, lt=1)]
     weight_decay: NonNegative
     seed: Count
+
+    @model_validator(mode="after")
+    def source_has_what_it_needs(self):
+        needed = ("world_seed", "scenes") if self.source == "miniworld" else ("raw",)
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} must be given because the source is {self.source}")
+        if self.source != "miniworld" and not self.templates:
+            raise ValueError("templates must name at least one list because the source has names of classes")
+        return self
 
     @model_validator(mode="after")
     def sizes_divide(self):
@@ -271,4 +299,4 @@ class Profile(Section):
 
 
 SECTIONS = {name: field.annotation for name, field in Profile.model_fields.items()}
-SECTIONS["pretrain"] = Pretrain  # of the profile `miniclip`
+SECTIONS["pretrain"] = Pretrain  # of the profiles `miniclip` and `photoclip`

@@ -11,6 +11,7 @@ from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
 from pacl.runtime.config import project_root
 from pacl.runtime.params import Prepare
+from pacl.sources import tiny_imagenet
 from pacl.sources.layouts import lines_of, partial
 from pacl.sources.segmentation_sets import PHOTO_SUFFIXES
 
@@ -98,6 +99,8 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
     """(images, labels, classes) of a whole split, None if there is none; images: paths, or the arguments of
     `TorchvisionImages`.
     """
+    if name == "tiny_imagenet":
+        return read_tiny_imagenet(raw) if split == "test" else None
     dataset = open_torchvision(raw, entry, split)
     if dataset is None:
         places = [raw / place for place in entry.get("folders", {}).get(split, [])]
@@ -111,6 +114,12 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
         rows = sorted(shuffled[: entry["held_out"]] if split == "validation" else shuffled[entry["held_out"] :])
     images = {"torchvision": entry["torchvision"]["class"], "root": str(raw), "options": entry["torchvision"][split]}
     return images | {"rows": rows}, [labels[i] for i in rows], class_names(dataset, entry)
+
+
+def read_tiny_imagenet(raw: Path) -> tuple[list[Path], list[int], list[str]]:
+    """Its validation photos, which nothing was trained on, with the usual names of the classes."""
+    folder = raw / tiny_imagenet.TINY_IMAGENET["folder"]
+    return *tiny_imagenet.validation_photos(folder), [names[0] for names in tiny_imagenet.class_names(folder)]
 
 
 def labels_of(dataset) -> list[int]:

@@ -15,7 +15,7 @@ from pacl.data.prepared import ImageSet, all_scenes, read_pairs, write_labelled,
 from pacl.runtime.files import new_folder, read_json, write_json
 from pacl.runtime.params import Prepare
 from pacl.runtime.processes import end_with_parent
-from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards
+from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards, tiny_imagenet
 from pacl.sources.miniworld import scenes as miniworld
 
 LABELS = {
@@ -24,6 +24,7 @@ LABELS = {
     "flickr30k": "trained on Flickr30k",
     "coco": "trained on COCO captions",
     "webdataset": "trained on web pairs",
+    "tiny_imagenet": "trained on Tiny-ImageNet and captioned photographs",
 }  # marks every result of a source
 
 
@@ -70,22 +71,37 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
 
     finished: the folder's later name. Returns notes on the data.
     """
-    raw, of_shards = Path(settings.raw), settings.source == "webdataset"
-    pairs = shards.SHARDS if of_shards else caption_sets.CAPTIONED[settings.source]
+    raw = Path(settings.raw)
     layouts.check_present(
         [
-            (raw / pairs["folder"], pairs, ""),
+            *((raw / dataset["folder"], dataset, "") for dataset in datasets_of(settings.source)),
             *segmentation_sets.check_benchmarks(raw, settings.benchmarks),
             *classification_sets.check_sets(raw, settings.classification_sets),
         ]
     )
-    if of_shards:
-        notes = [write_shards(folder, finished, raw / pairs["folder"], settings)]
+    if settings.source == "webdataset":
+        notes = [write_shards(folder, finished, raw / shards.SHARDS["folder"], settings)]
     else:
-        notes = [write_captioned(folder, raw / pairs["folder"], pairs, settings)]
+        notes = write_captioned(folder, raw, settings)
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):
         notes += write_image_set(folder, raw, dataset, names, settings)
     return notes + [classification_sets.write_set(folder, raw, name, settings) for name in settings.classification_sets]
+
+
+def datasets_of(source: str) -> list[dict]:
+    """The data sets that a source of photos reads."""
+    if source == "tiny_imagenet":
+        return tiny_imagenet.wanted(tiny_imagenet.CAPTION_SETS)
+    return [shards.SHARDS if source == "webdataset" else caption_sets.CAPTIONED[source]]
+
+
+def captioned_images(raw: Path, source: str) -> tuple[list[Path], list[list[str]], list[str]]:
+    """A source's images, the captions of each, and sentences on what is missing."""
+    if source == "tiny_imagenet":
+        return tiny_imagenet.captioned_photos(raw)
+    (dataset,) = datasets_of(source)
+    images, captions = caption_sets.captioned(raw / dataset["folder"], dataset)
+    return images, captions, [layouts.partial(dataset, len(images))]
 
 
 def summary(folder: Path, settings: Prepare, note: str | None) -> dict:
@@ -115,9 +131,11 @@ def whole_benchmarks(image_sets: dict[str, ImageSet]) -> list[str]:
     return whole
 
 
-def write_captioned(folder: Path, raw: Path, dataset: dict, settings: Prepare) -> str:
-    """Writes the first `train_pairs` of a shuffle by the seed as training pairs, its last as validation pairs."""
-    images, captions = caption_sets.captioned(raw, dataset)
+def write_captioned(folder: Path, raw: Path, settings: Prepare) -> list[str]:
+    """Writes the first `train_pairs` of a shuffle by the seed as training pairs, its last as validation pairs. Returns
+    notes on the data.
+    """
+    images, captions, notes = captioned_images(raw, settings.source)
     order = np.random.default_rng(settings.seed).permutation(len(images))
     rest, validation = order[: -settings.validation_scenes], order[-settings.validation_scenes :]
     if not len(rest):
@@ -125,7 +143,7 @@ def write_captioned(folder: Path, raw: Path, dataset: dict, settings: Prepare) -
         raise ValueError(f"There are {len(images)} captioned images, and none is left to train on: lower {held_out}.")
     for split, chosen in (("train", rest[: settings.train_pairs]), ("validation", validation)):
         write_pairs(folder, split, [images[i] for i in chosen], [captions[i] for i in chosen])
-    return layouts.partial(dataset, len(images))
+    return notes
 
 
 def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> str:

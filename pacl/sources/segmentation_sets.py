@@ -28,7 +28,7 @@ VOC = {
     "name": "PASCAL VOC 2012",
     "key": "voc",
     "folder": "VOCdevkit/VOC2012",
-    "benchmarks": ("voc20", "voc21"),
+    "benchmarks": ("voc20", "voc21", "voc_seen"),
     "test": "val",
     "validation": "train",
     "sizes": {"train": 1464, "val": 1449, "trainval": 2913},
@@ -213,6 +213,12 @@ def from_one(count: int) -> tuple[int, ...]:
     return value_table({0: IGNORE} | {value: value - 1 for value in range(1, count + 1)})
 
 
+def seen_table() -> tuple[int, ...]:
+    """The table of those of VOC's classes that the photoclip's pre-training has seen; all others are ignored."""
+    all_classes, seen = class_list("voc20"), [name.replace(" ", "") for name in class_list("voc_seen")]
+    return value_table(dict.fromkeys(range(21), IGNORE) | {1 + all_classes.index(n): k for k, n in enumerate(seen)})
+
+
 def context_table(folder: Path, masks: list[Path], *, background: bool) -> tuple[int, ...]:
     """The table of masks in alphabetical order or, if 59_labels.txt is in the folder, in that file's order.
 
@@ -280,6 +286,7 @@ def train_ids(masks: list[Path]) -> bool:
 TABLES = {
     "voc20": lambda folder, masks: from_one(20),
     "voc21": lambda folder, masks: value_table({value: value for value in range(21)}),
+    "voc_seen": lambda folder, masks: seen_table(),
     "context59": functools.partial(context_table, background=False),
     "context60": functools.partial(context_table, background=True),
     "coco_stuff": coco_stuff_table,

@@ -26,7 +26,8 @@ from pacl.data.prompts import templates
 from pacl.runtime.config import load_params, project_root, read_section, read_yaml
 from pacl.runtime.params import Profile
 from pacl.runtime.processes import processes
-from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards
+from pacl.sources import classification_sets, layouts, segmentation_sets, shards
+from pacl.sources.prepare import datasets_of
 from pacl.tools import estimate
 
 SIZES = (1, 4)  # of the two rehearsals; their difference tells a stage's start-up from its work
@@ -76,8 +77,7 @@ def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[di
     prepare, source = section["prepare"], params.prepare.source
     if source != "miniworld":
         prepare["raw"] = str(raw)
-        pairs = shards.SHARDS if source == "webdataset" else caption_sets.CAPTIONED[source]
-        layouts.check_present([(raw / pairs["folder"], pairs, "")])
+        layouts.check_present([(raw / pairs["folder"], pairs, "") for pairs in datasets_of(source)])
         wanted = []
         for key, check, users in (
             ("benchmarks", segmentation_sets.check_benchmarks, section["segmentation"]),

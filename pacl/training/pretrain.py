@@ -1,9 +1,11 @@
-"""Pre-trains a small CLIP from pictures and captions. The paper starts from OpenAI's CLIP; this one stands in for it
-where its weights can't be had.
+"""Pre-trains a small CLIP from pictures and texts. The paper starts from OpenAI's CLIP; this one stands in for it where
+its weights can't be had.
 """
 
 import gzip
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,17 @@ import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from safetensors.torch import save
-from torch import nn
-from tqdm.auto import tqdm
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pacl.data.pairs import Pairs, Said, Subject, draw_broader, draw_texts, spread, true_texts
+from pacl.data.prompts import templates
+from pacl.loss import contrastive_loss
 from pacl.runtime.files import checksum, write_atomically
 from pacl.runtime.params import Pretrain
 from pacl.runtime.precision import autocast
+from pacl.runtime.processes import keep_freed_memory, progress_bar
+from pacl.training.augment import augmented
 from pacl.training.resume import Progress
 
 EVERY = 50  # steps between two rows of the history
@@ -71,58 +78,204 @@ def model_config(settings: Pretrain, vocab_size: int) -> dict:
     }  # fmt: skip
 
 
+class Run:
+    """All that pre-training changes: the model, its optimiser and schedule, the history."""
+
+    def __init__(self, pairs: Pairs, config: dict, settings: Pretrain):
+        torch.manual_seed(settings.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        vision = config["vision_cfg"] | {"patch_dropout": settings.patch_dropout}
+        self.model = with_explicit_attention(open_clip.CLIP(**config | {"vision_cfg": vision})).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6
+        )
+        self.epoch_steps = len(pairs.images) // settings.batch_size
+        self.steps = self.epoch_steps * settings.epochs
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=settings.warmup
+        )
+        self.step, self.losses, self.history = 0, [], []  # losses: since the history's last row
+
+    def state(self) -> dict:
+        """What `restore` takes."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"parts": parts, "step": self.step, "losses": self.losses, "history": self.history}
+
+    def restore(self, state: dict) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
+        self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
+
+    def _parts(self) -> dict:
+        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+
+
 def pretrain(
-    images: np.ndarray, captions: list[str], config: dict, tokenizer, settings: Pretrain, *, resume: Path
+    pairs: Pairs,
+    config: dict,
+    tokenizer,
+    settings: Pretrain,
+    *,
+    resume: Path,
+    measure: Callable[[open_clip.CLIP], float] | None = None,
+    show: Callable[[dict], None] = lambda row: None,
 ) -> tuple[open_clip.CLIP, list[dict]]:
     """Trains an open_clip.CLIP; returns it with its history, rows {"step", "loss", "learning_rate", "logit_scale"}.
 
-    images: uint8 [M, H, W, 3], mirrored at random; captions: M texts. AdamW, one cycle of the learning rate, bfloat16
-    autocast, gradient norm clipped at 1.
-    resume: a folder for the state of the last epochs. An interrupted run with the same settings and data resumes from
+    AdamW, one cycle of the learning rate, bfloat16 autocast, gradient norm clipped at 1.
+    measure: called after each epoch with the model, in eval mode; what it returns makes a row {"step", "accuracy"}.
+    show: called with each new row.
+    resume: a folder for the state of the last minutes. An interrupted run with the same settings and data resumes from
     it and ends with the weights of an unbroken run; a finished run removes it.
     """
-    torch.manual_seed(settings.seed)
-    model, tokens = with_explicit_attention(open_clip.CLIP(**config)), tokenizer(captions)  # tokens [M, context length]
-    steps = len(images) // settings.batch_size
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps * settings.epochs, pct_start=0.1
-    )
-    learned, losses, history, done = (model, optimizer, schedule), [], [], 0
-    progress = Progress(resume, identify(images, captions, config, settings))
+    keep_freed_memory()
+    run, progress = Run(pairs, config, settings), Progress(resume, identify(pairs, config, settings))
     if saved := progress.load():
-        losses, history, done = saved["losses"], saved["history"], saved["epochs"]
-        for part, state in zip(learned, saved["learned"], strict=True):
-            part.load_state_dict(state)
-    for epoch in range(done, settings.epochs):
-        rng = np.random.default_rng([settings.seed, epoch])
-        batches = rng.permutation(len(images))[: steps * settings.batch_size].reshape(steps, -1)
-        bar = tqdm(batches, desc=f"epoch {epoch + 1} of {settings.epochs}", mininterval=10)
-        for step, batch in enumerate(bar, epoch * steps + 1):
-            losses.append(train_step(model, optimizer, mirrored(rng, images[batch]), tokens[batch]))
-            schedule.step()
-            if len(losses) == EVERY:
-                rate, scale = schedule.get_last_lr()[0], model.logit_scale.exp().item()
-                row = {"step": step, "loss": float(np.mean(losses)), "learning_rate": rate, "logit_scale": scale}
-                history.append(row)
-                losses = []
-        states = [part.state_dict() for part in learned]
-        state = {"learned": states, "losses": losses, "history": history, "epochs": epoch + 1}
-        progress.save((epoch + 1) * steps, state)
+        run.restore(saved)
+    bar = progress_bar(initial=run.step, total=run.steps, desc="pre-training steps")
+    for epoch in range(run.step // max(run.epoch_steps, 1), settings.epochs):
+        for row in steps_of_epoch(run, pairs, tokenizer, settings, epoch):
+            bar.update()
+            if row:
+                show(row)
+            if progress.due():
+                progress.save(run.step, run.state())
+        if measure:
+            run.history.append({"step": run.step, "accuracy": measure(run.model.eval())})
+            show(run.history[-1])
+        progress.save(run.step, run.state())
+    bar.close()
     progress.remove()
-    return model.eval(), history
+    return run.model.eval(), run.history
 
 
-def identify(images: np.ndarray, captions: list[str], config: dict, settings: Pretrain) -> dict:
-    """What a run must have in common with an interrupted one to resume it: settings, captions, 64 of the images."""
-    names = ("batch_size", "epochs", "learning_rate", "weight_decay", "seed")
-    shown = images[np.linspace(0, len(images) - 1, 64).astype(int)].tobytes()
+def steps_of_epoch(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, epoch: int) -> Iterator[dict | None]:
+    """Trains the rest of an epoch, one step per iteration; yields the history's new row, if any.
+
+    What is random in a step comes from the seed and its place, so a resumed run draws the same.
+    """
+    order = spread(np.random.default_rng([settings.seed, epoch]), pairs.kinds)
+    whole = epoch >= settings.epochs - settings.whole_epochs
+    run.model.train()
+    run.model.visual.patch_dropout.prob = 0.0 if whole else settings.patch_dropout  # ignored by the Identity for 0
+    for i in range(run.step - epoch * run.epoch_steps, run.epoch_steps):
+        rng = np.random.default_rng([settings.seed, epoch, i])
+        torch.manual_seed(int(rng.integers(2**31)))  # of the patches that are dropped
+        rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
+        texts = draw_batch(rng, [pairs.subjects[kind] for kind in pairs.kinds[rows]], tokenizer, settings)
+        images = normalize(augmented(rng, pairs.images[rows], settings.crop, settings.colour))
+        run.losses.append(train_step(run.model, run.optimizer, images, texts))
+        run.schedule.step()
+        run.step += 1
+        yield new_row(run) if len(run.losses) == EVERY else None
+
+
+def new_row(run: Run) -> dict:
+    """Adds the losses since the last row to the history, as a row."""
+    loss, run.losses = float(np.mean(run.losses)), []
+    rate, scale = run.schedule.get_last_lr()[0], run.model.logit_scale.exp().item()
+    run.history.append({"step": run.step, "loss": loss, "learning_rate": rate, "logit_scale": scale})
+    return run.history[-1]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What one term of the loss compares.
+
+    rows [b]: images of the batch; tokens [T, context length]: distinct texts; own [b]: the text of each image;
+    true: bool [b, b], see `true_texts`, or None; weight: of the term.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    own: Tensor
+    true: Tensor | None
+    weight: float
+
+
+def draw_batch(rng: np.random.Generator, subjects: list[Subject], tokenizer, settings: Pretrain) -> list[Texts]:
+    """The texts of a batch, and the broader words of those that have some."""
+    forms = [templates(name) for name in settings.templates]
+    said = [(draw_texts(rng, subjects, forms), 1.0)]
+    if settings.broader_weight and any(subject.broader for subject in subjects):
+        said.append((draw_broader(rng, subjects, forms), settings.broader_weight))
+    return [tokenized(one, subjects, tokenizer, settings.mask_true_texts, weight) for one, weight in said]
+
+
+def tokenized(said: Said, subjects: list[Subject], tokenizer, masked: bool, weight: float) -> Texts:
+    distinct = {text: i for i, text in enumerate(dict.fromkeys(said.texts))}
+    own = torch.tensor([distinct[text] for text in said.texts])
+    true = torch.from_numpy(true_texts(said, subjects)) if masked else None
+    return Texts(torch.tensor(said.rows), tokenizer(list(distinct)), own, true, weight)
+
+
+def normalize(images: Tensor) -> Tensor:
+    """[B, 3, H, W] in [0, 1], normalised by CLIP's mean and standard deviation."""
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    return (images - mean) / std
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] -> float [B, 3, H, W], normalised."""
+    return normalize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+
+
+def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
+    """open_clip's encode_text without the padding after the longest text, which no token attends to: [T, D]."""
+    last = tokens.argmax(-1)
+    length = int(last.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(x), device=x.device), last] @ model.text_projection
+
+
+def batch_loss(model: nn.Module, images: Tensor, batch: list[Texts]) -> Tensor:
+    """The weighted sum of CLIP's losses, of the texts and of the broader words."""
+    device, scale = images.device, model.logit_scale.exp()
+    with autocast(device.type, "bfloat16"):
+        seen = model.encode_image(images)
+        read = [encode_texts(model, texts.tokens.to(device)) for texts in batch]
+    seen, losses = F.normalize(seen.float(), dim=-1), []
+    for texts, features in zip(batch, read, strict=True):
+        similarity = seen[texts.rows] @ F.normalize(features.float(), dim=-1)[texts.own].T
+        true = None if texts.true is None else texts.true.to(device)
+        losses.append(texts.weight * contrastive_loss(similarity, scale, true))
+    return sum(losses)
+
+
+def train_step(model: nn.Module, optimizer, images: Tensor, batch: list[Texts]) -> float:
+    """One step on normalised images [B, 3, H, W] and their texts; returns the loss."""
+    loss = batch_loss(model, images.to(model.logit_scale.device), batch)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, np.log(100))
+    return loss.item()
+
+
+@torch.no_grad()
+def zero_shot_accuracy(model: nn.Module, tokenizer, images: np.ndarray, labels: list[int], prompts: list[str]) -> float:
+    """The share of uint8 images [M, H, W, 3] that are nearest to the prompt of their class."""
+    device = model.logit_scale.device
+    texts = F.normalize(encode_texts(model, tokenizer(prompts).to(device)), dim=-1)
+    parts = np.array_split(images, max(1, len(images) // 100))
+    scores = torch.cat([model.encode_image(to_tensor(part).to(device)) @ texts.T for part in parts])
+    return (scores.argmax(1).cpu() == torch.tensor(labels)).float().mean().item()
+
+
+def identify(pairs: Pairs, config: dict, settings: Pretrain) -> dict:
+    """What a run must have in common with an interrupted one to resume it: settings, texts, 64 of the images."""
+    shown = pairs.images[np.linspace(0, len(pairs.images) - 1, 64).astype(int)].tobytes()
+    texts = [[one.captions, one.names, one.broader, sorted(one.true)] for one in pairs.subjects]
+    data = json.dumps([pairs.images.shape, pairs.kinds.tolist(), texts])
     return {
-        "settings": {name: getattr(settings, name) for name in names},
+        "settings": settings.model_dump(mode="json", exclude={"raw"}),
         "model": config,
-        "data": checksum(json.dumps([images.shape, captions]).encode(), shown),
+        "data": checksum(data.encode(), shown),
     }
 
 
@@ -145,34 +298,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def mirrored(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
-    """Each picture of uint8 [B, H, W, 3] mirrored left to right with probability 1/2."""
-    flip = rng.random(len(images)) < 0.5
-    return np.where(flip[:, None, None, None], images[:, :, ::-1], images)
-
-
-def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W], normalised by CLIP's mean and standard deviation."""
-    mean, std = (
-        torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
-    return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std
-
-
-def train_step(model: nn.Module, optimizer, images: np.ndarray, tokens: torch.Tensor) -> float:
-    """One step on uint8 images [B, H, W, 3] and tokens [B, context length]; returns the loss."""
-    with autocast("cpu", "bfloat16"):
-        image_features, text_features, logit_scale = model(to_tensor(images), tokens)
-    loss = open_clip.ClipLoss()(image_features.float(), text_features.float(), logit_scale)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    with torch.no_grad():
-        model.logit_scale.clamp_(0, np.log(100))
-    return loss.item()
 
 
 def save_clip(folder: Path, model: nn.Module, config: dict) -> None:

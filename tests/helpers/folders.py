@@ -1,5 +1,6 @@
 """Hand-made folders in official layouts, for several test modules."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,37 @@ def write_flickr8k(folder: Path, names=("a", "b", "c", "d")):
         lines += [f'{name}.jpg,"One {name} , two , three ."', f'{name}.jpg,"A sign says ""{name}"" ."']
         lines += [f"{name}.jpg,caption {i} of {name} ." for i in (3, 4, 5)]
     (folder / "captions.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_tiny_imagenet(folder: Path, photos=2):
+    """Three classes of Tiny-ImageNet, each of one grey, and three validation photos, one of them missing."""
+    wnids = ("n02085620", "n02124075", "n04118538")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
+    names = ("Chihuahua", "Egyptian cat", "rugby ball, oval ball")
+    rows = [("n00001740", "entity"), *zip(wnids, names, strict=True)]
+    (folder / "words.txt").write_text("".join(f"{wnid}\t{name}\n" for wnid, name in rows))
+    for label, wnid in enumerate(wnids):
+        for i in range(photos):
+            write_image(folder / f"train/{wnid}/images/{wnid}_{i}.JPEG", 80 * label, (64, 64))
+    for i in range(2):
+        write_image(folder / f"val/images/val_{i}.JPEG", 100, (64, 64))
+    lines = [f"val_{i}.JPEG\t{wnids[2 - i]}\t0\t32\t44\t62\n" for i in range(3)]
+    (folder / "val/val_annotations.txt").write_text("".join(lines))
+    return folder
+
+
+def write_coco(folder: Path, captions: dict[str, list[str]]):
+    """COCO's layout: training photos with captions."""
+    images = [{"id": i, "file_name": name} for i, name in enumerate(captions)]
+    rows = [(i, text) for i, name in enumerate(captions) for text in captions[name]]
+    annotations = [{"id": n, "image_id": i, "caption": text} for n, (i, text) in enumerate(rows)]
+    (folder / "annotations").mkdir(parents=True)
+    content = json.dumps({"images": images, "annotations": annotations})
+    (folder / "annotations/captions_train2017.json").write_text(content)
+    for name in captions:
+        write_image(folder / "train2017" / name)
     return folder
 
 

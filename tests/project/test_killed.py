@@ -37,7 +37,7 @@ def small_project(folder: Path) -> Path:
         shutil.copy(path, folder / path.relative_to(ROOT))
     shutil.copytree(ROOT / "reports/miniclip", folder / "reports/miniclip")
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())
-    frozen = {name: stage for name, stage in lock["stages"].items() if name == "pretrain_miniclip"}
+    frozen = {name: stage for name, stage in lock["stages"].items() if name.startswith("pretrain")}
     (folder / "dvc.lock").write_text(yaml.safe_dump(lock | {"stages": frozen}, sort_keys=False))
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=folder, check=True)

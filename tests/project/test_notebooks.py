@@ -24,7 +24,7 @@ STOPS = {
     "10_report": "patch_alignment.json is missing: run the stage patch_alignment (`dvc repro patch_alignment`).",
     "segment_your_images": "photos does not exist: set images=... to the folder that holds your photos.",
 }
-FIRST = {"01_prepare", "pretrain_miniclip"}  # they need nothing
+FIRST = {"01_prepare", "pretrain_clip"}  # they need nothing
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}  # JupyterLab needn't ask
 
 

@@ -12,7 +12,7 @@ import yaml
 from helpers.imports import MODULES, ROOT, imports, parse
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-PROFILES = [name for name, value in PARAMS.items() if isinstance(value, dict) and name != "miniclip"]
+PROFILES = [name for name, value in PARAMS.items() if isinstance(value, dict) and "pretrain" not in value]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -39,7 +39,16 @@ def write(tmp_path, monkeypatch):
     return write_changed
 
 
-@pytest.mark.parametrize("profile", [name for name in PARAMS if isinstance(PARAMS[name], dict) and name != "miniclip"])
+CLIPS = [name for name, value in PARAMS.items() if isinstance(value, dict) and "pretrain" in value]
+PROFILES = [name for name, value in PARAMS.items() if isinstance(value, dict) and name not in CLIPS]
+
+
+@pytest.mark.parametrize("profile", CLIPS)
+def test_the_pretraining_of_every_clip_is_valid(profile):
+    assert load_params(profile, "pretrain").pretrain.model_dump() == PARAMS[profile]["pretrain"]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_is_valid_and_has_every_section(profile):
     params = load_params(profile, *Profile.model_fields)
     assert vars(params).keys() == PARAMS[profile].keys()
@@ -281,6 +290,17 @@ def test_strides_divide_the_patch_of_the_weights_or_of_the_models_name(write, tm
             load_params("mini", "ablations", "protocols")
         assert str(error.value).count("token_stride is") == 3 and str(error.value).count("strides.0 is") == 1
         assert str(error.value).count(f"must be one of {', '.join(map(str, allowed))}, which divide") == 4
+
+
+def test_a_pretraining_has_what_its_source_needs(write):
+    for changed, expected in (
+        ({"scenes": None}, "scenes must be given because the source is miniworld"),
+        ({"source": "tiny_imagenet"}, "raw must be given because the source is tiny_imagenet"),
+        ({"source": "tiny_imagenet", "raw": "x"}, "templates must name at least one list"),
+    ):
+        write(miniclip={"pretrain": PARAMS["miniclip"]["pretrain"] | changed})
+        with pytest.raises(ConfigError, match=expected):
+            load_params("miniclip", "pretrain")
 
 
 def test_sizes_of_the_mini_clip_divide(write):

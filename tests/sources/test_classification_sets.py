@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.folders import write_image
+from helpers.folders import write_image, write_tiny_imagenet
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from torchvision import datasets
 
@@ -33,9 +33,9 @@ TWELVE += ["cifar100", "food101", "pets", "flowers102", "dtd", "eurosat"]
 IMAGENET = dict(line.split(": ", 1) for line in lines_of(class_file("imagenet")))
 
 
-def test_there_are_twelve_sets_and_each_has_templates_with_one_place():
-    assert list(all_sets()) == TWELVE
-    for name in TWELVE:
+def test_there_are_twelve_sets_and_tiny_imagenet_and_each_has_templates_with_one_place():
+    assert list(all_sets()) == [*TWELVE, "tiny_imagenet"]
+    for name in all_sets():
         assert all(template.count("{}") == 1 for template in set_templates(name)), name
         assert {"name", "images", "get", "terms"} <= all_sets()[name].keys()
     assert len(set_templates("imagenet")) == 80 and set_templates("pets") == ["a photo of a {}, a type of pet."]
@@ -68,7 +68,19 @@ def test_sizes_of_the_test_splits_are_the_published_ones():
         "flowers102": 8189 - 102 * 10 - 102 * 10,
         "dtd": 47 * 120 // 3,
         "eurosat": 27000 - all_sets()["eurosat"]["held_out"],
+        "tiny_imagenet": 200 * 50,
     }
+
+
+def test_tiny_imagenet_is_measured_on_its_validation_photos_only(tmp_path):
+    folder = write_tiny_imagenet(tmp_path / "raw/tiny-imagenet-200")
+    assert "2 of 10,000" in write_set(tmp_path, tmp_path / "raw", "tiny_imagenet", PARAMS)
+    found = read_labelled(tmp_path, "test", "tiny_imagenet")
+    assert found.classes == ["Chihuahua", "Egyptian cat", "rugby ball"] and list(found.labels) == [2, 1]
+    assert found.templates == templates("seven") and not (tmp_path / "validation_tiny_imagenet.json").exists()
+    (folder / "val/images").rename(folder / "val/elsewhere")
+    with pytest.raises(FileNotFoundError, match="Tiny-ImageNet"):
+        check_present(check_sets(tmp_path / "raw", ["tiny_imagenet"]))
 
 
 def test_templates_are_those_that_clip_was_evaluated_with():

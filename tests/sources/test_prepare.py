@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.folders import write_flickr8k, write_image, write_own, write_voc
+from helpers.folders import write_coco, write_flickr8k, write_image, write_own, write_tiny_imagenet, write_voc
 from PIL import Image
 
 from pacl.data.prepared import all_scenes, read_labelled, read_pairs, read_scenes
@@ -44,6 +44,20 @@ def test_pairs_are_split_by_the_seed_alone(raw, tmp_path):
     prepare(tmp_path / "few", settings(raw, seed=4, train_pairs=3))
     assert stems(read_pairs(tmp_path / "few", "train")[0]) == stems(train)[:3]
     assert stems(read_pairs(tmp_path / "few", "validation")[0]) == stems(validation)
+
+
+def test_tiny_imagenets_photos_and_captioned_ones_are_pairs_together(raw, tmp_path):
+    write_tiny_imagenet(raw / "tiny-imagenet-200")
+    write_coco(raw / "coco", {"coco.jpg": ["one", "two", "three", "four", "five"]})
+    note = prepare(tmp_path / "out", settings(raw, source="tiny_imagenet", benchmarks=["voc20", "voc_seen"]))
+    images, captions = read_pairs(tmp_path / "out", "train")
+    held_out, _ = read_pairs(tmp_path / "out", "validation")
+    assert len(images) == 6 + 8 + 1 - 2 and len({*stems(images), *stems(held_out)}) == 15
+    said = {stem[:9]: texts for stem, texts in zip(stems(images), captions, strict=True)}
+    chihuahua = ["a photo of a Chihuahua.", "a photo of a dog.", "a photo of a pet.", "a photo of a animal."]
+    assert said["n02085620"] == chihuahua and all(len(texts) == 5 for stem, texts in said.items() if len(stem) == 1)
+    assert "Tiny-ImageNet: 6 of 100,000" in note and "Flickr8k: 8 of 8,091" in note
+    assert summary(tmp_path / "out", settings(raw, source="tiny_imagenet"), None)["label"].startswith("trained on Tiny")
 
 
 def test_test_and_validation_scenes_share_no_image(raw, tmp_path):

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers.folders import write_image, write_mask, write_own, write_voc
+from helpers.imports import ROOT
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
@@ -100,6 +102,19 @@ def test_what_is_missing_is_named(tmp_path):
     assert lines[0] == "voc2O" and lines[1].endswith(f"{tmp_path}/voc2O: images, masks, classes.txt")
     assert "voc20, voc21" in lines[2]
     assert "leftImg8bit/val, gtFine/val" in lines[5] and "register at cityscapes-dataset.com" in lines[6]
+
+
+def test_the_seen_classes_of_voc_are_those_that_tiny_imagenets_texts_name():
+    """A name of a class in the table's comments, or a broader word; "dining table" is VOC's diningtable."""
+    text = (ROOT / "data/tiny_imagenet_broader_words.yaml").read_text()
+    table = yaml.safe_load(text)
+    words = {word for words in table["kinds"].values() for word in words} | set(table["people"]["words"])
+    words |= {line.partition("#")[2].strip() for line in text.splitlines() if line.startswith("  n")}
+    seen = benchmark("voc_seen", "", [])
+    known = {word.replace(" ", "") for word in words}
+    assert [name.replace(" ", "") for name in seen.names] == [name for name in VOC_NAMES if name in known]
+    mask = np.array([[0, 1, 3, 11, 20, IGNORE]])
+    assert seen.target(mask).tolist() == [[IGNORE, IGNORE, 0, 8, IGNORE, IGNORE]]
 
 
 def test_voc_classes_and_tables():

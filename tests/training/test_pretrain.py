@@ -11,6 +11,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
 from pacl.clip import load_clip
+from pacl.data.pairs import Pairs, Subject, captioned_pairs
 from pacl.data.prompts import all_templates
 from pacl.runtime.params import Pretrain
 from pacl.sources.miniworld import textures
@@ -18,10 +19,13 @@ from pacl.sources.miniworld.captions import caption
 from pacl.sources.miniworld.scenes import pair, rng_of, scene
 from pacl.sources.miniworld.things import things
 from pacl.training import pretrain as pretrain_module
+from pacl.training import resume as resume_module
 from pacl.training.pretrain import (
+    batch_loss,
+    draw_batch,
+    encode_texts,
     identify,
     merges_of,
-    mirrored,
     model_config,
     parameter_groups,
     pretrain,
@@ -31,11 +35,15 @@ from pacl.training.pretrain import (
     train_step,
     used_merges,
     with_explicit_attention,
+    zero_shot_accuracy,
 )
 
 SETTINGS = Pretrain(
-    world_seed=3, scenes=64, image_size=64, patch_size=16, width=32, layers=1, head_width=16, embed_dim=16,
-    context_length=32, text_width=32, text_layers=1, batch_size=16, epochs=25, learning_rate=3e-3, weight_decay=0.1,
+    source="miniworld", raw=None, caption_sets=[], world_seed=3, scenes=64, templates=[], broader_weight=0.0,
+    mask_true_texts=False, crop=1.0, colour=0.0, patch_dropout=0.0, whole_epochs=0,
+    image_size=64, patch_size=16, width=32, layers=1, head_width=16, embed_dim=16,
+    context_length=32, text_width=32, text_layers=1, batch_size=16, epochs=25, learning_rate=3e-3, warmup=0.1,
+    weight_decay=0.1,
     seed=0,
 )  # fmt: skip
 
@@ -57,7 +65,9 @@ def tokenizer(world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(world, tokenizer, tmp_path_factory):
     resume = tmp_path_factory.mktemp("trained") / "resume"
-    return pretrain(*world, model_config(SETTINGS, tokenizer.vocab_size), tokenizer, SETTINGS, resume=resume)
+    return pretrain(
+        captioned_pairs(*world), model_config(SETTINGS, tokenizer.vocab_size), tokenizer, SETTINGS, resume=resume
+    )
 
 
 @pytest.fixture
@@ -121,7 +131,7 @@ def pretrained(world, tokenizer, path, **changes):
     settings = SETTINGS.model_copy(update={"epochs": 4, **changes})
     torch.rand(1)  # whatever was drawn before
     config = model_config(settings, tokenizer.vocab_size)
-    model, history = pretrain(world[0], world[1], config, tokenizer, settings, resume=path)
+    model, history = pretrain(captioned_pairs(*world), config, tokenizer, settings, resume=path)
     return model.state_dict(), history
 
 
@@ -150,12 +160,118 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tokenizer, tmp_pa
     assert [row["step"] for row in history] == [50]
 
 
+PHOTOS = SETTINGS.model_copy(
+    update={
+        "templates": ["one", "seven"], "broader_weight": 0.5, "mask_true_texts": True, "crop": 0.5, "colour": 0.3,
+        "patch_dropout": 0.5, "whole_epochs": 1, "epochs": 3,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Eight classes of eight noisy pictures, each class of one colour; half of the classes are animals."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (8, 1, 1, 1, 3))
+    images = np.clip(colours + rng.normal(0, 10, (8, 8, 64, 64, 3)), 0, 255).astype(np.uint8)
+    names = ("cat", "dog", "cow", "hen", "car", "bus", "cup", "hat")
+    broader = [("animal",) if name in names[:4] else () for name in names]
+    subjects = [Subject((), (n,), wide, frozenset({n, *wide})) for n, wide in zip(names, broader, strict=True)]
+    return Pairs(images.reshape(-1, 64, 64, 3), np.repeat(np.arange(8), 8), subjects)
+
+
+def run_photos(classes, tokenizer, path, **options):
+    config = model_config(PHOTOS, tokenizer.vocab_size)
+    model, history = pretrain(classes, config, tokenizer, PHOTOS, resume=path, **options)
+    return model.state_dict(), history
+
+
+def test_photos_resume_at_any_step_to_the_same_weights(classes, tokenizer, tmp_path, monkeypatch):
+    """Twelve steps with crops, colours and dropped patches, interrupted in the seventh, the third of its epoch."""
+    monkeypatch.setattr(resume_module, "SAVE_SECONDS", 0)
+    unbroken = run_photos(classes, tokenizer, tmp_path / "unbroken")
+    step, calls = pretrain_module.train_step, []
+
+    def interrupt_at_7(*arguments):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(pretrain_module, "train_step", interrupt_at_7)
+    with pytest.raises(KeyboardInterrupt):
+        run_photos(classes, tokenizer, tmp_path / "cut")
+    weights, _ = run_photos(classes, tokenizer, tmp_path / "cut")
+    assert len(calls) == 7 + 6 and same(weights, unbroken[0])
+
+
+def test_after_each_epoch_the_model_is_measured(classes, tokenizer, tmp_path):
+    modes, rows = [], []
+
+    def measure(model):
+        modes.append(model.training)
+        return zero_shot_accuracy(model, tokenizer, classes.images, classes.kinds.tolist(), list("abcdefgh"))
+
+    _, history = run_photos(classes, tokenizer, tmp_path / "resume", measure=measure, show=rows.append)
+    assert modes == [False] * 3 and [row["step"] for row in history] == [4, 8, 12] and rows == history
+    assert all(0 <= row["accuracy"] <= 1 for row in history)
+
+
+def test_patches_are_dropped_but_in_the_last_epochs(classes, tokenizer, tmp_path, monkeypatch):
+    seen = []
+
+    def step(model, optimizer, images, batch):
+        seen.append((model.training, model.visual.patch_dropout.prob))
+        optimizer.step()
+        return 0.0
+
+    monkeypatch.setattr(pretrain_module, "train_step", step)
+    run_photos(classes, tokenizer, tmp_path / "resume", measure=lambda model: 0.0)
+    assert seen == [(True, 0.5)] * 8 + [(True, 0.0)] * 4
+
+
+def test_the_loss_is_clips_of_names_plus_that_of_broader_words(classes, tokenizer, model):
+    """Pair by pair, without the negatives that are true: another cat's name, another animal's broader word."""
+    rows = [0, 1, 9, 33, 40]  # two cats, a dog, a car, a bus
+    subjects = [classes.subjects[kind] for kind in classes.kinds[rows]]
+    images, batch = to_tensor(classes.images[rows]), draw_batch(np.random.default_rng(1), subjects, tokenizer, PHOTOS)
+    with torch.no_grad():
+        seen = model.encode_image(images, normalize=True)
+        expected = 0.0
+        for texts, weight, of in zip(batch, (1.0, 0.5), ([0, 1, 2, 3, 4], [0, 1, 2]), strict=True):
+            read = model.encode_text(texts.tokens, normalize=True)[texts.own]
+            logits = model.logit_scale.exp() * seen[of] @ read.T
+            alike = [[i != j and (weight < 1 or {i, j} == {0, 1}) for j in range(len(of))] for i in range(len(of))]
+            logits[torch.tensor(alike)] = -torch.inf
+            both = (logits.log_softmax(0).diagonal() + logits.log_softmax(1).diagonal()).mean() / 2
+            expected -= weight * both
+        torch.testing.assert_close(batch_loss(model, images, batch), expected, rtol=1e-4, atol=1e-4)
+    assert len(batch[1].tokens) == 1, "one text for all animals"
+
+
+def test_with_distinct_captions_the_loss_is_open_clips(world, tokenizer, model):
+    images, batch = batch_of(world, tokenizer, slice(0, 8))
+    with torch.no_grad():
+        features = model(images, tokenizer(world[1][:8]))
+        torch.testing.assert_close(
+            batch_loss(model, images, batch), open_clip.ClipLoss()(*features), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_texts_without_their_padding_are_open_clips(world, tokenizer, model):
+    tokens = tokenizer([*world[1][:4], "a"])
+    with torch.no_grad():
+        torch.testing.assert_close(encode_texts(model, tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encode_texts(model, tokens[4:]), model.encode_text(tokens[4:]), rtol=1e-4, atol=1e-5)
+
+
 def test_every_epoch_sees_every_image_once_at_a_rate_that_warms_up(world, tokenizer, tmp_path, monkeypatch):
     """Steps that only note what they are given: the i-th one's loss is i."""
     seen, rates, decays = [], [], set()
 
-    def step(model, optimizer, images, tokens):
-        seen.append(sorted(map(tuple, tokens.tolist())))
+    def step(model, optimizer, images, batch):
+        (texts,) = batch
+        seen.append(sorted(map(tuple, texts.tokens[texts.own].tolist())))
         rates.append(optimizer.param_groups[0]["lr"])
         decays.add(tuple(group["weight_decay"] for group in optimizer.param_groups))
         optimizer.step()  # without gradients it changes nothing
@@ -179,9 +295,14 @@ def test_a_model_computes_the_same_with_explicit_attention(world, tokenizer, mod
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def batch_of(world, tokenizer, part):
+    pairs = captioned_pairs(world[0][part], world[1][part])
+    return to_tensor(pairs.images), draw_batch(np.random.default_rng(0), pairs.subjects, tokenizer, SETTINGS)
+
+
 def test_a_steps_gradient_is_not_longer_than_1_and_the_scale_stays_below_100(world, tokenizer, model):
     """Plain descent at a rate of 0.01 moves all weights together by 0.01 if the gradient was longer."""
-    batch = world[0][:16], tokenizer(world[1][:16])
+    batch = batch_of(world, tokenizer, slice(0, 16))
     with torch.no_grad():
         model.logit_scale.fill_(np.log(90))  # a large scale makes gradients long
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -199,7 +320,7 @@ def test_a_step_forgets_the_gradient_of_the_one_before(world, tokenizer, model):
     def gradient(*batches):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
         for batch in batches:
-            train_step(model, optimizer, world[0][batch], tokenizer(world[1][batch]))
+            train_step(model, optimizer, *batch_of(world, tokenizer, batch))
         return model.visual.proj.grad.clone()
 
     first, second = slice(0, 8), slice(8, 16)
@@ -209,24 +330,16 @@ def test_a_step_forgets_the_gradient_of_the_one_before(world, tokenizer, model):
 
 def test_a_run_resumes_only_with_equal_settings_and_data(world):
     images, captions = world
-    same_run = identify(images, captions, {"embed_dim": 16}, SETTINGS)
-    assert same_run == identify(images.copy(), list(captions), {"embed_dim": 16}, SETTINGS)
-    changes = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "weight_decay": 0.2, "seed": 1}
-    others = [
-        (images, captions, {"embed_dim": 16}, SETTINGS.model_copy(update={key: value}))
-        for key, value in changes.items()
-    ]
-    others += [(255 - images, captions, {"embed_dim": 16}, SETTINGS)]
-    others += [(images, captions[::-1], {"embed_dim": 16}, SETTINGS), (images, captions, {"embed_dim": 8}, SETTINGS)]
+    pairs, config = captioned_pairs(images, captions), {"embed_dim": 16}
+    same_run = identify(pairs, config, SETTINGS)
+    moved = SETTINGS.model_copy(update={"raw": "elsewhere"})
+    assert same_run == identify(captioned_pairs(images.copy(), list(captions)), config, moved)
+    changes = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "weight_decay": 0.2, "seed": 1, "crop": 0.5}
+    others = [(pairs, config, SETTINGS.model_copy(update={key: value})) for key, value in changes.items()]
+    others += [(captioned_pairs(255 - images, captions), config, SETTINGS), (pairs, {"embed_dim": 8}, SETTINGS)]
+    others += [(captioned_pairs(images, captions[::-1]), config, SETTINGS)]
+    others += [(Pairs(images, pairs.kinds[::-1], pairs.subjects), config, SETTINGS)]
     assert all(identify(*other) != same_run for other in others)
-
-
-def test_mirrored_images_are_mirrored_left_to_right():
-    images = np.random.default_rng(0).integers(0, 256, (200, 4, 6, 3), dtype=np.uint8)
-    after = mirrored(np.random.default_rng(1), images)
-    flipped = np.array([np.array_equal(a, np.fliplr(b)) for a, b in zip(after, images, strict=True)])
-    assert 70 < flipped.sum() < 130
-    assert np.array_equal(after[~flipped], images[~flipped])
 
 
 def test_only_matrices_decay(model):
