@@ -178,9 +178,7 @@ def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict
 
 
 def scores(confmats: dict[str, Confmats]) -> dict:
-    """benchmark -> protocol -> method -> the value of each of MEASURES, of confusion matrices by protocol, benchmark and
-    method.
-    """
+    """benchmark -> protocol -> method -> each of MEASURES, of confusion matrices by protocol, benchmark and method."""
     found = {}
     for (benchmark, protocol, method), confmat in each(confmats):
         of_method = {name: measure(confmat) for name, measure in MEASURES.items()}

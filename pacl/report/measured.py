@@ -76,8 +76,8 @@ def segmentation(results: Results) -> list[dict]:
 
 
 def segmentation_tables(measured: dict) -> list[dict]:
-    """Tables of mIoU and of pixel accuracy: one row for each benchmark and protocol, one column for each method. mIoU of
-    the labelled classes only where it is another number.
+    """Tables of MEASURES: one row for each benchmark and protocol, one column for each method. mIoU of the labelled
+    classes has rows only where it is another number.
     """
     tables = []
     for key, title in MEASURES.items():

@@ -87,7 +87,7 @@ MUST_BE = [  # one for each kind of limit
     ("ablations.strides", [], "a list of at least 1."),
     ("prepare.train_pairs", 19999, "at least 20000, mini.train.pairs."),
     ("protocols.native.token_stride", 3, "one of 1, 2, 4, 8, which divide the patches of 8 pixels."),
-    ("protocols.mine", 3, "a section: there are short_side, window,"),
+    ("protocols.mine", 3, "a section: there are short_side, long_side, resize,"),
 ]
 MUST_BE = [(path, value, f"mini.{path} is {value!r}, but must be {words}") for path, value, words in MUST_BE]
 WRONG = [
@@ -147,7 +147,9 @@ def test_values_may_lie_on_their_limits(write):
 def test_a_protocol_that_says_nothing_is_the_papers():
     """One pass of the whole image at CLIP's own logit scale, seven templates, no background."""
     assert Protocol().model_dump(exclude_none=True) == {
+        "resize": "antialiased",
         "passes": "joint",
+        "positions": "exact",
         "templates": "seven",
         "logit_scale": 100.0,
         "background_rule": "none",
