@@ -151,8 +151,12 @@ def parse(pair: str, defaults: dict) -> tuple[str, object]:
     defaults: as `literals` finds them. Raises NotebookError, also for YAML's dates and mappings.
     """
     name, _, value = pair.partition("=")
-    if name in defaults and (defaults[name] is None or isinstance(defaults[name], str)):
-        return name, value if isinstance(defaults[name], str) else text_or_number(value)
+    default = defaults.get(name, ...)
+    if isinstance(default, str):
+        return name, value
+    if default in (None, str):
+        none = value in ("null", "None", "~", "")
+        return name, None if none else value if default is str else text_or_number(value)
     try:
         found = yaml.load(value, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -162,13 +166,11 @@ def parse(pair: str, defaults: dict) -> tuple[str, object]:
     return name, found
 
 
-def text_or_number(value: str) -> str | int | float | None:
-    """The value where the default is None: None, a number as Python writes it, or text."""
-    if value in ("null", "None", "~", ""):
-        return None
+def text_or_number(value: str) -> str | int | float:
+    """A number as Python writes it, or text."""
     if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value):
         return int(value)
-    return float(value) if re.fullmatch(NUMBER, value) and not value.isdecimal() else value
+    return float(value) if re.fullmatch(NUMBER, value) and re.search("[.eE]", value) else value
 
 
 def is_plain(value: object) -> bool:
@@ -178,7 +180,7 @@ def is_plain(value: object) -> bool:
 
 
 def literals(notebook: nbformat.NotebookNode) -> dict:
-    """The constants that the `parameters` cell assigns, by name; "" for a None that is annotated as str, a path."""
+    """The constants that the `parameters` cell assigns, by name; `str` for None where the annotation is str, a path."""
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     try:
         lines = ast.parse(cells[0] if cells else "").body
@@ -190,31 +192,31 @@ def literals(notebook: nbformat.NotebookNode) -> dict:
             target = line.targets[0] if isinstance(line, ast.Assign) else line.target
             if isinstance(target, ast.Name):
                 path = line.value.value is None and getattr(getattr(line, "annotation", None), "id", "") == "str"
-                found[target.id] = "" if path else line.value.value
+                found[target.id] = str if path else line.value.value
     return found
 
 
-def strip(source: Path) -> None:
-    """Removes from a notebook what running and saving it put there: outputs, counts, and what one's editor calls its
+def strip(sources: list[Path]) -> None:
+    """Removes from notebooks what running and saving them put there: outputs, counts, and what one's editor calls its
     Python, which nbstripout leaves. Raises NotebookError.
     """
-    read(source)
-    subprocess.run([sys.executable, "-m", "nbstripout", source], check=True)
-    notebook = nbformat.read(source, as_version=4)
-    notebook.metadata = {"kernelspec": SOURCE_KERNEL}
-    nbformat.write(notebook, source)
+    for source in sources:
+        read(source)
+    subprocess.run([sys.executable, "-m", "nbstripout", *sources], check=True)
+    for source in sources:
+        notebook = nbformat.read(source, as_version=4)
+        notebook.metadata = {"kernelspec": SOURCE_KERNEL}
+        nbformat.write(notebook, source)
 
 
 def main(arguments: list[str]) -> None:
     """The command line; exits with status 1 and one or two lines on standard error if something is wrong."""
-    if arguments[:1] == ["strip"] and len(arguments) > 1:
-        try:
-            return [strip(Path(source)) for source in arguments[1:]] and None
-        except NotebookError as error:
-            sys.exit(str(error))
-    if len(arguments) < 2 or not all("=" in pair for pair in arguments[2:]):
+    stripping = arguments[:1] == ["strip"]
+    if len(arguments) < 2 or not stripping and not all("=" in pair for pair in arguments[2:]):
         sys.exit(USAGE)
     try:
+        if stripping:
+            return strip([Path(source) for source in arguments[1:]])
         source, target, *pairs = arguments
         defaults = literals(read(Path(source))) if pairs else {}
         run(Path(source), Path(target), dict(parse(pair, defaults) for pair in pairs))

@@ -210,6 +210,7 @@ def literature_segmentation() -> dict:
         sources = " · ".join(dict.fromkeys(rows.source.str.split(";").str[0]))
         lines.append([method, backbone or "–", *(values.get(name, "–") for name in COLUMNS), sources])
     strong = tuple(i for i, line in enumerate(lines) if line[0] == "PACL, as claimed")
-    caption = f"{LITERATURE}: mIoU in %. None of these was measured here. “?”: uncertain."
+    said = "None of these was measured here. “?”: uncertain. NACLIP's code today has other settings."
+    caption = f"{LITERATURE}: mIoU in %. {said}"
     columns = ["Method", "Backbone", *COLUMNS.values(), "First described in"]
     return table(columns, lines, caption=caption, strong=strong, outside=True)

@@ -33,10 +33,9 @@ class Loader(yaml.SafeLoader):
         return node
 
 
-DECIMAL, EXPONENT = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)", r"[eE][-+]?[0-9]+"
-NUMBER = f"{DECIMAL}({EXPONENT})?"  # as Python writes it
+NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # as Python writes it
 Loader.add_implicit_resolver(  # YAML 1.2's; 1.1 wants a point and a sign
-    "tag:yaml.org,2002:float", re.compile(f"{DECIMAL}{EXPONENT}$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 

@@ -15,7 +15,7 @@ from pacl.data.prepared import ImageSet, all_scenes, read_pairs, write_labelled,
 from pacl.runtime.files import new_folder, read_json, write_json
 from pacl.runtime.params import Prepare
 from pacl.runtime.processes import end_with_parent
-from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards
+from pacl.sources import borders, caption_sets, classification_sets, layouts, segmentation_sets, shards
 from pacl.sources.miniworld import scenes as miniworld
 
 LABELS = {
@@ -81,6 +81,7 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
     )
     if of_shards:
         notes = [write_shards(folder, finished, raw / pairs["folder"], settings)]
+        notes += [borders.note(sorted((folder / "train_images").iterdir()))]
     else:
         notes = [write_captioned(folder, raw / pairs["folder"], pairs, settings)]
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):

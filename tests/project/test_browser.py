@@ -22,6 +22,7 @@ from pacl.clip import load_clip
 from pacl.data.images import Images, Masks
 from pacl.evaluation.viewer import write_viewer
 from pacl.model import VisionEmbedder
+from pacl.notebook import strip
 from pacl.report.__main__ import write_report
 from pacl.report.claims import write_claims
 from pacl.runtime.config import load_params
@@ -280,8 +281,7 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
         assert "Warning" not in told
         assert any("image/png" in output.get("data", {}) for output in outputs)
         page.close()
-        strip = [sys.executable, "-m", "nbstripout", "--extra-keys", "metadata.language_info"]
-        subprocess.run([*strip, project / "notebooks" / name], check=True)
+        strip([project / "notebooks" / name])
         assert (project / "notebooks" / name).read_text(encoding="utf-8") == sources[name]
     assert (project / "photos_segmented/areas.csv").is_file()
     context.close()
