@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -232,6 +233,50 @@ def test_weights_that_do_not_fit_are_named_by_their_first_keys(built_in):
         torch.save(held, built_in / "other.pt")
         with pytest.raises(ValueError, match=f"other.pt doesn't hold weights of tiny .* can read: {said}"):
             load_clip("tiny", built_in / "other.pt", device="cpu")
+
+
+THEIRS = {  # transformers' names for open_clip's; transformers 4.57.1 itself gives equal features after the conversion
+    r"(visual\.)?transformer\.resblocks\.(\d+)": r"\1encoder.layers.\2",
+    r"ln_1": "layer_norm1",
+    r"ln_2": "layer_norm2",
+    r"mlp\.c_fc": "mlp.fc1",
+    r"mlp\.c_proj": "mlp.fc2",
+    r"attn\.": "self_attn.",
+    r"ln_final": "final_layer_norm",
+    r"visual\.ln_pre": "visual.pre_layrnorm",
+    r"visual\.ln_post": "visual.post_layernorm",
+    r"visual\.conv1": "visual.embeddings.patch_embedding",
+    r"visual\.class_embedding": "visual.embeddings.class_embedding",
+    r"positional_embedding$": "embeddings.position_embedding.weight",
+    r"^token_embedding": "embeddings.token_embedding",
+}
+
+
+def as_transformers(state):
+    theirs = {"logit_scale": state.pop("logit_scale"), "visual_projection.weight": state.pop("visual.proj").T}
+    theirs["text_projection.weight"] = state.pop("text_projection").T
+    for key, weight in state.items():
+        for ours, name in THEIRS.items():
+            key = re.sub(ours, name, key)
+        key = key.replace("visual.", "vision_model.") if key.startswith("visual.") else f"text_model.{key}"
+        if "in_proj" in key:
+            parts = zip("qkv", weight.chunk(3), strict=True)
+            theirs |= {key.replace("in_proj_", f"{part}_proj."): value.clone() for part, value in parts}
+        else:
+            theirs[key] = weight
+    return {key: weight.contiguous() for key, weight in theirs.items()}
+
+
+def test_the_conversion_in_the_docs_gives_open_clips_weights(built_in, monkeypatch):
+    state = save_folder(built_in / "folder").state_dict()
+    monkeypatch.chdir(built_in)
+    save_file(as_transformers(dict(state)), "model.safetensors")
+    with pytest.raises(ValueError, match="layout of Hugging Face's transformers"):
+        load_clip("tiny", "model.safetensors", device="cpu")
+    docs = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n(import re\n.*?)```", docs, re.DOTALL)[1], {})
+    found = load_clip("tiny", "openai.safetensors", device="cpu").model.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in state.items())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
