@@ -4,10 +4,12 @@ import json
 import multiprocessing
 import os
 import socket
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+import tqdm.auto
 from safetensors.torch import save
 
 from pacl.clip.features import Texts
@@ -83,10 +85,16 @@ def interrupted(source, steps, error=KeyboardInterrupt):
     return changed(source, change)
 
 
+def stand_alone():
+    """For a fork that will be killed: one thread, and no lock in common, which it might die with."""
+    tqdm.auto.tqdm.set_lock(threading.RLock())
+    torch.set_num_threads(1)
+
+
 def run_training(folder, changes):
     """A training in a process of its own that saves a state after every step, so that a kill can hit any moment."""
+    stand_alone()
     resume.SAVE_SECONDS = 0
-    torch.set_num_threads(1)
     settings = params(**SHORT | changes)
     patches, texts = random_pairs(folder / f"data {os.getpid()}", 30)
     train(CachedPairs(patches, texts, settings), settings, validation=(patches, texts), folder=folder / "out/mini")
@@ -94,7 +102,7 @@ def run_training(folder, changes):
 
 def run_pretraining(folder):
     """Six epochs of two steps of a tiny CLIP; writes its weights and history."""
-    torch.set_num_threads(1)
+    stand_alone()
     sizes = dict(image_size=16, patch_size=8, width=16, layers=1, head_width=16, embed_dim=8, context_length=8)
     settings = SimpleNamespace(
         **sizes, text_width=16, text_layers=1, batch_size=8, epochs=6, learning_rate=3e-3, weight_decay=0.1, seed=0

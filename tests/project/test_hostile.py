@@ -186,21 +186,23 @@ def plain_prepared(path):
 
 def read_clip(path):
     clip = load_clip("small", path, device="cpu") if path.suffix == ".pt" else load_clip("own", path.parent)
-    return [clip.image_size, clip.patch_size], numbers(clip.model.state_dict(), resized=clip.image_size != 16)
+    sizes = [clip.image_size, clip.patch_size, clip.model.context_length]
+    return sizes, numbers(clip.model.state_dict(), sizes)
 
 
 def plain_clip(path):
     """Of OpenAI's archives, which torch can't read without running them, what was written."""
     folder = path.parent / "safetensors" if path.suffix == ".pt" else path.parent
-    vision = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]["vision_cfg"]
+    config = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]
+    sizes = [config["vision_cfg"][key] for key in ("image_size", "patch_size")] + [config["text_cfg"]["context_length"]]
     bin_weights = path.suffix == ".bin" and torch.load(path, weights_only=True)
-    weights = bin_weights or load_file(folder / "open_clip_model.safetensors")
-    return [vision["image_size"], vision["patch_size"]], numbers(weights, resized=vision["image_size"] != 16)
+    return sizes, numbers(bin_weights or load_file(folder / "open_clip_model.safetensors"), sizes)
 
 
-def numbers(weights, resized=False):
-    """All weights but resized position embeddings, as bytes; a flipped bit may have made one a nan."""
-    names = sorted(weights.keys() - ({"visual.positional_embedding"} if resized else set()))
+def numbers(weights, sizes=(16, 8, 8)):
+    """All weights but position embeddings resized to other sizes, as bytes; a flipped bit may have made one a nan."""
+    resized = ["visual.positional_embedding"] * (sizes[0] != 16) + ["positional_embedding"] * (sizes[2] != 8)
+    names = sorted(weights.keys() - set(resized))
     return {name: weights[name].float().nan_to_num(7.0).numpy().tobytes() for name in names}
 
 
