@@ -5,11 +5,15 @@ PYTHON ?= python3
 STAMP := .venv/.installed
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: reproduce test rehearse
+.PHONY: reproduce repository test rehearse
 
-reproduce: $(STAMP)
+reproduce: repository $(STAMP)
 	dvc repro
 	python -m pacl.report
+
+repository:
+	@git rev-parse --git-dir >/dev/null 2>&1 || \
+		{ echo "$(CURDIR) is not a git repository, which DVC needs: clone the project, or run 'git init' here first." >&2; exit 1; }
 
 # One thread a worker: two workers that each take every core are slower than one.
 test: $(STAMP)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pacl.model import VisionEmbedder
 from pacl.runtime.files import checksum, write_atomically
+from pacl.runtime.precision import check_weights
 
 
 def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: dict[str, Tensor] | None = None) -> None:
@@ -46,6 +47,7 @@ def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
         raise ValueError(
             f"{path}.safetensors or its json is corrupt ({' '.join(str(error).split())}): train again."
         ) from None
+    check_weights(embedder, f"{path}.safetensors")
     if clip and trained and any(trained[key] != clip.identity[key] for key in ("tokens", "weights")):
         raise ValueError(
             f"{path} was trained on {in_words(trained)}, but this is {in_words(clip.identity)}: load that CLIP, or "

@@ -45,7 +45,16 @@ def iou_per_class(confmat: Tensor) -> Tensor:
 
 
 def mean_iou(confmat: Tensor) -> float:
-    """Mean of iou_per_class over the classes that occur in the target; NaN if none does."""
+    """Mean of iou_per_class over the classes in the target or the predictions, as mmsegmentation and torchmetrics take
+    it: a class that is only predicted counts as 0. NaN if there is none.
+    """
+    return iou_per_class(confmat).nanmean().item()
+
+
+def mean_iou_labelled(confmat: Tensor) -> float:
+    """Mean of iou_per_class over the classes in the target, NaN if there is none; on a whole official split, which has
+    every class, it is mean_iou.
+    """
     return iou_per_class(confmat)[_square(confmat).sum(dim=1) > 0].mean().item()
 
 

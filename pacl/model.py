@@ -7,6 +7,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from pacl.phi import all_pairs, directions, matched_only
+from pacl.runtime.precision import check_weights
 
 PRODUCTS = ("float32", "bfloat16")
 SCORINGS = ("cosine", "dot")
@@ -23,7 +24,8 @@ class VisionEmbedder(
     (no skip) or "linear" (only the skip).
     text_embedder: e_t, which every text embedding [..., out_dim] must pass through (`.text_embedder`): "frozen" (the
     paper's: leaves it as CLIP made it) or "linear" (starts as the identity; public re-implementations train one).
-    save_pretrained, from_pretrained and push_to_hub are huggingface_hub's.
+    save_pretrained, from_pretrained and push_to_hub are huggingface_hub's; from_pretrained raises ValueError for
+    weights that don't fit, unless strict=False.
     Raises ValueError for another kind or text embedder and for tokens of another width.
     """
 
@@ -43,6 +45,19 @@ class VisionEmbedder(
         """The arguments that build an embedder of this architecture."""
         text_embedder = "frozen" if isinstance(self.text_embedder, nn.Identity) else "linear"
         return {"in_dim": self.in_dim, "out_dim": self.out_dim, "kind": self.kind, "text_embedder": text_embedder}
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, strict: bool = True, **settings):
+        """huggingface_hub's hook; its own default would leave what a file lacks at random."""
+        try:
+            embedder = super()._from_pretrained(model_id=model_id, strict=strict, **settings)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{model_id} doesn't hold the weights of this embedder ({reason}): share it again, or name another one."
+            ) from None
+        check_weights(embedder, model_id)
+        return embedder
 
     def forward(self, patch_features: Tensor) -> Tensor:
         if patch_features.shape[-1] != self.in_dim:
@@ -125,11 +140,13 @@ def attention(
 def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     """s(x, y): the cosine of every patch with every text, [B, N, D], [K, D] -> [B, N, K].
 
-    Raises ValueError for shapes that do not fit.
+    Raises ValueError for shapes that do not fit and for embeddings that are not numbers.
     """
     _check_shapes(patch_embeddings, text_embeddings)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
-    return directions(patches) @ directions(text).T
+    cosines = directions(patches) @ directions(text).T
+    _check_numbers(cosines)
+    return cosines
 
 
 def _identity_linear(width: int) -> nn.Linear:
@@ -153,6 +170,11 @@ def _check_shapes(patch_embeddings: Tensor, text_embeddings: Tensor) -> None:
             "patch and text embeddings must have the same width, not "
             f"{patch_embeddings.shape[2]} and {text_embeddings.shape[1]}."
         )
+
+
+def _check_numbers(cosines: Tensor) -> None:
+    if cosines.isnan().any():  # whose label maps would look like any other
+        raise ValueError("embeddings of patches or texts are not numbers (NaN): check the weights that made them.")
 
 
 def _check_choice(option: str, value: str, choices: tuple) -> None:

@@ -1,12 +1,14 @@
 """Runs a notebook as a pipeline stage so that equal runs give equal bytes.
 
 python -m pacl.notebook SOURCE TARGET name=value ...    (names of the `parameters` cell; a value is text where that cell
-has text, YAML elsewhere)
+has text or says `: str`, YAML elsewhere)
+python -m pacl.notebook strip SOURCE ...    (removes what running and saving put into sources)
 """
 
 import ast
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,12 +20,14 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 
+from pacl.runtime.config import NUMBER, Loader
 from pacl.runtime.files import write_atomically
 
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
+SOURCE_KERNEL = PYTHON | {"display_name": "Python 3 (ipykernel)"}  # as JupyterLab writes it, which then needn't ask
 PLAIN_ERRORS = ("ConfigError", "FileNotFoundError", "ValueError")  # whose messages are full sentences
 WIDGET = "application/vnd.jupyter.widget-view+json"
-USAGE = "Usage: python -m pacl.notebook SOURCE TARGET name=value ..."
+USAGE = "Usage: python -m pacl.notebook SOURCE TARGET name=value ..., or: python -m pacl.notebook strip SOURCE ..."
 
 
 class ThisInterpreter(AsyncKernelManager):
@@ -144,13 +148,17 @@ def steady(text: str) -> str:
 def parse(pair: str, defaults: dict) -> tuple[str, object]:
     """name=value: text where the notebook has text, or None and the value is not a number; YAML elsewhere.
 
-    Raises NotebookError, also for YAML's dates and mappings.
+    defaults: as `literals` finds them. Raises NotebookError, also for YAML's dates and mappings.
     """
     name, _, value = pair.partition("=")
-    if name in defaults and (defaults[name] is None or isinstance(defaults[name], str)):
-        return name, value if isinstance(defaults[name], str) else text_or_number(value)
+    default = defaults.get(name, ...)
+    if isinstance(default, str):
+        return name, value
+    if default in (None, str):
+        none = value in ("null", "None", "~", "")
+        return name, None if none else value if default is str else text_or_number(value)
     try:
-        found = yaml.safe_load(value)
+        found = yaml.load(value, Loader=Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise NotebookError(f"The value of {name} is not YAML: {value}") from None
     if not is_plain(found):
@@ -158,13 +166,11 @@ def parse(pair: str, defaults: dict) -> tuple[str, object]:
     return name, found
 
 
-def text_or_number(value: str) -> str | int | float | None:
-    """The value where the default is None: None, a number as Python writes it, or text."""
-    if value in ("null", "None", "~", ""):
-        return None
+def text_or_number(value: str) -> str | int | float:
+    """A number as Python writes it, or text."""
     if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", value):
         return int(value)
-    return float(value) if re.fullmatch(r"-?[0-9]*\.[0-9]+(e-?[0-9]+)?", value) else value
+    return float(value) if re.fullmatch(NUMBER, value) and re.search("[.eE]", value) else value
 
 
 def is_plain(value: object) -> bool:
@@ -174,7 +180,7 @@ def is_plain(value: object) -> bool:
 
 
 def literals(notebook: nbformat.NotebookNode) -> dict:
-    """The constants that the `parameters` cell assigns, by name."""
+    """The constants that the `parameters` cell assigns, by name; `str` for None where the annotation is str, a path."""
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     try:
         lines = ast.parse(cells[0] if cells else "").body
@@ -185,15 +191,32 @@ def literals(notebook: nbformat.NotebookNode) -> dict:
         if isinstance(line, (ast.Assign, ast.AnnAssign)) and isinstance(line.value, ast.Constant):
             target = line.targets[0] if isinstance(line, ast.Assign) else line.target
             if isinstance(target, ast.Name):
-                found[target.id] = line.value.value
+                path = line.value.value is None and getattr(getattr(line, "annotation", None), "id", "") == "str"
+                found[target.id] = str if path else line.value.value
     return found
+
+
+def strip(sources: list[Path]) -> None:
+    """Removes from notebooks what running and saving them put there: outputs, counts, and what one's editor calls its
+    Python, which nbstripout leaves. Raises NotebookError.
+    """
+    for source in sources:
+        read(source)
+    subprocess.run([sys.executable, "-m", "nbstripout", *sources], check=True)
+    for source in sources:
+        notebook = nbformat.read(source, as_version=4)
+        notebook.metadata = {"kernelspec": SOURCE_KERNEL}
+        nbformat.write(notebook, source)
 
 
 def main(arguments: list[str]) -> None:
     """The command line; exits with status 1 and one or two lines on standard error if something is wrong."""
-    if len(arguments) < 2 or not all("=" in pair for pair in arguments[2:]):
+    stripping = arguments[:1] == ["strip"]
+    if len(arguments) < 2 or not stripping and not all("=" in pair for pair in arguments[2:]):
         sys.exit(USAGE)
     try:
+        if stripping:
+            return strip([Path(source) for source in arguments[1:]])
         source, target, *pairs = arguments
         defaults = literals(read(Path(source))) if pairs else {}
         run(Path(source), Path(target), dict(parse(pair, defaults) for pair in pairs))

@@ -1,5 +1,6 @@
 """From patch tokens to label maps: dense tokens, windows, bilinear upscaling, background rules (paper, section 4)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -90,13 +91,14 @@ def token_logits(
     """
     images, single = _batch_of(images)
     H, W = images.shape[2:]
-    images = clip.normalize(_resize(images.to(clip.device).float() / 255, protocol.short_side))
+    images = clip.normalize(_resize(images.to(clip.device), protocol))
     resized = images.shape[2:]
     images = _pad(images, protocol.window or clip.patch_size)
     ys, xs, crops = _windows(images, protocol)  # crops: [B * n_y * n_x, 3, ...]
     grid, text_features = clip.grid(*crops.shape[2:], protocol.token_stride), text_features.to(clip.device)
     last_blocks = list(dict.fromkeys(method.last_block for method in methods.values()))
-    tokens = clip.patch_features_by(crops, last_blocks, protocol.token_stride, passes=protocol.passes)
+    how = {"passes": protocol.passes, "positions": protocol.positions}
+    tokens = clip.patch_features_by(crops, last_blocks, protocol.token_stride, **how)
     rows, columns = (
         upscaling(clip, protocol, *side).to(clip.device) for side in zip((H, W), resized, (ys, xs), grid, strict=True)
     )
@@ -177,12 +179,48 @@ def _pad(images: Tensor, size: int) -> Tensor:
     return F.pad(images, (0, max(size - W, 0), 0, max(size - H, 0)))
 
 
-def _resize(images: Tensor, short_side: int | None) -> Tensor:
-    H, W = images.shape[2:]
-    if short_side is None or short_side == min(H, W):
-        return images
-    size = [round(side * short_side / min(H, W)) for side in (H, W)]
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True)  # photographs of 4,000 pixels would alias
+def resized_size(H: int, W: int, protocol: Protocol) -> tuple[int, int]:
+    """Height and width of an image of H x W pixels in a protocol: its short side, but no side above long_side."""
+    scale = (protocol.short_side or min(H, W)) / min(H, W)
+    scale = min(scale, (protocol.long_side or math.inf) / max(H, W))
+    if protocol.resize == "opencv":  # as mmcv rounds
+        return int(H * scale + 0.5), int(W * scale + 0.5)
+    return round(H * scale), round(W * scale)
+
+
+def _resize(images: Tensor, protocol: Protocol) -> Tensor:
+    """uint8 [B, 3, H, W] -> floats in [0, 1] of the protocol's size, bilinearly."""
+    size = resized_size(*images.shape[2:], protocol)
+    if size == tuple(images.shape[2:]):
+        return images.float() / 255
+    if protocol.resize == "opencv":
+        return opencv_bilinear(images, size).float() / 255
+    return F.interpolate(images.float() / 255, size=size, mode="bilinear", antialias=True)
+
+
+def opencv_bilinear(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """What cv2.resize with INTER_LINEAR makes of uint8 [..., H, W], bit for bit: uint8 [..., *size].
+
+    Each pixel has two neighbours a side, however much it shrinks. OpenCV's weights have 11 bits, and it drops bits
+    between rows and columns, so that one value in eight differs by one from an exact computation.
+    """
+    (top, bottom, above, below), (left, right, before, after) = (
+        (neighbours.to(images.device) for neighbours in _two_neighbours(old, new))
+        for old, new in zip(images.shape[-2:], size, strict=True)
+    )
+    pixels = images.int()
+    rows = (pixels[..., left] * before + pixels[..., right] * after) >> 4  # [..., H, w], times 2^7
+    sums = (rows[..., top, :] * above[:, None] >> 16) + (rows[..., bottom, :] * below[:, None] >> 16)  # times 2^2
+    return ((sums + 2) >> 2).to(torch.uint8)
+
+
+def _two_neighbours(old: int, new: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For each of `new` pixels along a side of `old`: its two neighbours, and their weights of 2048 altogether."""
+    position = ((torch.arange(new, dtype=torch.float64) + 0.5) * (1 / (new / old)) - 0.5).float()
+    first = position.floor()
+    weights = (torch.stack([1 - (position - first), position - first]) * 2048).round().int()
+    neighbours = torch.stack([first, first + 1]).long().clamp(0, old - 1)
+    return *neighbours, *weights
 
 
 def _batch_of(images: Image.Image | Tensor) -> tuple[Tensor, bool]:

@@ -67,6 +67,14 @@ def test_an_embedder_that_names_no_clip_is_refused_by_one_of_other_widths(tiny_c
             load_embedder(tmp_path / "other", tiny_clip)
 
 
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    embedder = VisionEmbedder(D_v, D)
+    embedder.skip.bias.data[1] = float("inf")
+    save_embedder(tmp_path / "best", embedder, {})
+    with pytest.raises(ValueError, match="best.safetensors holds a weight that is not a finite number, in skip.bias"):
+        load_embedder(tmp_path / "best")
+
+
 def test_missing_and_corrupt_checkpoints_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="best.json is missing: train first"):
         load_embedder(tmp_path / "best")

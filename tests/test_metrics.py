@@ -15,6 +15,7 @@ from pacl.metrics import (
     confusion_matrix,
     iou_per_class,
     mean_iou,
+    mean_iou_labelled,
     patch_accuracy,
     patch_labels,
     pixel_accuracy,
@@ -41,7 +42,7 @@ def test_confusion_matrix_matches_scikit_learn_with_absent_classes_and_ignore():
     assert torch.equal(sum(parts), confmat)
 
 
-def test_iou_matches_scikit_learn_and_the_mean_is_over_classes_that_occur():
+def test_iou_and_its_two_means_match_scikit_learn():
     preds, target = random_maps()
     kept = target != 255
     confmat = confusion_matrix(preds, target, 7)
@@ -49,8 +50,18 @@ def test_iou_matches_scikit_learn_and_the_mean_is_over_classes_that_occur():
     expected = jaccard_score(target[kept], preds[kept], labels=range(7), average=None, zero_division=0)
     assert math.isnan(iou[3]) and iou[5] == 0  # in neither map; in the predictions alone
     np.testing.assert_allclose(iou.nan_to_num(), expected)
-    occur = [0, 1, 2, 4, 6]
-    assert mean_iou(confmat) == pytest.approx(expected[occur].mean())
+    macro = jaccard_score(target[kept], preds[kept], average="macro")  # over the labels of either map
+    assert mean_iou(confmat) == pytest.approx(macro) == pytest.approx(expected.sum() / 6)
+    labelled = jaccard_score(target[kept], preds[kept], labels=[0, 1, 2, 4, 6], average="macro")
+    assert mean_iou_labelled(confmat) == pytest.approx(labelled)
+
+
+def test_the_two_means_differ_by_a_class_that_is_only_predicted():
+    confmat = confusion_matrix(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 0, 1, 1]), 4)
+    assert iou_per_class(confmat)[:3].tolist() == [1, 0.5, 0]
+    assert (mean_iou(confmat), mean_iou_labelled(confmat)) == (0.5, 0.75)
+    every_class = confusion_matrix(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 2, 1, 1]), 3)
+    assert mean_iou(every_class) == mean_iou_labelled(every_class)
 
 
 def test_iou_by_hand():
@@ -68,7 +79,7 @@ def test_a_wrong_pixel_among_many_millions_counts():
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,), (1, 2, 2)])
 def test_a_matrix_that_is_not_square_is_named(shape):
-    for metric in (iou_per_class, mean_iou, pixel_accuracy):
+    for metric in (iou_per_class, mean_iou, mean_iou_labelled, pixel_accuracy):
         with pytest.raises(ValueError, match=r"a confusion matrix must be \[K, K\], not \["):
             metric(torch.ones(shape))
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pacl import phi as phi_module
 from pacl.model import VisionEmbedder, attention, compatibility, similarity_map
@@ -230,6 +231,29 @@ def test_a_part_of_the_images_finds_its_own_texts(activation):
         torch.testing.assert_close(part, whole[first:last])
     with pytest.raises(ValueError, match="one text per image, not 1 for 2"):
         compatibility(patches[:2], text, first_text=6, **options)
+
+
+def test_a_shared_embedder_whose_weights_do_not_fit_is_refused(tmp_path):
+    """huggingface_hub would leave what a file lacks at random."""
+    embedder = VisionEmbedder(6, 4)
+    embedder.save_pretrained(tmp_path)
+    state, path = embedder.state_dict(), tmp_path / "model.safetensors"
+    assert torch.equal(VisionEmbedder.from_pretrained(tmp_path).main[0].weight, state["main.0.weight"])
+    lacking = {name: weight for name, weight in state.items() if name != "main.2.bias"}
+    nan = state | {"skip.bias": torch.full((4,), torch.nan)}
+    for held, said in ((lacking, "weights of this embedder .*main.2.bias"), (nan, "not a finite number, in skip.bias")):
+        save_file(held, path)
+        with pytest.raises(ValueError, match=said):
+            VisionEmbedder.from_pretrained(tmp_path)
+    save_file(lacking, path)
+    assert torch.equal(VisionEmbedder.from_pretrained(tmp_path, strict=False).skip.bias, state["skip.bias"])
+
+
+def test_cosines_that_are_not_numbers_are_refused():
+    patches, text = torch.randn(1, 3, 4), torch.randn(2, 4)
+    patches[0, 1, 2] = torch.nan
+    with pytest.raises(ValueError, match="are not numbers .NaN.: check the weights that made them"):
+        similarity_map(patches, text)
 
 
 def test_embedder_names_what_is_wrong():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -13,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from papermill import PapermillExecutionError
 
 from pacl import notebook as notebook_module
-from pacl.notebook import NotebookError, literals, parse, read, scrub
+from pacl.notebook import USAGE, NotebookError, literals, main, parse, read, scrub
 
 PARAMETERS = 'profile = "mini"  # a section of params.yaml\nerror = ""\nsize = 4'
 BODY = """import os, sys
@@ -86,7 +87,7 @@ def test_other_errors_than_the_projects_own_are_named_by_their_kind():
         ("stage.ipynb", ["size=2024-13-45"], "The value of size is not YAML: 2024-13-45"),
         ("stage.ipynb", ["size=2024-12-24"], "The value of size must be a number, text or a list of these: 2024-12-24"),
         ("stage.ipynb", ["size=[a: 1]"], "The value of size must be a number, text or a list of these: [a: 1]"),
-        ("stage.ipynb", ["profile"], "Usage: python -m pacl.notebook SOURCE TARGET name=value ..."),
+        ("stage.ipynb", ["profile"], USAGE),
     ],
 )
 def test_a_wrong_call_is_one_sentence(notebook, source, arguments, line):
@@ -155,7 +156,8 @@ def test_scrub_removes_times_paths_widgets_and_ids():
 TYPED = new_code_cell(
     """prompts = "cat"  # what to look for
 images: str = ("a" "b")
-output = None
+output: str = None
+background = None
 size = 4
 sizes = [1, 2]
 """,
@@ -169,13 +171,14 @@ sizes = [1, 2]
         *((f"prompts={text}", text) for text in ("no", "door: open", "cat, #1 shirt, sea", "[1", "null", "", "a=b")),
         ("images=2024", "2024"),
         ("images=2024-12-24", "2024-12-24"),
-        *((f"output={text}", text) for text in ("no", "a: b", "sweep/0.2", "2024-12-24", "007", "1_000")),
-        *((f"output={text}", None) for text in ("null", "None")),
-        ("output=4", 4),
-        ("output=0.2", 0.2),
-        ("output=1.5e-3", 0.0015),
-        ("output=-1", -1),
+        *((f"output={text}", text) for text in ("no", "a: b", "sweep/0.2", "2024", "0.5", "5e-05", "-1")),
+        *((f"{name}={text}", None) for name in ("output", "background") for text in ("null", "None")),
+        *((f"background={text}", text) for text in ("no", "2024-12-24", "007", "-007", "1_000", "1e", "e5", ".")),
+        ("background=4", 4),
+        *((f"background={x!r}", x) for x in (0.2, 5e-05, 1e-06, 1.5e-3, 1e16, 1e20, -1, -2.5e-7, 0, 12345678901234567)),
+        *((f"background={text}", x) for text, x in ((".5", 0.5), ("5.", 5.0), ("1E-3", 0.001), ("0.50", 0.5))),
         ("size=0.5", 0.5),
+        ("size=5e-05", 5e-05),
         ("size=no", False),
         ("size=null", None),
         ("sizes=[3, x]", [3, "x"]),
@@ -188,6 +191,24 @@ def test_a_value_is_text_where_the_notebook_has_text(pair, value):
 
 def test_constants_are_read_from_a_cell_of_python_only():
     magic = new_code_cell("%matplotlib inline\nx = 1", metadata={"tags": ["parameters"]})
-    others = new_code_cell("a.b = 1\nc = 2\nd: int = 3\ne = c", metadata={"tags": ["parameters"]})
-    assert literals(new_notebook(cells=[others])) == {"c": 2, "d": 3}
+    lines = "a.b = 1\nc = 2\nd: int = 3\ne = c\nf: str = None\ng: int = None"
+    others = new_code_cell(lines, metadata={"tags": ["parameters"]})
+    assert literals(new_notebook(cells=[others])) == {"c": 2, "d": 3, "f": str, "g": None}
     assert literals(new_notebook(cells=[magic])) == literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}
+
+
+def test_stripped_a_notebook_is_as_its_source_whatever_editor_saved_it(tmp_path):
+    source, saved = Path(__file__).parents[1] / "notebooks/01_prepare.ipynb", tmp_path / "saved.ipynb"
+    notebook = nbformat.read(source, as_version=4)
+    notebook.metadata.kernelspec.display_name = "my-env (Python 3.12.1)"
+    notebook.metadata |= {"language_info": {"name": "python", "version": "3.12.1"}, "vscode": {"interpreter": {}}}
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"id{number}"
+        if cell.cell_type == "code":
+            cell.execution_count, cell.outputs = 7, [nbformat.v4.new_output("stream", text="ran")]
+    nbformat.write(notebook, saved)
+    main(["strip", str(saved)])
+    assert saved.read_bytes() == source.read_bytes()
+    saved.write_text("{}")
+    with pytest.raises(SystemExit, match="saved.ipynb is not a notebook"):
+        main(["strip", str(saved)])

@@ -13,6 +13,7 @@ from pacl import label_maps as labels_module
 from pacl.clip.texts import ClassTexts, class_texts
 from pacl.label_maps import predict
 from pacl.model import VisionEmbedder
+from pacl.runtime.files import checksum
 from pacl.runtime.params import Protocol
 from pacl.segment import (
     Method,
@@ -20,7 +21,9 @@ from pacl.segment import (
     dense_logits,
     interpolation_matrix,
     methods_of,
+    opencv_bilinear,
     patch_class_logits,
+    resized_size,
     segment,
     token_logits,
     window_starts,
@@ -35,7 +38,7 @@ class ColourCLIP(stand_in.ColourCLIP):
     def normalize(self, images):
         return images - 0.5
 
-    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint", positions="exact"):
         return {name: self.patch_features(images, stride) * (-1 if name == "negative" else 1) for name in last_blocks}
 
 
@@ -114,6 +117,67 @@ def test_stripes_finer_than_the_resized_images_pixels_become_an_even_grey():
     grey = torch.tensor([[1.0, 1.0]])
     logits = dense_logits(ColourCLIP(), white_and_black, stripes, grey, Protocol(short_side=16))
     assert logits.min() > 0.999  # white's cosine with grey is 0.71
+
+
+# SHA-256, the first 16 digits, of what cv2.resize(INTER_LINEAR) made of noise; OpenCV 4.5.5, 4.14.0 and 5.0.0 agree.
+OPENCV = {
+    ((480, 640), (336, 448)): "59bdf9e3dde85304",
+    ((375, 500), (336, 448)): "e17ea3aa994b041b",
+    ((281, 500), (336, 598)): "d9c647856e26111d",
+    ((50, 70), (96, 134)): "a0e2591a8bcfc635",
+    ((64, 64), (32, 32)): "074d44db5d38b829",
+    ((64, 64), (16, 16)): "49ec774d523a550f",
+    ((3, 2), (7, 9)): "ce7a5c7f7d0cf1bd",
+}
+
+
+@pytest.mark.parametrize("old, new", OPENCV)
+def test_opencvs_bilinear_resize_is_met_bit_for_bit(old, new):
+    H, W = old
+    noise = np.random.default_rng(H * W).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    found = opencv_bilinear(torch.from_numpy(noise).permute(2, 0, 1), new).permute(1, 2, 0).contiguous().numpy()
+    assert found.dtype == np.uint8 and checksum(found.tobytes())[:16] == OPENCV[old, new]
+    exact = F.interpolate(torch.from_numpy(noise).permute(2, 0, 1)[None].float(), size=new, mode="bilinear")[0]
+    assert np.abs(found - exact.permute(1, 2, 0).numpy()).max() < 1
+
+
+@pytest.mark.parametrize(
+    "size, settings, expected",
+    [
+        ((375, 500), {"short_side": 336}, (336, 448)),
+        ((4, 7), {"short_side": 6}, (6, 11)),  # 10.5, which Python's round makes 10
+        ((4, 7), {"short_side": 6, "resize": "antialiased"}, (6, 10)),
+        ((300, 3000), {"short_side": 336, "long_side": 2048}, (205, 2048)),
+        ((3000, 300), {"short_side": 336, "long_side": 2048}, (2048, 205)),
+        ((300, 3000), {"short_side": 336}, (336, 3360)),
+        ((300, 400), {"long_side": 2048}, (300, 400)),
+        ((300, 4096), {"long_side": 2048}, (150, 2048)),
+    ],
+)
+def test_sides_are_those_of_mmcvs_rescale(size, settings, expected):
+    """The smaller factor of the two sides', then a half more, rounded down."""
+    assert resized_size(*size, Protocol(**({"resize": "opencv"} | settings))) == expected
+
+
+def test_a_protocol_may_resize_as_opencv_does():
+    """Of stripes black, white, white, black it keeps the white, and doesn't average."""
+    stripes = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16).expand(3, 64, 64)
+    white = torch.full((3, 16, 16), 255, dtype=torch.uint8)
+    small = dense_logits(ColourCLIP(), METHOD, stripes, TEXT, Protocol(short_side=16, resize="opencv"))
+    torch.testing.assert_close(small[:, :16, :16], dense_logits(ColourCLIP(), METHOD, white, TEXT, Protocol()))
+
+
+def test_position_embeddings_are_resized_in_the_protocols_way(tiny_clip):
+    image, text = picture(40, 32), torch.randn(3, tiny_clip.dim, generator=torch.Generator().manual_seed(1))
+    found, tokens = {}, {}
+    for how in ("exact", "scaled"):
+        logits = token_logits(tiny_clip, {"": Method(tiny_clip.project, "clip")}, image, text, Protocol(positions=how))
+        found[how] = logits[""].logits
+        x = tiny_clip.normalize(image[None] / 255)
+        tokens = tiny_clip.project(tiny_clip.patch_features_by(x, ["clip"], positions=how)["clip"])
+        expected = F.cosine_similarity(tokens[0, :, None], text, dim=-1).T.reshape(3, 5, 4)
+        torch.testing.assert_close(found[how], expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found["exact"], found["scaled"], atol=1e-4)
 
 
 def brute_force_windows(image, window, step, stride):

@@ -18,6 +18,7 @@ from pacl.runtime.precision import autocast, available
 
 TOKENS = ("after_norm", "before_norm", "value")
 PASSES = ("joint", "shifted")
+POSITIONS = ("exact", "scaled")
 PROMPTS_AT_ONCE = 256
 
 
@@ -78,7 +79,7 @@ class FrozenCLIP:
         """f_v: the last layer's patch tokens without the class token; normalised images [B, 3, H, W] -> [B, N, D_v].
 
         stride: pixels between patches, by default patch_size; tokens lie on the `grid`, N = h * w. Position embeddings
-        are resized bicubically to other grids than the trained one.
+        are resized to other grids than the trained one (`resize_position_embedding`).
         last_block: what to read from the last block, a name of `pacl.clip.baselines.LAST_BLOCKS`; by default
         `self.last_block`.
         passes: how to compute a stride s below patch_size P. "joint": the patch convolution sees overlapping patches,
@@ -92,18 +93,28 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def patch_features_by(
-        self, images: Tensor, last_blocks: list[str], stride: int | None = None, *, passes: str = "joint"
+        self,
+        images: Tensor,
+        last_blocks: list[str],
+        stride: int | None = None,
+        *,
+        passes: str = "joint",
+        positions: str = "exact",
     ) -> dict[str, Tensor]:
-        """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before them."""
-        if passes not in PASSES:
-            raise ValueError(f"passes must be joint or shifted, not {passes!r}.")
+        """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before them.
+
+        positions: see `resize_position_embedding`.
+        """
+        if passes not in PASSES or positions not in POSITIONS:
+            allowed = f"passes must be {_one_of(PASSES)} and positions {_one_of(POSITIONS)}"
+            raise ValueError(f"{allowed}, not {passes!r} and {positions!r}.")
         check_last_blocks(self.model.visual, last_blocks)
         images, stride = self._on_device(images), self.patch_size if stride is None else stride
         grid = self.grid(*images.shape[2:], stride)
         with self._precision():
             if passes == "shifted":
-                return self._shifted_passes(images, stride, grid, last_blocks)
-            return self._tokens(images, stride, grid, last_blocks)
+                return self._shifted_passes(images, stride, grid, last_blocks, positions)
+            return self._tokens(images, stride, grid, last_blocks, positions)
 
     @torch.no_grad()
     def project(self, patch_features: Tensor) -> Tensor:
@@ -167,7 +178,7 @@ class FrozenCLIP:
         return (model.ln_final(x)[torch.arange(len(x)), ends] @ model.text_projection).float()
 
     def _shifted_passes(
-        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str], positions: str
     ) -> dict[str, Tensor]:
         """Token i of a side lies at pixel i * stride, where pass i modulo P / stride has a patch."""
         every, shape = self.patch_size // stride, (len(images), *grid, self.width)
@@ -175,19 +186,21 @@ class FrozenCLIP:
         for row, column in product(range(min(every, grid[0])), range(min(every, grid[1]))):
             shifted = images[..., row * stride :, column * stride :]
             part = self.grid(*shifted.shape[2:])
-            for name, x in self._tokens(shifted, self.patch_size, part, last_blocks).items():
+            for name, x in self._tokens(shifted, self.patch_size, part, last_blocks, positions).items():
                 tokens[name][:, row::every, column::every] = x.unflatten(1, part)
         return {name: x.flatten(1, 2) for name, x in tokens.items()}
 
-    def _tokens(self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]) -> dict[str, Tensor]:
+    def _tokens(
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str], positions: str
+    ) -> dict[str, Tensor]:
         if self.is_timm:
             trunk = self.model.visual.trunk
             return dict.fromkeys(last_blocks, trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float())
-        whole = self._with_class_token(images, stride, grid, last_blocks)
+        whole = self._with_class_token(images, stride, grid, last_blocks, positions)
         return {name: self._norm(x[:, 1:].float()) for name, x in whole.items()}
 
     def _with_class_token(
-        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str]
+        self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str], positions: str = "exact"
     ) -> dict[str, Tensor]:
         """open_clip's transformer, except for the stride, the position embeddings and the last block: that block's
         outputs [B, 1 + N, D_v] before the final LayerNorm.
@@ -196,7 +209,8 @@ class FrozenCLIP:
         x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
         x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on, except for autocast's operations
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
-        x = visual.ln_pre(x + resize_position_embedding(visual.positional_embedding, visual.grid_size, grid))
+        place = resize_position_embedding(visual.positional_embedding, visual.grid_size, grid, positions)
+        x = visual.ln_pre(x + place)
         *blocks, last = visual.transformer.resblocks
         for block in blocks:
             x = whole_block(block, x)
@@ -253,14 +267,21 @@ def load_clip_of(model: Model, **changes) -> FrozenCLIP:
     return load_clip(model.backbone, model.pretrained, **settings)
 
 
-def resize_position_embedding(embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def resize_position_embedding(
+    embedding: Tensor, trained: tuple[int, int], grid: tuple[int, int], positions: str = "exact"
+) -> Tensor:
     """Resizes position embeddings bicubically, except the class token's, the first: [1 + h0 * w0, D_v] -> [1 + h * w,
     D_v].
+
+    positions: "exact" maps the trained grid's edges onto the new one's, as TCL's code does; "scaled" enlarges by
+    (h + 0.1) / h0 and (w + 0.1) / w0, as SCLIP's and NACLIP's code does: its edges lie up to a tenth of a patch off.
     """
     if tuple(trained) == tuple(grid):
         return embedding
-    patches = embedding[1:].T.reshape(1, -1, *trained)  # [1, D_v, h0, w0]
-    patches = F.interpolate(patches.float(), size=grid, mode="bicubic", antialias=False)
+    patches = embedding[1:].T.reshape(1, -1, *trained).float()  # [1, D_v, h0, w0]
+    factors = [(new + 0.1) / old for new, old in zip(grid, trained, strict=True)]
+    to = {"size": grid} if positions == "exact" else {"scale_factor": factors, "recompute_scale_factor": False}
+    patches = F.interpolate(patches, mode="bicubic", antialias=False, **to)
     return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
 
 

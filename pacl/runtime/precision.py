@@ -1,4 +1,6 @@
-"""bfloat16 where the hardware multiplies in it, else float32: emulated bfloat16 is many times slower than float32."""
+"""bfloat16 where the hardware multiplies in it, else float32: emulated bfloat16 is many times slower than float32; and
+weights that are numbers.
+"""
 
 from functools import cache
 
@@ -24,3 +26,10 @@ def available(device_type: str, dtype: str) -> str:
 def autocast(device_type: str, dtype: str) -> torch.autocast:
     """torch's autocast to bfloat16, where that is requested and available."""
     return torch.autocast(device_type, torch.bfloat16, enabled=available(device_type, dtype) == "bfloat16")
+
+
+def check_weights(module: torch.nn.Module, source) -> None:
+    """Raises ValueError for weights that are NaN or infinite: they would give label maps without a word."""
+    for name, weight in module.named_parameters():
+        if not weight.isfinite().all():
+            raise ValueError(f"{source} holds a weight that is not a finite number, in {name}: copy or train it again.")

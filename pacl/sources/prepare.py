@@ -15,7 +15,15 @@ from pacl.data.prepared import ImageSet, all_scenes, read_pairs, write_labelled,
 from pacl.runtime.files import new_folder, read_json, write_json
 from pacl.runtime.params import Prepare
 from pacl.runtime.processes import end_with_parent
-from pacl.sources import caption_sets, classification_sets, layouts, segmentation_sets, shards, tiny_imagenet
+from pacl.sources import (
+    borders,
+    caption_sets,
+    classification_sets,
+    layouts,
+    segmentation_sets,
+    shards,
+    tiny_imagenet,
+)
 from pacl.sources.miniworld import scenes as miniworld
 
 LABELS = {
@@ -81,6 +89,7 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
     )
     if settings.source == "webdataset":
         notes = [write_shards(folder, finished, raw / shards.SHARDS["folder"], settings)]
+        notes += [borders.note(sorted((folder / "train_images").iterdir()))]
     else:
         notes = write_captioned(folder, raw, settings)
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):

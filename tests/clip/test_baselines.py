@@ -261,7 +261,7 @@ def test_unknown_names_are_named(random):
     x = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ValueError, match="no last block 'gem': use one of clip, maskclip, sclip, naclip, clearclip"):
         random.patch_features(x, last_block="gem")
-    with pytest.raises(ValueError, match="passes must be joint or shifted, not 'both'"):
+    with pytest.raises(ValueError, match="passes must be joint or shifted and positions .*, not 'both' and 'exact'"):
         random.patch_features(x, passes="both")
 
 

@@ -1,5 +1,8 @@
 """The frozen CLIP against open_clip's own outputs: patch tokens, strides, texts; tiny models, random weights."""
 
+from types import SimpleNamespace
+
+import open_clip
 import pytest
 import timm
 import torch
@@ -104,6 +107,40 @@ def test_position_embeddings_are_resized_bicubically_but_for_the_class_tokens():
         square = embedding[1:].reshape(1, 4, 4, 2).permute(0, 3, 1, 2)
         expected = F.interpolate(square, size=grid, mode="bicubic")[0].permute(1, 2, 0).reshape(-1, 2)
         torch.testing.assert_close(resized, torch.cat([embedding[:1], expected]))
+
+
+def test_enlarged_position_embeddings_are_open_clips():
+    embedding = torch.randn(17, 2)
+    resized = {"visual.positional_embedding": embedding}
+    visual = SimpleNamespace(visual=SimpleNamespace(grid_size=(6, 5)))
+    open_clip.model.resize_pos_embed(resized, visual, antialias=False)
+    expected = resized["visual.positional_embedding"]
+    torch.testing.assert_close(resize_position_embedding(embedding, (4, 4), (6, 5)), expected)
+
+
+def test_scaled_position_embeddings_lie_where_sclips_formula_puts_them():
+    """Pixel i of n lies at (i + 1/2) * old / (n + 0.1) - 1/2, between four others, with the cubic weights of a = -3/4;
+    pixels beyond the edge are those at the edge.
+    """
+
+    def cubic(x):
+        x = abs(x)
+        return 1.25 * x**3 - 2.25 * x**2 + 1 if x <= 1 else -0.75 * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    def matrix(old, new):
+        found = torch.zeros(new, old)
+        for i in range(new):
+            at = (i + 0.5) * old / (new + 0.1) - 0.5
+            for j in range(-3, old + 3):
+                found[i, min(max(j, 0), old - 1)] += cubic(at - j)
+        return found
+
+    embedding = torch.randn(17, 2, generator=torch.Generator().manual_seed(0))
+    for grid in ((6, 5), (7, 12), (3, 3)):
+        square = embedding[1:].reshape(4, 4, 2)
+        expected = torch.einsum("yi,xj,ijd->yxd", matrix(4, grid[0]), matrix(4, grid[1]), square).reshape(-1, 2)
+        scaled = resize_position_embedding(embedding, (4, 4), grid, "scaled")
+        torch.testing.assert_close(scaled, torch.cat([embedding[:1], expected]), **CLOSE)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +15,7 @@ import pytest
 import torch
 from helpers.archive import Archive
 from helpers.tiny_clip import TINY, images, load_config, save_folder
+from safetensors.torch import save_file
 
 from pacl.clip import load_clip, weights
 
@@ -143,17 +145,18 @@ def test_texts_read_by_hugging_faces_models_are_refused():
 # --- files and their activation ---
 
 
-def test_a_file_has_the_activation_of_its_folder_its_model_or_its_path(built_in, monkeypatch):
+def test_a_file_has_the_activation_of_its_folder_its_model_or_its_name(built_in, monkeypatch, capsys):
     """open_clip only warns where OpenAI's weights would run with the wrong activation."""
     state = save_folder(built_in / "folder").state_dict()
     (built_in / "OpenAI").mkdir()
-    for name in ("plain.bin", "my_OpenAI.bin", "OpenAI/plain.bin"):
+    for name in ("plain.bin", "my_OpenAI.bin", "OpenAI/plain.bin", "openaim.bin"):
         torch.save(state, built_in / name)
         clip = load_clip("tiny", built_in / name, device="cpu")
-        assert activation(clip) == ("GELU" if name == "plain.bin" else "QuickGELU")
+        assert activation(clip) == ("QuickGELU" if name == "my_OpenAI.bin" else "GELU")
         assert torch.equal(clip.model.visual.proj, state["visual.proj"])
-    monkeypatch.chdir(built_in / "OpenAI")
-    assert activation(load_clip("tiny", "plain.bin", device="cpu")) == "QuickGELU"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "plain.bin runs with GELU: so does tiny, and the file's name is none of open_clip's."
+    assert said[1] == "my_OpenAI.bin runs with QuickGELU: its name is that of open_clip's openai."
     for quick_gelu, expected in ((False, "GELU"), (True, "QuickGELU")):
         save_folder(built_in / "folder", {**TINY, "quick_gelu": quick_gelu})
         clip = load_clip("tiny", built_in / "folder/open_clip_model.safetensors", device="cpu")
@@ -163,6 +166,117 @@ def test_a_file_has_the_activation_of_its_folder_its_model_or_its_path(built_in,
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "laion", {"hf_hub": "nobody/tiny/"})
     with pytest.raises(ValueError, match="computes QuickGELU, but 'laion' was trained without"):
         load_clip("tiny", "laion")
+
+
+# What the files of these families are called: by open_clip's tag, their repository, their authors.
+FILES = [
+    ("ViT-B-16", "metaclip_400m.pt", True),
+    ("ViT-B-16", "b16_400m.pt", True),
+    ("ViT-B-16", "vit_base_patch16_clip_224.metaclip_2pt5b.safetensors", True),
+    ("ViT-B-16", "b16_fullcc2.5b.pt", True),
+    ("ViT-B-16", "DFN2B-CLIP-ViT-B-16.bin", True),
+    ("ViT-B-16-quickgelu", "dfn2b.bin", True),
+    ("ViT-B-32", "vit_b_32-quickgelu-laion400m_e32-46683a32.pt", True),
+    ("ViT-B-16", "vit_b_16-laion400m_e32-55e67d44.pt", False),
+    ("ViT-B-16-quickgelu", "CLIP-ViT-B-16-laion2B-s34B-b88K.bin", False),
+    ("ViT-B-16", "ViT-B-16.bin", False),
+    ("ViT-B-16-quickgelu", "ViT-B-16.bin", True),
+    ("ViT-B-16", "pytorch_model.bin", False),
+]
+
+
+@pytest.mark.parametrize("name, file, quick_gelu", FILES)
+def test_a_file_named_as_open_clips_tags_are_has_their_activation(tmp_path, name, file, quick_gelu):
+    found, why = weights._activation(tmp_path / "openai" / file, name, open_clip.get_model_config(name))
+    assert found == quick_gelu and why
+
+
+def test_every_tag_that_open_clip_flags_is_known_by_its_name():
+    for name, tag in open_clip.list_pretrained():
+        settings, config = open_clip.get_pretrained_cfg(name, tag), open_clip.get_model_config(name)
+        if settings.get("quick_gelu"):
+            assert weights._activation(Path(f"{tag}.pt"), name, config)[0], (name, tag)
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path):
+    state = save_folder(tmp_path).state_dict()
+    state["visual.proj"][0, 0] = float("nan")
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(
+        ValueError, match="safetensors holds a weight that is not a finite number, in visual.proj: copy"
+    ):
+        load_clip("tiny", tmp_path, device="cpu")
+
+
+def test_a_state_dict_under_the_key_model_is_unwrapped(built_in):
+    state = save_folder(built_in / "folder").state_dict()
+    prefixed = {f"module.{name}": weight for name, weight in state.items()}
+    for held in ({"model": state, "optimizer": {}}, {"model": prefixed, "epoch": 3}, {"state_dict": prefixed}):
+        torch.save(held, built_in / "trained.pt")
+        found = load_clip("tiny", built_in / "trained.pt", device="cpu").model.state_dict()
+        assert all(torch.equal(found[name], weight) for name, weight in state.items())
+
+
+def test_weights_that_do_not_fit_are_named_by_their_first_keys(built_in):
+    state = save_folder(built_in / "folder").state_dict()
+    renamed = {name.replace("visual.", "image."): weight for name, weight in state.items()}
+    hugging_face = {"vision_model.embeddings.class_embedding": torch.zeros(3), "text_projection.weight": torch.zeros(3)}
+    lacks = "it lacks visual.class_embedding, visual.positional_embedding, visual.proj and has image.class_embedding,"
+    for held, said in (
+        (renamed, lacks),
+        ({"model": renamed}, lacks),
+        (
+            hugging_face,
+            "it has the layout of Hugging Face's transformers, convert it as docs/data.md says under Weights",
+        ),
+    ):
+        torch.save(held, built_in / "other.pt")
+        with pytest.raises(ValueError, match=f"other.pt doesn't hold weights of tiny .* can read: {said}"):
+            load_clip("tiny", built_in / "other.pt", device="cpu")
+
+
+THEIRS = {  # transformers' names for open_clip's; transformers 4.57.1 itself gives equal features after the conversion
+    r"(visual\.)?transformer\.resblocks\.(\d+)": r"\1encoder.layers.\2",
+    r"ln_1": "layer_norm1",
+    r"ln_2": "layer_norm2",
+    r"mlp\.c_fc": "mlp.fc1",
+    r"mlp\.c_proj": "mlp.fc2",
+    r"attn\.": "self_attn.",
+    r"ln_final": "final_layer_norm",
+    r"visual\.ln_pre": "visual.pre_layrnorm",
+    r"visual\.ln_post": "visual.post_layernorm",
+    r"visual\.conv1": "visual.embeddings.patch_embedding",
+    r"visual\.class_embedding": "visual.embeddings.class_embedding",
+    r"positional_embedding$": "embeddings.position_embedding.weight",
+    r"^token_embedding": "embeddings.token_embedding",
+}
+
+
+def as_transformers(state):
+    theirs = {"logit_scale": state.pop("logit_scale"), "visual_projection.weight": state.pop("visual.proj").T}
+    theirs["text_projection.weight"] = state.pop("text_projection").T
+    for key, weight in state.items():
+        for ours, name in THEIRS.items():
+            key = re.sub(ours, name, key)
+        key = key.replace("visual.", "vision_model.") if key.startswith("visual.") else f"text_model.{key}"
+        if "in_proj" in key:
+            parts = zip("qkv", weight.chunk(3), strict=True)
+            theirs |= {key.replace("in_proj_", f"{part}_proj."): value.clone() for part, value in parts}
+        else:
+            theirs[key] = weight
+    return {key: weight.contiguous() for key, weight in theirs.items()}
+
+
+def test_the_conversion_in_the_docs_gives_open_clips_weights(built_in, monkeypatch):
+    state = save_folder(built_in / "folder").state_dict()
+    monkeypatch.chdir(built_in)
+    save_file(as_transformers(dict(state)), "model.safetensors")
+    with pytest.raises(ValueError, match="layout of Hugging Face's transformers"):
+        load_clip("tiny", "model.safetensors", device="cpu")
+    docs = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n(import re\n.*?)```", docs, re.DOTALL)[1], {})
+    found = load_clip("tiny", "openai.safetensors", device="cpu").model.state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in state.items())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -10,7 +10,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
 from pacl.clip.features import text_features, text_table
-from pacl.data.prompts import all_templates, nouns, spacy_tagger, templates
+from pacl.data.prompts import SPACY_MODELS, all_templates, nouns, spacy_tagger, templates
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,22 @@ def fresh_taggers():
         cached.cache_clear()
 
 
-def test_spacys_nouns_and_proper_nouns_are_the_nouns(monkeypatch, fresh_taggers):
+@pytest.mark.parametrize("model", SPACY_MODELS)
+def test_spacys_nouns_and_proper_nouns_are_the_nouns(monkeypatch, fresh_taggers, model):
     """A stand-in for spaCy, which is not a dependency: its tags decide, not the words."""
     kinds = {"duck": "VERB", "golden": "PROPN", "retriever": "PROPN", "run": "NOUN", "2": "NOUN"}
     loaded = []
 
     def load(name, disable):
+        if name != model:
+            raise OSError(f"[E050] Can't find model {name!r}.")
         loaded.append((name, sorted(disable)))
         return lambda caption: [SimpleNamespace(text=w, pos_=kinds.get(w, "X")) for w in caption.split()]
 
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
     assert nouns("A Golden Retriever and a duck on a run 2", "spacy") == ("golden retriever", "run")
     assert nouns("2 duck", "spacy") == ()  # a word without letters is never a noun
-    assert loaded == [("en_core_web_sm", ["lemmatizer", "ner", "parser"])]  # once, with its tagger only
+    assert loaded == [(model, ["lemmatizer", "ner", "parser"])]  # once, with its tagger only
     assert "duck" in nouns("a duck on a run")  # the other tagger has its own memory
 
 

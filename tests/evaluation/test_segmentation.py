@@ -176,16 +176,17 @@ def test_the_command_measures_a_profile_into_a_file_that_can_be_written(tmp_path
 
 
 def test_what_is_written_is_measured_by_hand_and_read_back(tmp_path):
-    """A class without a pixel in truth or prediction counts nowhere."""
+    """A class without a pixel in truth or prediction counts nowhere, one that is only predicted as 0 in `miou`."""
     benchmark = Benchmark("plain", ("cat, kitten", "dog", "duck"), (0, 1, 2))
-    half, whole = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]]), torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
+    half, whole = torch.tensor([[3, 0, 1], [2, 4, 0], [0, 0, 0]]), torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
     confmats = {
         "native": {"plain": {"clip": half, "pacl": whole}},
         "tcl": {"plain": {"clip": whole, "pacl": half}},
     }
     result = write_segmentation(tmp_path, confmats, {"": image_set([], [], {"plain": benchmark})})
-    of_half = {"miou": pytest.approx((3 / 6 + 4 / 7) / 2), "pixel_accuracy": pytest.approx(7 / 10)}
-    of_whole = {"miou": 1.0, "pixel_accuracy": 1.0}
+    means = {"miou": pytest.approx((3 / 6 + 4 / 6) / 3), "miou_labelled": pytest.approx((3 / 6 + 4 / 6) / 2)}
+    of_half = means | {"pixel_accuracy": pytest.approx(7 / 10)}
+    of_whole = {"miou": 1.0, "miou_labelled": 1.0, "pixel_accuracy": 1.0}
     assert result == {
         "plain": {"native": {"clip": of_half, "pacl": of_whole}, "tcl": {"clip": of_whole, "pacl": of_half}}
     }
@@ -195,7 +196,7 @@ def test_what_is_written_is_measured_by_hand_and_read_back(tmp_path):
     assert table[:3].drop(columns="iou").values.tolist() == (
         [["plain", "native", "clip", name] for name in ("cat", "dog", "duck")]
     )
-    assert table.iou.tolist()[:2] == pytest.approx([3 / 6, 4 / 7], abs=1e-6) and pd.isna(table.iou[2])
+    assert table.iou.tolist()[:2] == pytest.approx([3 / 6, 4 / 6], abs=1e-6) and table.iou[2] == 0
     first, path = (tmp_path / "confusion_matrices.npz").read_bytes(), tmp_path / "confusion_matrices.npz"
     write_segmentation(tmp_path, confmats, {"": image_set([], [], {"plain": benchmark})})
     assert path.read_bytes() == first

@@ -17,5 +17,5 @@ class ColourCLIP:
     def patch_features(self, images, stride=None):
         return F.avg_pool2d(images, self.patch_size, stride or self.patch_size).flatten(2).transpose(1, 2)
 
-    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint"):
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint", positions="exact"):
         return {name: self.patch_features(images, stride) for name in last_blocks}

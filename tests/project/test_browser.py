@@ -24,6 +24,7 @@ from pacl.data.images import Images, Masks
 from pacl.data.prepared import ImageSet
 from pacl.evaluation.viewer import write_viewer
 from pacl.model import VisionEmbedder
+from pacl.notebook import strip
 from pacl.report.chapters import write_report
 from pacl.report.claims import write_claims
 from pacl.report.results import Results
@@ -262,7 +263,6 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(name, browser, jupyterlab
     assert all(cell.execution_count for cell in cells)
     assert "Warning" not in " ".join(output.text for output in outputs if output.get("name") == "stderr")
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    strip = [sys.executable, "-m", "nbstripout", "--extra-keys", "metadata.language_info"]
-    subprocess.run([*strip, path], check=True)
+    strip([path])
     assert path.read_text(encoding="utf-8") == source
     assert (project / "photos_segmented/areas.csv").is_file() or name != "segment_your_images.ipynb"

@@ -39,7 +39,8 @@ def test_a_batch_goes_to_the_embedders_device(text_embedder, tokens_on):
     assert loss.device.type == phi.device.type == "cuda"  # the way back wants a real GPU
 
 
-def test_patches_go_to_the_embedders_device_and_what_is_found_comes_back():
+def test_patches_go_to_the_embedders_device_and_what_is_found_comes_back(monkeypatch):
+    monkeypatch.setattr("pacl.model._check_numbers", lambda cosines: None)  # which fake tensors don't hold
     embedder, patches = on_gpu(VisionEmbedder, D_v, D), torch.ones(5, N, D_v)
     texts = on_gpu(lambda: ClassTexts(torch.ones(3, D), None))  # one a class
     assert patch_embeddings(embedder, patches, texts.features.device, batch_size=2).device.type == "cpu"

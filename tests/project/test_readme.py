@@ -44,7 +44,7 @@ SHOWN_BY = {
     "dvc exp run -S 'profiles=[mini,flickr8k]'": "named_profiles_are_there",
     "python -m pacl.report flickr8k": "command_line_shows_report_and_claims",
     "jupyter lab notebooks": "jupyterlab_runs_a_notebook_from_top_to_bottom",
-    "nbstripout --extra-keys metadata.language_info notebooks/*.ipynb": "notebooks_are_as_nbstripout_leaves_them",
+    "python -m pacl.notebook strip notebooks/*.ipynb": "notebooks_are_as_strip_leaves_them",
     f"for background in 0.2 0.3 0.4; do {SEGMENT} sweep/$background.ipynb images=photos {SWEEP}; done": (
         "a_sweep_is_a_loop_of_notebook_runs"
     ),
@@ -143,7 +143,7 @@ def test_the_citation_is_complete():
 
 def test_pre_commit_strips_sources_in_place_and_never_executed_copies():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
-    (strip,) = (hook for hook in hooks if hook["id"] == "nbstripout")
+    (strip,) = (hook for hook in hooks if hook["id"] == "strip")
     assert re.search(strip["files"], "notebooks/01_prepare.ipynb")
     assert not re.search(strip["files"], "reports/mini/prepare/01_prepare.ipynb")
     assert all((ROOT / word).exists() for hook in hooks for word in hook["entry"].split() if word.endswith(".py"))

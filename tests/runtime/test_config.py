@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ruamel.yaml import YAML  # DVC's
 
 from pacl.runtime.config import ConfigError, load_params, project_root, read_yaml
 from pacl.runtime.params import OnBenchmark, Profile, Protocol
@@ -96,15 +97,14 @@ MUST_BE = [  # one for each kind of limit
     ("ablations.strides", [], "a list of at least 1."),
     ("prepare.train_pairs", 19999, "at least 20000, mini.train.pairs."),
     ("protocols.native.token_stride", 3, "one of 1, 2, 4, 8, which divide the patches of 8 pixels."),
-    ("protocols.mine", 3, "a section: there are short_side, window,"),
+    ("protocols.mine", 3, "a section: there are short_side, long_side, resize,"),
 ]
 MUST_BE = [(path, value, f"mini.{path} is {value!r}, but must be {words}") for path, value, words in MUST_BE]
 WRONG = [
     ("train.betas", [0.9, 1.0], "train.betas.1 is 1.0, but must be below 1."),
     ("train.pairs", 10, "train: pairs (10) must be at least batch_size (256)."),
     ("train.warmup_steps", 624, "train: warmup_steps (624) must be below all of its 624 steps."),
-    ("train.learning_rate", "5e-4", "train.learning_rate is the text '5e-4': write 5.0e-4, without quotes."),
-    ("train.eps", "1.5e6", "train.eps is the text '1.5e6': write 1.5e+6, without quotes."),
+    ("train.eps", "1.5", "train.eps is the text '1.5': write 1.5, without quotes."),
     ("train.accumulate", 300, "train: accumulate (300) must be at most batch_size (256)."),
     ("train.scal", 1.0, "train.scal is not a parameter: did you mean scale."),
     ("prepare.source", "flickr8k", "prepare: raw must name the folder that holds flickr8k."),
@@ -156,7 +156,9 @@ def test_values_may_lie_on_their_limits(write):
 def test_a_protocol_that_says_nothing_is_the_papers():
     """One pass of the whole image at CLIP's own logit scale, seven templates, no background."""
     assert Protocol().model_dump(exclude_none=True) == {
+        "resize": "antialiased",
         "passes": "joint",
+        "positions": "exact",
         "templates": "seven",
         "logit_scale": 100.0,
         "background_rule": "none",
@@ -233,6 +235,17 @@ def test_a_repeated_key_and_other_yaml_are_refused(tmp_path, monkeypatch, text, 
     with pytest.raises(ConfigError) as error:
         load_params("mini", "train")
     assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_numbers_are_those_that_dvc_reads_and_writes(tmp_path):
+    """Its YAML is 1.2's; what is quoted, or is no number there either, stays text."""
+    numbers = "5e-05, 1e-06, 5e-4, 1e3, 1.5E+6, -2e-1, 5.e2, 1.0e-6, 3, 0.1"
+    (tmp_path / "numbers.yaml").write_text(f"all: [{numbers}, '5e-05', \"1e3\", e5, 5e, 1e-, x1e3, 1e3x, .5e1]")
+    ours = read_yaml(tmp_path / "numbers.yaml")["all"]
+    assert ours[:10] == [5e-05, 1e-06, 5e-4, 1e3, 1.5e6, -0.2, 500.0, 1e-6, 3, 0.1] and type(ours[3]) is float
+    assert ours[10:] == ["5e-05", "1e3", "e5", "5e", "1e-", "x1e3", "1e3x", ".5e1"]
+    dvcs = YAML(typ="safe").load(tmp_path / "numbers.yaml")["all"]
+    assert ours == dvcs
 
 
 def test_a_merged_key_may_be_changed(tmp_path):
