@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from pacl.clip.frozen import FrozenCLIP
-from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.benchmark import IGNORE, Benchmark, phrases_of
 from pacl.data.prepared import ImageSet
 from pacl.evaluation.segmentation import equal_sizes
 from pacl.label_maps import label_maps
@@ -98,9 +98,9 @@ def mentions(captions: list[list[str]], classes: tuple[str, ...]) -> Counter:
     """How many images have a caption with one of the class's phrases in it, as whole words, plural or not."""
     counts = Counter()
     for name in classes:
-        forms = "|".join(re.escape(form) for phrase in name.split(",") for form in singular_and_plurals(phrase.strip()))
+        forms = "|".join(re.escape(form) for phrase in phrases_of(name) for form in singular_and_plurals(phrase))
         pattern = re.compile(rf"\b(?:{forms})\b", re.IGNORECASE)
-        counts[name.split(",")[0]] = sum(any(map(pattern.search, texts)) for texts in captions)
+        counts[phrases_of(name)[0]] = sum(any(map(pattern.search, texts)) for texts in captions)
     return counts
 
 
