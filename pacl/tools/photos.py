@@ -4,22 +4,27 @@ import csv
 import errno
 import math
 import os
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
 from pacl.checkpoints import load_embedder
 from pacl.clip.frozen import FrozenCLIP
 from pacl.clip.texts import ClassTexts, class_texts
+from pacl.data.benchmark import phrases_of
 from pacl.data.images import open_image
+from pacl.label_maps import idle_rule
 from pacl.runtime.files import new_folder
 from pacl.runtime.params import Protocol
 from pacl.segment import Method, segment
+from pacl.sources.layouts import lines_of
 from pacl.tools.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 
 TYPES = (".jpg", ".jpeg", ".png", ".webp")
@@ -52,16 +57,33 @@ def output_beside(images: str | Path) -> Path:
 
 
 def split_prompts(prompts: str | list | None) -> list[str]:
-    """The distinct prompts of a list or a comma-separated text. Raises ValueError for none and for too many."""
-    given = str("" if prompts is None else prompts).strip()
-    given = given[1:-1] if given[:1] + given[-1:] == "[]" else given  # prompts=[cat,sofa] on the command line
-    parts = prompts if isinstance(prompts, (list, tuple)) else given.split(",")
-    found = list(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+    """The distinct prompts of a list, of a text or of a text file; a prompt may be several words, separated by commas.
+
+    A text is separated by semicolons or, if it has none, by commas; in square brackets it is YAML's list. A file, which
+    ends with .txt, has a prompt per line. Raises FileNotFoundError for a missing one, and ValueError for no prompt and
+    for too many.
+    """
+    parts = prompts if isinstance(prompts, (list, tuple)) else parts_of("" if prompts is None else str(prompts).strip())
+    found = list(dict.fromkeys(text for part in parts if (text := ", ".join(phrases_of(str(part))))))
     if not found:
         raise ValueError('There is no prompt: name what to look for, as in prompts="cat,sofa,wall".')
     if len(found) > MOST_PROMPTS:
         raise ValueError(f"There are {len(found)} prompts, but a mask can hold {MOST_PROMPTS}: give fewer.")
     return found
+
+
+def parts_of(prompts: str) -> list[str]:
+    """The parts of a text, as `split_prompts` separates them."""
+    if prompts.endswith(".txt"):
+        if not Path(prompts).is_file():
+            raise FileNotFoundError(
+                f"{prompts} does not exist: let prompts=... name a text file with a prompt per line."
+            )
+        return lines_of(Path(prompts))
+    if prompts[:1] + prompts[-1:] == "[]":
+        with suppress(yaml.YAMLError):
+            return yaml.load(prompts, yaml.BaseLoader)  # which reads `yes` and `7` as texts
+    return prompts.split(";" if ";" in prompts else ",")
 
 
 def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Method, str]:
@@ -101,10 +123,12 @@ def segment_photos(
     """
     output = Path(output)
     check_settings(short_side, background)
+    protocol = photo_protocol(clip, token_stride, background)
+    if idle := idle_rule(protocol, prompts):
+        raise ValueError(f"background is {background!r}, but {idle}, or None.")
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
     texts = class_texts(clip, prompts, templates)
-    protocol = photo_protocol(clip, token_stride, background)
     areas, skipped, small = [], {}, {}
     with new_folder(output) as folder:
         for kind in ("masks", "overlays"):

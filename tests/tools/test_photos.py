@@ -174,7 +174,7 @@ def test_corrupt_photos_are_skipped_and_named(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"my photos", "out"}
 
 
-@pytest.mark.parametrize("background, covered", [(None, 0.0), (0, 0.0), (0.2, 0.0), (0.4, 0.5), (1, 0.5)])
+@pytest.mark.parametrize("background, covered", [(None, 0.0), (0.334, 0.5), (0.4, 0.5), (1, 0.5)])
 def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, background, covered):
     """Half the photo is as near to each of three prompts; of the other half, red has nearly all."""
     image = two_colours()
@@ -269,6 +269,9 @@ REFUSED = [
       for side in (0, -8, 4.5, "448", None, True)),
     *(({"background": x}, "background is .*: give a probability between 0 and 1, or None.$")
       for x in (-0.1, 1.5, "0.2", True, np.nan)),
+    *(({"background": x}, f"background is {x}, but the best of 3 phrases .* use .* at least 0.334, or None.$")
+      for x in (0, 0.2, 0.333)),
+    ({"background": 0.9, "prompts": ["red"]}, "background is 0.9, but a single text .* name other things, too"),
     ({"token_stride": 3}, "stride 3"),
 ]  # fmt: skip
 
@@ -316,12 +319,30 @@ def test_prompts():
     assert split_prompts(("cat, dog", " sofa ")) == ["cat, dog", "sofa"]
     assert split_prompts(" [cat, sofa] ") == ["cat", "sofa"]  # as the command line gives a list
     assert split_prompts("[cat") == ["[cat"]
+    assert split_prompts('["tree", "house, sky", "sea"]') == ["tree", "house, sky", "sea"]
+    assert split_prompts("[yes, 7, null]") == ["yes", "7", "null"]  # texts, whatever YAML makes of them
+    assert split_prompts("tree; house,sky ;; sea") == ["tree", "house, sky", "sea"]
+    assert split_prompts("house, sky;") == ["house, sky"]  # one prompt of two words
     for nothing in (None, "", " , ", []):
         with pytest.raises(ValueError, match="There is no prompt"):
             split_prompts(nothing)
     assert len(split_prompts([f"p{i}" for i in range(255)])) == 255
     with pytest.raises(ValueError, match="256 prompts, but a mask can hold 255"):
         split_prompts([f"p{i}" for i in range(256)])
+
+
+def test_prompts_in_a_file(tmp_path):
+    (tmp_path / "words.txt").write_text("tree\nhouse, sky\n\nsea\n", encoding="utf-8")
+    assert split_prompts(str(tmp_path / "words.txt")) == ["tree", "house, sky", "sea"]
+    with pytest.raises(FileNotFoundError, match="none.txt does not exist: let prompts=... name a text file"):
+        split_prompts(str(tmp_path / "none.txt"))
+
+
+def test_a_prompt_after_one_of_several_words_gets_its_own_pixels(one_photo):
+    """Red and blue halves: the third prompt is blue, though the second has two phrases."""
+    run(one_photo, split_prompts("green; magenta, red; blue"))
+    assert (mask_of(one_photo)[0, 0], mask_of(one_photo)[0, -1]) == (2, 3)
+    assert [prompt for _, prompt in read_areas(one_photo)] == ["green", "magenta, red", "blue"]
 
 
 def test_the_last_of_many_prompts_fits_in_a_mask_and_a_prompt_may_have_synonyms(one_photo):
