@@ -69,11 +69,11 @@ def lines_of(path: Path) -> list[str]:
 
 
 def numbered_lines(path: Path) -> list[str]:
-    """A text file's lines; line i names value i. Raises ValueError for a blank line before the last."""
+    """A text file's lines, of which the first names value 0. Raises ValueError for a blank line before the last."""
     lines = [line.strip() for line in text_of(path).rstrip().splitlines()]
     if "" in lines:
         raise ValueError(
-            f"{path}, line {lines.index('') + 1} is blank: write a name there, because line i names value i."
+            f"{path}, line {lines.index('') + 1} is blank: write a name there, or - for a value without a class."
         )
     return lines
 

@@ -3,7 +3,6 @@ benchmarks, twelve classification sets). Photos stay in place and only their pat
 are unpacked.
 """
 
-import itertools
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -52,7 +51,9 @@ def prepare_miniworld(folder: Path, settings: Prepare) -> list[str]:
             images, captions = draw(miniworld.pair, count, split=split)
             write_pairs(folder, split, images, [[caption] for caption in captions])
         for split, count in (("validation", settings.validation_scenes), ("test", settings.test_scenes)):
-            write_scenes(folder, split, *draw(miniworld.labelled_scene, count, split=split), benchmarks)
+            images, masks = draw(miniworld.labelled_scene, count, split=split)
+            pixels = np.bincount(masks.ravel(), minlength=256)
+            write_scenes(folder, split, images, masks, benchmarks, pixels=pixels)
             for name in settings.classification_sets:
                 made = draw(miniworld.classification_image, settings.classification_images, split=split, set_name=name)
                 write_labelled(folder, split, name, *made, miniworld.set_classes(name))
@@ -132,7 +133,7 @@ def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> 
     """Writes train_shards.json, the shards to train on and their numbers of pairs; holds out the last of a shuffle.
 
     Unpacks `validation_scenes` of the held-out pairs and `train_pairs` of the others; the ablations, which train on
-    cached features, use these.
+    cached features, use these. Raises ValueError if there are fewer.
     """
     found = shards.find_shards(raw)
     counts, note = shards.survey(found, settings.max_bad_share)
@@ -146,17 +147,19 @@ def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> 
     train, validation = order[:-held_out], order[-held_out:]
     content = {"shards": [str(found[i]) for i in sorted(train)], "pairs": [counts[i] for i in sorted(train)]}
     write_json(folder / "train_shards.json", content)
-    for split, chosen, count in (
-        ("train", train, settings.train_pairs),
-        ("validation", validation, settings.validation_scenes),
-    ):
+    for split, chosen, key in (("train", train, "train_pairs"), ("validation", validation, "validation_scenes")):
         pairs = shards.samples([found[i] for i in chosen])
-        unpack(folder, finished, split, itertools.islice(pairs, count))
+        unpacked, asked = unpack(folder, finished, split, pairs, getattr(settings, key)), getattr(settings, key)
+        if unpacked < asked:
+            raise ValueError(
+                f"The {len(chosen)} shards for {split} give only {unpacked:,} pairs whose image can be read, but "
+                f"prepare.{key} asks for {asked:,}: lower it, or download more."
+            )
     return note
 
 
-def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
-    """Writes pairs of shards as image files, without the corrupt ones."""
+def unpack(folder: Path, finished: Path, split: str, pairs, most: int) -> int:
+    """Writes the first pairs of shards as image files, at most so many, without the corrupt ones; returns how many."""
     images, captions = [], []
     (folder / f"{split}_images").mkdir(parents=True)
     for number, (_, image, caption) in enumerate(pairs):
@@ -169,7 +172,10 @@ def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
             continue
         images.append(finished / name)
         captions.append([caption])
+        if len(images) == most:
+            break
     write_pairs(folder, split, images, captions)
+    return len(images)
 
 
 def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], settings: Prepare) -> list[str]:
@@ -187,10 +193,12 @@ def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], se
     else:
         images, masks = images[len(test[0]) :], masks[len(test[0]) :]
     splits = {"test": test, "validation": (images[: settings.validation_scenes], masks[: settings.validation_scenes])}
+    notes = [note, "" if images else f"{dataset['name']} has no scenes for validation: its training split is missing."]
     for split, (pictures, labels) in splits.items():
         if pictures:
             segmentation_sets.check_sizes(pictures, labels)
             benchmarks = {name: segmentation_sets.benchmark(name, place, labels) for name in names}
-            segmentation_sets.check_values(labels, list(benchmarks.values()))
-            write_scenes(folder, split, pictures, labels, benchmarks, dataset["key"])
-    return [note, "" if images else f"{dataset['name']} has no scenes for validation: its training split is missing."]
+            pixels = segmentation_sets.count_values(labels, list(benchmarks.values()))
+            write_scenes(folder, split, pictures, labels, benchmarks, dataset["key"], pixels=pixels)
+            notes += segmentation_sets.coverage(pixels, list(benchmarks.values())) if split == "test" else []
+    return notes

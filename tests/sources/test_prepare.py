@@ -136,11 +136,13 @@ def test_a_benchmark_made_from_scratch_of_odd_photos(raw, tmp_path):
         mask[:, 30:], mask[20:] = 2, 255
         Image.fromarray(mask).save(folder / f"masks/{name}.png")
     chosen = settings(raw, test_scenes=None, benchmarks=["my/walls"])
-    prepare(tmp_path / "out", chosen)
+    assert "my/walls: 1 of 4 classes never occur (never seen); " in prepare(tmp_path / "out", chosen)
     ((name, one),) = all_scenes(tmp_path / "out", "test").items()
     assert name == "my_walls" and [image.size for image in one.images] == [(40, 24)] * 3
     targets = [one.benchmarks["my/walls"].target(mask) for mask in one.masks]
     assert np.bincount(np.ravel(targets), minlength=256).nonzero()[0].tolist() == [0, 1, 2, 255]
+    counted = np.bincount(np.ravel(targets), minlength=256)
+    assert one.pixels == tuple(counted) and one.first(1).pixels == one.pixels  # the whole set's
     assert all(np.array_equal(target, mask) for target, mask in zip(targets, one.masks, strict=True))
     Image.fromarray(np.full((24, 40), 77, np.uint8)).save(one.masks.source[1])
     with pytest.raises(ValueError, match="phone.png, for my/walls: a mask holds the value 77, which is not a class"):

@@ -24,6 +24,8 @@ from pacl.sources.segmentation_sets import (
     benchmark,
     check_benchmarks,
     check_sizes,
+    count_values,
+    coverage,
     image_sets,
     own_set,
     scenes,
@@ -239,6 +241,86 @@ def test_any_folder_of_images_and_masks_is_a_benchmark(tmp_path):
     (folder / "classes.txt").write_text("sea, ocean\n \nsky\n")
     with pytest.raises(ValueError, match="classes.txt, line 2 is blank: write a name there"):
         benchmark("beach", folder, [])
+
+
+def own(folder, text, *masks):
+    """A folder with this classes.txt and masks of these values, and its benchmark."""
+    folder.mkdir(exist_ok=True)
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    paths = [folder / f"masks/{number}.png" for number in range(len(masks))]
+    for path, values in zip(paths, masks, strict=True):
+        write_mask(path, [values] * 4)
+    return benchmark("own", folder, paths), paths
+
+
+def test_a_value_may_stand_for_nothing_and_void_for_any_value(tmp_path):
+    one, masks = own(tmp_path, "-\nsea, lake\n-\nsky\nvoid: 7, 200\n", [0, 1, 2, 3, 7, 200], [255, 1, 1, 3, 3, 3])
+    assert one.classes == ("sea, lake", "sky")
+    assert [one.table[v] for v in (0, 1, 2, 3, 4, 7, 200, 255)] == [255, 0, 255, 1, -1, 255, 255, 255]
+    pixels = count_values(masks, [one])
+    assert {v: n for v, n in enumerate(pixels) if n} == {0: 4, 1: 12, 2: 4, 3: 16, 7: 4, 200: 4, 255: 4}
+    rows = [(row["value"], row["class"], row["share"]) for row in one.shares(pixels)]
+    assert rows == [("1", "sea", 12 / 48), ("3", "sky", 16 / 48), ("0, 2, 7 ...", "ignored", 20 / 48)]
+    assert coverage(pixels, [one]) == ["own: 41.7% of the pixels are ignored."]
+
+
+@pytest.mark.parametrize("word", ["background", "Background", "background, other", "_background_"])
+def test_a_background_is_known_by_its_word_wherever_it_stands(tmp_path, word):
+    for text, values in ((f"{word}\nsea\nsky\n", (0, 1, 2)), (f"sea\nsky\n{word}\n", (1, 2, 0))):
+        one, _ = own(tmp_path, text)
+        assert one.has_background and one.classes == (word, "sea", "sky") and one.table[:3] == values
+    assert not own(tmp_path, "sea\nbackground noise\n")[0].has_background
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("0: sea\n1: sky\n", "line 1 is '0: sea': write the class's name alone, .* value .0., or - for a value"),
+        ("0,background\n1,sea\n", "line 1 is '0,background': write"),
+        ("0 sea\n1 sky\n", "line 1 is '0 sea': write"),
+        ("# a comment\nsea\n", "line 1 is '# a comment': write"),
+        ("sea\n17\n", "line 2 is '17': write"),
+        ("sea\nsky\nSea\n", "has 'Sea' in lines 1 and 3: no pixel could get the second"),
+        ("house, hut\nsky\nhut\n", "has 'hut' in lines 1 and 3"),
+        ("-\n-\n", "must name 1 to 255 classes, of values up to 255; it names 0"),
+        ("\n".join(f"c{i}" for i in range(256)), "must name 1 to 255 classes, of values up to 255; it names 256"),
+        ("sea\nsky\nvoid: 1\n", "names value 1 both sky and void: remove one of the two"),
+    ],
+)
+def test_lines_that_are_not_names_are_refused(tmp_path, text, sentence):
+    with pytest.raises(ValueError, match=rf"classes.txt.* {sentence}"):
+        own(tmp_path, text)
+
+
+def test_masks_that_measure_nothing_are_refused_and_absent_classes_named(tmp_path):
+    for text, values, sentence in (
+        ("sea\nsky\n", [255] * 6, "own ignores every pixel of the masks in .*masks: check its classes"),
+        (
+            "background\nsea\n",
+            [0, 0, 0, 255, 255, 255],
+            "hold only 0 and 255, .* value 1 for sea: save that class as 1",
+        ),
+    ):
+        one, masks = own(tmp_path, text, values)
+        with pytest.raises(ValueError, match=sentence):
+            count_values(masks, [one])
+    names = "\n".join(f"c{i}" for i in range(14))
+    one, masks = own(tmp_path, names, [1, 2, 2, 2, 2, 2])  # from 1, and the highest never occurs
+    assert coverage(count_values(masks, [one]), [one]) == [
+        "own: 12 of 14 classes never occur (c0, c3, c4, c5, c6, c7, c8, c9, c10, c11 and 2 more)."
+    ]
+
+
+def test_masks_already_reduced_are_not_taken_for_official_ones(tmp_path):
+    """Both hold 255, which neither official edition does: ADE20K with 1 subtracted, Cityscapes' train ids."""
+    name, mask = "bonn_0_0_gtFine_labelIds", [0, 1, 2, 10, 18, 255]
+    for key in ("ade20k", "cityscapes"):
+        write_mask(tmp_path / f"{name}.png", [mask] * 4)
+        one = benchmark(key, tmp_path, [tmp_path / f"{name}.png"])
+        with pytest.raises(ValueError, match=f"{name}.png, for {key}: a mask holds the value 255.* train ids do"):
+            count_values([tmp_path / f"{name}.png"], [one])
+        write_mask(tmp_path / f"{name}.png", [[0, 1, 2, 7, 10, 33]] * 4)
+        assert count_values([tmp_path / f"{name}.png"], [one]).sum() == 24
 
 
 def test_photos_of_every_common_kind_are_found(tmp_path):
