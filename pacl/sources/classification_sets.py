@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from pacl.data.images import is_hidden, pictures_in
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
 from pacl.runtime.config import project_root
 from pacl.runtime.params import Prepare
 from pacl.sources.layouts import lines_of, partial
-from pacl.sources.segmentation_sets import PHOTO_SUFFIXES
 
 PLACES = {"test": ("test", "val", "images"), "validation": ("validation", "train")}  # in raw/NAME
 
@@ -77,9 +77,9 @@ def open_torchvision(raw: Path, entry: dict, split: str):
 
 def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
     """Writes at most `classification_images` test and `validation_scenes` validation images, drawn by the seed, and the
-    set's templates. Returns a sentence if the test split is incomplete.
+    set's templates. Returns sentences if the test split is incomplete, and on files left out.
     """
-    entry, found = described(name), 0
+    entry, found, notes = described(name), 0, []
     for split, most in (("test", settings.classification_images), ("validation", settings.validation_scenes)):
         if (made := read_split(raw, name, entry, split)) is None:
             continue
@@ -89,9 +89,11 @@ def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
             images = images | {"rows": [images["rows"][i] for i in chosen]}
         else:
             images = [images[i] for i in chosen]
+            notes.append(pictures_in(split_folder(raw, name, entry, split))[1])
         write_labelled(folder, split, name, images, [labels[i] for i in chosen], classes, set_templates(name))
         found = len(chosen) if split == "test" else found
-    return partial(as_dataset(name), found, "test") if "images" in entry else ""
+    notes.append(partial(as_dataset(name), found, "test") if "images" in entry else "")
+    return " ".join(filter(None, notes))
 
 
 def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
@@ -100,9 +102,7 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
     """
     dataset = open_torchvision(raw, entry, split)
     if dataset is None:
-        places = [raw / place for place in entry.get("folders", {}).get(split, [])]
-        places += [raw / name / place for place in PLACES[split]]
-        place = next((place for place in places if place.is_dir()), None)
+        place = split_folder(raw, name, entry, split)
         return place and read_folders(place, entry)
     labels = labels_of(dataset)
     rows = list(range(len(labels)))
@@ -111,6 +111,13 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
         rows = sorted(shuffled[: entry["held_out"]] if split == "validation" else shuffled[entry["held_out"] :])
     images = {"torchvision": entry["torchvision"]["class"], "root": str(raw), "options": entry["torchvision"][split]}
     return images | {"rows": rows}, [labels[i] for i in rows], class_names(dataset, entry)
+
+
+def split_folder(raw: Path, name: str, entry: dict, split: str) -> Path | None:
+    """The folder of a split's class folders, None if there is none."""
+    places = [raw / place for place in entry.get("folders", {}).get(split, [])]
+    places += [raw / name / place for place in PLACES[split]]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def labels_of(dataset) -> list[int]:
@@ -140,7 +147,7 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
     """(images, labels, classes) of a folder for each class; if the set has a list of classes, a folder's name is a key
     or a number of that list. Raises ValueError for any other folder.
     """
-    folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir()}
+    folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir() and not is_hidden(path, place)}
     if isinstance(entry.get("classes"), str):
         listed = dict(line.split(": ", 1) for line in lines_of(class_file(entry["classes"])))
         numbered = {str(number): key for number, key in enumerate(listed)}
@@ -152,8 +159,7 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
         what = f"a folder {odd[0]}, which is not a class of" if odd else "no folder with images of a class of"
         raise ValueError(f"{place} has {what} {entry['name']}: remove it, or unpack the set again.")
     keys = [key for key in listed if key in folders or not entry.get("only_found")]
-    found = [(path, k) for k, key in enumerate(keys) if key in folders for path in sorted(folders[key].iterdir())]
-    found = [(path, k) for path, k in found if path.suffix.lower() in PHOTO_SUFFIXES]
+    found = [(path, k) for k, key in enumerate(keys) if key in folders for path in pictures_in(folders[key])[0]]
     return [path for path, _ in found], [k for _, k in found], [listed[key] for key in keys]
 
 

@@ -5,6 +5,7 @@ filled in; sizes, the number of images of each official split, several numbers i
 it; terms.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pacl.runtime.config import project_root
@@ -49,14 +50,13 @@ def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str
     return dataset["name"], f"{folder}: {', '.join(absent)}", dataset["get"].format(folder=folder), dataset["terms"]
 
 
-def files(folder: Path, suffixes: set[str], ending: str) -> dict[str, Path]:
-    """The files in a folder, at any depth, with one of the suffixes and the name's ending, by the name without both.
-
-    Raises ValueError for two files of one name.
+def by_stem(paths: Iterable[Path], ending: str) -> dict[str, Path]:
+    """The files whose names have an ending before their suffix, by the name without both. Raises ValueError for two
+    files of one name.
     """
     by_name = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.stem.endswith(ending):
+    for path in paths:
+        if path.stem.endswith(ending):
             first = by_name.setdefault(path.stem.removesuffix(ending), path)
             if first != path:
                 raise ValueError(f"{first} and {path} have the same name, so a mask would fit both: rename one.")

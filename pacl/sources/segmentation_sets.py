@@ -5,18 +5,18 @@ Benchmarks that share images and masks are one image set.
 
 import functools
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
-from pacl.data.images import Masks
+from pacl.data.images import Masks, endings, pictures_in
 from pacl.runtime.config import project_root
-from pacl.sources.layouts import class_list, files, lines_of, numbered_lines, partial, parts_of
+from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
 VOID = re.compile(r"void\s*:\s*(\d+(?:\s*,\s*\d+)*)", re.IGNORECASE)  # a line of classes.txt
 ODD_NAME = re.compile(r"#|\d+\s*[:,;.)=\t]")
 COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values without a class
@@ -106,7 +106,7 @@ IMAGE_SETS = (VOC, CONTEXT, COCO_STUFF, ADE20K, CITYSCAPES)
 
 
 def own_set(name: str) -> dict:
-    """Any folder with images/, masks/ (PNG files of the same names) and classes.txt (line i names value i)."""
+    """Any folder with images/, masks/ (files of the same names) and classes.txt (line i names value i)."""
     known = ", ".join(benchmark for known in IMAGE_SETS for benchmark in known["benchmarks"])
     return {
         "name": name,
@@ -149,29 +149,49 @@ def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], l
     if dataset["sizes"] and split not in dataset["sizes"]:
         raise ValueError(f"{dataset['name']} has no masks of a split {split!r}: use {', '.join(dataset['sizes'])}.")
     paths = parts_of(folder, dataset, split)
-    photos = files(paths["photos"], PHOTO_SUFFIXES, dataset.get("photo_suffix", ""))
-    names = [line.split()[0] for line in lines_of(paths["split"])] if "split" in paths else sorted(photos)
+    pictures, left_out = pictures_in(paths["photos"])
+    photos = by_stem(pictures, dataset.get("photo_suffix", ""))
+    labels, others = pictures_in(paths["masks"], LABEL_ENDINGS)
+    left_out = " ".join(filter(None, (left_out, others)))
+    names = [listed_name(line) for line in lines_of(paths["split"])] if "split" in paths else sorted(photos)
     for suffix in dataset.get("mask_suffixes", ("",)):
-        masks = files(paths["masks"], {".png"}, suffix)
+        masks = by_stem(labels, suffix)
         found = [name for name in names if name in photos and name in masks]
         if found:
             break
     else:
-        raise FileNotFoundError(f"{paths['photos']} has no image with a mask in {paths['masks']}: unpack both again.")
+        listed = f", {paths['split']} names {shown(names)}" if "split" in paths else ""
+        raise FileNotFoundError(
+            f"{paths['photos']} has no image with a mask in {paths['masks']}{listed}; the images are "
+            f"{shown([path.name for path in pictures])}, the masks {shown([path.name for path in labels])}: give each "
+            f"mask its image's name, with .png, .tif or .npy, or unpack them again. {left_out}".strip()
+        )
     images, masks = [photos[name] for name in found], [masks[name] for name in found]
     if dataset["sizes"]:
         return images, masks, partial(dataset, len(found), split)
     without = len(names) - len(found)
-    return images, masks, f"{dataset['name']}: {without} images without a mask are omitted." if without else ""
+    omitted = f"{dataset['name']}: {without} images without a mask are omitted." if without else ""
+    return images, masks, " ".join(filter(None, (omitted, left_out)))
+
+
+def listed_name(line: str) -> str:
+    """The name of an image in a split's line, which may also have its folder, its ending and its mask."""
+    path = PurePosixPath(line.split()[0])
+    return path.stem if path.suffix.lower() in endings() else path.name
+
+
+def shown(names: list[str]) -> str:
+    """The number of names and the first three, for a message."""
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "0"
 
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:
     """Raises ValueError if a mask and its upright image differ in size; reads only the files' headers."""
     for image_path, mask_path in zip(images, masks, strict=True):
         try:
-            with Image.open(image_path) as image, Image.open(mask_path) as mask:
+            with Image.open(image_path) as image:
                 turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
-                size, other = mask.size, turned.size
+                size, other = size_of(mask_path), turned.size
         except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
             raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
         if size != other:
@@ -179,6 +199,14 @@ def check_sizes(images: list[Path], masks: list[Path]) -> None:
                 f"{mask_path} has {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: make "
                 "them equal in size."
             )
+
+
+def size_of(mask: Path) -> tuple[int, int]:
+    """The width and height of a mask, from its file's header."""
+    if mask.suffix.lower() == ".npy":
+        return np.load(mask, mmap_mode="r").shape[1::-1]
+    with Image.open(mask) as image:
+        return image.size
 
 
 def count_values(masks: list[Path], benchmarks: list[Benchmark]) -> np.ndarray:

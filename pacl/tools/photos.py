@@ -19,7 +19,7 @@ from pacl.checkpoints import load_embedder
 from pacl.clip.frozen import FrozenCLIP
 from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.benchmark import phrases_of
-from pacl.data.images import open_image
+from pacl.data.images import open_image, pictures_in
 from pacl.label_maps import idle_rule
 from pacl.runtime.files import new_folder
 from pacl.runtime.params import Protocol
@@ -27,27 +27,32 @@ from pacl.segment import Method, segment
 from pacl.sources.layouts import lines_of
 from pacl.tools.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 
-TYPES = (".jpg", ".jpeg", ".png", ".webp")
 WRITTEN = {"masks", "overlays", "areas.csv"}
 AREAS = ["image", "prompt", "share", "model"]  # the columns of areas.csv
 MOST_PROMPTS = 255  # a mask holds one byte a pixel, 0 being background
 
 
-def find_photos(images: str | Path) -> list[Path]:
-    """The photos in a folder, sorted by name, or the one photo named. Raises FileNotFoundError if there is none, and
-    ValueError if `images` is not a path.
+def find_photos(images: str | Path, *, recursive: bool = False, without: Path | None = None) -> tuple[list[Path], str]:
+    """The photos in a folder, sorted by name, or the one photo named, and a sentence on what is left out of the folder,
+    "" if nothing is.
+
+    recursive: take those in folders below, too, but none in the folder `without`. Raises FileNotFoundError if there is
+    none, and ValueError if `images` is not a path.
     """
     if not isinstance(images, str | Path):
         raise ValueError(f"images is {images!r}: give the path of one folder or one photo.")
     folder = Path(images)
     if folder.is_file():
-        return [folder]
+        return [folder], ""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: set images=... to the folder that holds your photos.")
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in TYPES and not p.name.startswith("."))
+    photos, left_out = pictures_in(folder, recursive=recursive)
+    photos = [path for path in photos if without is None or without.absolute() not in path.absolute().parents]
     if not photos:
-        raise FileNotFoundError(f"{folder} holds no photo ({', '.join(TYPES)}): set images=... to another folder.")
-    return photos
+        raise FileNotFoundError(
+            f"{folder} holds no photo: set images=... to another folder, or recursive=True. {left_out}".strip()
+        )
+    return photos, left_out
 
 
 def output_beside(images: str | Path) -> Path:

@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision.datasets import Cityscapes
 
 from pacl.data.benchmark import IGNORE
-from pacl.data.images import Images, Masks
+from pacl.data.images import Images, Masks, pictures_in
 from pacl.data.prepared import ImageSet
-from pacl.sources.layouts import check_present, class_list, files, partial, parts_of
+from pacl.sources.layouts import by_stem, check_present, class_list, partial, parts_of
 from pacl.sources.prepare import whole_benchmarks
 from pacl.sources.segmentation_sets import (
     ADE20K,
@@ -78,9 +78,12 @@ def test_of_several_files_that_fit_the_first_by_name_is_read(tmp_path):
 
 
 def test_files_are_found_by_suffix_and_ending_at_any_depth(tmp_path):
-    for name in ("a_left.PNG", "bonn/bell_left.png", "bonn/b_right.png", "c_left.txt", "_left.png"):
+    names = ("a_left.PNG", "bonn/bell_left.png", "bonn/b_right.png", "c_left.txt", "_left.png")
+    for name in (*names, ".ipynb_checkpoints/d_left.png", "bonn/._e_left.png"):
         write_image(tmp_path / name, format="png")
-    found = files(tmp_path, {".png"}, "_left")
+    pictures, left_out = pictures_in(tmp_path)
+    assert left_out == f"Left out of {tmp_path}: 1 x .txt."
+    found = by_stem(pictures, "_left")
     assert found == {"a": tmp_path / "a_left.PNG", "bell": tmp_path / "bonn/bell_left.png", "": tmp_path / "_left.png"}
 
 
@@ -324,13 +327,71 @@ def test_masks_already_reduced_are_not_taken_for_official_ones(tmp_path):
 
 
 def test_photos_of_every_common_kind_are_found(tmp_path):
-    endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG"]
+    endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".gif", ".jfif"]
     for i, ending in enumerate(endings):
         write_image(tmp_path / f"images/{i}{ending}")
         write_mask(tmp_path / f"masks/{i}.png", 0)
     (tmp_path / "classes.txt").write_text("sea\n")
     images, masks, note = scenes(tmp_path, own_set("beach"), "all")
     assert [path.suffix for path in images] == endings and len(masks) == len(endings) and note == ""
+    (tmp_path / "images/10.heic").write_bytes(b"")
+    write_mask(tmp_path / "masks/10.jpg", 0)
+    note = scenes(tmp_path, own_set("beach"), "all")[2]
+    assert note == f"Left out of {tmp_path}/images: 1 x .heic. Left out of {tmp_path}/masks: 1 x .jpg."
+
+
+LABELS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".npy", ".bmp", ".gif"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64, bool])
+def test_label_maps_of_every_kind_that_keeps_values(tmp_path, ending, kind):
+    labels = (LABELS % 2 if kind is bool else LABELS).astype(kind)
+    if ending != ".npy" and kind is np.int64 or ending in (".bmp", ".gif") and kind is not np.uint8:
+        pytest.skip("no such file")
+    write_image(tmp_path / "images/a.jpg")
+    (tmp_path / "classes.txt").write_text("sea\nsky\nsand\n")
+    path = tmp_path / f"masks/a{ending}"
+    path.parent.mkdir()
+    np.save(path, labels) if ending == ".npy" else Image.fromarray(labels).save(path)
+    images, masks, _ = scenes(tmp_path, own_set("own"), "all")
+    check_sizes(images, masks)
+    one = benchmark("own", tmp_path, masks)
+    assert np.array_equal(one.target(Masks(masks)[0]), labels) and masks == [path]
+    assert count_values(masks, [one])[:3].tolist() == np.bincount(labels.ravel().astype(int), minlength=3).tolist()
+
+
+@pytest.mark.parametrize("labels", [np.zeros((4, 6)), np.zeros((4, 6, 1), int), np.zeros(4, "U3")])
+def test_an_array_that_is_no_label_map_is_named(tmp_path, labels):
+    np.save(tmp_path / "a.npy", labels)
+    with pytest.raises(ValueError, match=r"a.npy holds .*: save one integer per pixel, \[H, W\]"):
+        Masks([tmp_path / "a.npy"])[0]
+
+
+def test_masks_that_fit_no_image_are_described(tmp_path):
+    for i in range(5):
+        write_image(tmp_path / f"images/{i}.jpg")
+        write_mask(tmp_path / f"masks/{i}_mask.png", 0)
+    (tmp_path / "masks/0.jpg").write_bytes(b"")
+    (tmp_path / "classes.txt").write_text("sea\n")
+    with pytest.raises(FileNotFoundError) as error:
+        scenes(tmp_path, own_set("own"), "all")
+    assert str(error.value) == (
+        f"{tmp_path}/images has no image with a mask in {tmp_path}/masks; the images are 5 (0.jpg, 1.jpg, 2.jpg, ...), "
+        "the masks 5 (0_mask.png, 1_mask.png, 2_mask.png, ...): give each mask its image's name, with .png, .tif or "
+        f".npy, or unpack them again. Left out of {tmp_path}/masks: 1 x .jpg."
+    )
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "JPEGImages/{}.jpg SegmentationClass/{}.png", "/JPEGImages/{}.jpg"])
+def test_a_list_may_have_folders_and_endings(tmp_path, line):
+    write_voc(tmp_path, val=["2007_000033", "2011_000003"])
+    text = "".join(line.replace("{}", name) + "\n" for name in ("2011_000003", "2007_000033"))
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text(text)
+    assert stems(scenes(tmp_path, VOC, "val")[0]) == ["2011_000003", "2007_000033"]
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2008_000001\n")
+    with pytest.raises(FileNotFoundError, match=r"val.txt names 1 \(2008_000001\); the images are 2 \(2007"):
+        scenes(tmp_path, VOC, "val")
 
 
 def test_benchmarks_of_the_same_photos_are_one_image_set():

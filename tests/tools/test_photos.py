@@ -61,7 +61,7 @@ def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **sett
     return segment_photos(
         clip,
         Method(lambda x: x, "clip"),
-        find_photos(folder),
+        find_photos(folder)[0],
         list(prompts),
         output or folder.parent / "out",
         **settings,
@@ -358,16 +358,34 @@ def test_folders(folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match="holds no photo"):
         find_photos(folder)
     two_colours().save(folder / "a.png")
-    assert find_photos(folder / "a.png") == find_photos(folder) == [folder / "a.png"]
+    assert find_photos(folder / "a.png") == find_photos(folder) == ([folder / "a.png"], "")
     assert output_beside(folder).name == "my photos_segmented" and output_beside(folder / "a.png").name == "a_segmented"
     names = [f"{number:02d}.png" for number in range(30)]
     for name in reversed(names):
         (folder / name).touch()
     monkeypatch.chdir(folder)  # which may be the current one
-    assert [path.name for path in find_photos(".")] == [*names, "a.png"]
+    assert [path.name for path in find_photos(".")[0]] == [*names, "a.png"]
     assert output_beside(".") == folder.with_name("my photos_segmented")
     folder.with_name("summer 3.5").mkdir()
     assert output_beside("../summer 3.5").name == "summer 3.5_segmented"
+
+
+def test_what_is_left_out_is_told_and_folders_below_are_taken_if_asked_for(folder):
+    taken = [f"{i}{ending}" for i, ending in enumerate([".bmp", ".TIF", ".gif", ".jfif", ".webp", ".jp2"])]
+    for name in (*taken, "more/deep/a.png", ".ipynb_checkpoints/b.png", "._c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        two_colours().save(folder / name, format="PNG")
+    for name in ("a.heic", "b.HEIC", "notes", "clip.mpg", "more/d.txt", "out/masks/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    photos, left_out = find_photos(folder)
+    assert [path.name for path in photos] == taken
+    assert left_out == (
+        f"Left out of {folder}: 2 x .heic, 1 x .mpg, 1 x without an ending, 2 pictures in folders below."
+    )
+    photos, left_out = find_photos(folder, recursive=True, without=folder / "out")
+    assert [str(path.relative_to(folder)) for path in photos] == [*taken, "more/deep/a.png"]
+    assert left_out == f"Left out of {folder}: 2 x .heic, 1 x .mpg, 1 x .txt, 1 x without an ending."
 
 
 @pytest.mark.parametrize("images", [None, ["a.png", "b.png"], 7, True])
