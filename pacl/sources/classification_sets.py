@@ -1,6 +1,7 @@
 """Classification sets of photos: torchvision's, or a folder of images for each class (paper, section 4: twelve)."""
 
 import inspect
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -158,6 +159,9 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
     if odd or not folders:
         what = f"a folder {odd[0]}, which is not a class of" if odd else "no folder with images of a class of"
         raise ValueError(f"{place} has {what} {entry['name']}: remove it, or unpack the set again.")
+    name, count = Counter(map(str.casefold, listed.values())).most_common(1)[0]
+    if count > 1 and not isinstance(entry.get("classes"), str):
+        raise ValueError(f"{place} has {count} folders for the class {name}, which CLIP can't tell apart: join them.")
     keys = [key for key in listed if key in folders or not entry.get("only_found")]
     found = [(path, k) for k, key in enumerate(keys) if key in folders for path in pictures_in(folders[key])[0]]
     return [path for path, _ in found], [k for _, k in found], [listed[key] for key in keys]

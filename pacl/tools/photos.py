@@ -4,6 +4,7 @@ import csv
 import errno
 import math
 import os
+import textwrap
 from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -91,6 +92,30 @@ def parts_of(prompts: str) -> list[str]:
     return prompts.split(";" if ";" in prompts else ",")
 
 
+def check_prompts(clip: FrozenCLIP, prompts: list[str], templates: list[str]) -> str:
+    """A sentence on the prompts that CLIP reads only the beginning of, "" if there are none. Raises ValueError for two
+    prompts that are the same to CLIP, which knows no capitals and no more tokens than its context holds.
+    """
+    phrases = [(prompt, phrase) for prompt in prompts for phrase in phrases_of(prompt)]
+    texts = [[template.format(phrase) for template in templates] for _, phrase in phrases]
+    prompt_of, cut = {}, []
+    for (prompt, _), forms in zip(phrases, texts, strict=True):
+        tokens = clip.tokenizer(forms)  # [templates, context]
+        first = prompt_of.setdefault(tuple(tokens.flatten().tolist()), prompt)
+        if first != prompt:
+            raise ValueError(
+                f"CLIP reads the same in the prompts {shortened(first)!r} and {shortened(prompt)!r}, so the second "
+                "gets no pixel: remove one, or change its words."
+            )
+        if max(len(clip.tokenizer.encode(text)) + 2 for text in forms) > tokens.shape[1]:  # 2: start and end
+            cut.append(repr(shortened(prompt)))
+    return f"CLIP reads only the beginning of {', '.join(dict.fromkeys(cut))}." if cut else ""
+
+
+def shortened(prompt: str) -> str:
+    return textwrap.shorten(prompt, 60, placeholder=" ...")
+
+
 def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Method, str]:
     """What maps patch tokens to the text embedding space, and a sentence that describes it.
 
@@ -133,6 +158,7 @@ def segment_photos(
         raise ValueError(f"background is {background!r}, but {idle}, or None.")
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
+    check_prompts(clip, prompts, templates)
     texts = class_texts(clip, prompts, templates)
     areas, skipped, small = [], {}, {}
     with new_folder(output) as folder:

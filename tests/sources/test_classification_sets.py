@@ -225,6 +225,13 @@ def test_photos_at_any_depth_count_and_what_is_left_out_is_told(tmp_path):
     assert found.classes == ["gull", "lion"] and found.labels.tolist() == [0, 0, 1]
 
 
+def test_two_folders_of_one_class_are_refused(tmp_path):
+    for name in ("sea_lion", "Sea lion"):
+        write_image(tmp_path / f"zoo/test/{name}/a.jpg")
+    with pytest.raises(ValueError, match="2 folders for the class sea lion, which CLIP can't tell apart: join them"):
+        write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+
+
 def test_a_folder_without_classes_is_named(tmp_path):
     (tmp_path / "zoo/test").mkdir(parents=True)
     with pytest.raises(ValueError, match="zoo/test has no folder with images of a class of zoo: remove it"):

@@ -21,11 +21,21 @@ from pacl.model import VisionEmbedder
 from pacl.segment import Method
 from pacl.tools import overlay as overlay_module
 from pacl.tools import photos as photos_module
-from pacl.tools.photos import embedding, find_photos, output_beside, segment_photos, split_prompts
+from pacl.tools.photos import check_prompts, embedding, find_photos, output_beside, segment_photos, split_prompts
 
 ROOT = Path(__file__).parents[2]
 P = 8
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class Letters:
+    """A tokenizer that knows no capitals and reads 40 letters."""
+
+    def encode(self, text):
+        return [ord(letter) for letter in text.lower()]
+
+    def __call__(self, texts):
+        return torch.tensor([(self.encode(text) + 40 * [0])[:40] for text in texts])
 
 
 class ColourCLIP(stand_in.ColourCLIP):
@@ -33,7 +43,7 @@ class ColourCLIP(stand_in.ColourCLIP):
 
     patch_size, image_size, logit_scale, dim = P, 32, 100.0, 3
     is_timm, random_weights = False, False
-    seen = ()
+    seen, tokenizer = (), Letters()
 
     def grid(self, H, W, stride=None):
         if stride not in (None, 1, 2, 4, 8):
@@ -311,6 +321,23 @@ def test_a_failure_midway_leaves_no_output(one_photo, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         run(one_photo)
     assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+@pytest.mark.parametrize("prompts", [["Red", "red"], ["blue", "red, RED, Blue"], [40 * "x" + "red", 40 * "x" + "blue"]])
+def test_prompts_that_clip_cannot_tell_apart_are_refused(one_photo, tmp_path, prompts):
+    with pytest.raises(ValueError, match="CLIP reads the same in the prompts '.*' and '.*', so the second gets no"):
+        run(one_photo, prompts)
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_prompts_are_compared_as_clip_itself_reads_them(tiny_clip):
+    """Some 80 words, which are more than its context holds; the last word makes no difference then."""
+    long = 80 * "word "
+    assert check_prompts(tiny_clip, ["cat", "a dog, puppy"], ["a photo of {}."]) == ""
+    assert check_prompts(tiny_clip, ["cat", long], ["{}"]) == f"CLIP reads only the beginning of '{11 * 'word '}...'."
+    for pair in ([f"{long} cat", f"{long} dog"], ["Cat", "cat"]):
+        with pytest.raises(ValueError, match="CLIP reads the same in the prompts"):
+            check_prompts(tiny_clip, pair, ["a photo of {}."])
 
 
 def test_prompts():
