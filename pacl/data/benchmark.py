@@ -26,24 +26,29 @@ class Benchmark:
 
     classes: for each its synonyms, comma-separated; class 0 may be the background, see `is_background`. table: for each
     of a mask's 256 values the class index, IGNORE, or -1 for a value that no mask may hold. phrases: a protocol's list
-    of phrases -> the words it has for each class.
+    of phrases -> the words it has for each class. things: the names of the classes that are things and not stuff, None
+    where nobody says.
     """
 
     name: str
     classes: tuple[str, ...]
     table: tuple[int, ...]
     phrases: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    things: tuple[str, ...] | None = None
 
     @classmethod
     def described(cls, name: str, entry: dict) -> "Benchmark":
-        """The benchmark that a prepared file describes: {"classes", "table"} and perhaps "phrases"."""
+        """The benchmark that a prepared file describes: {"classes", "table"} and perhaps "phrases" and "things"."""
         phrases = {key: tuple(words) for key, words in entry.get("phrases", {}).items()}
-        return cls(name, tuple(entry["classes"]), tuple(entry["table"]), phrases)
+        things = None if entry.get("things") is None else tuple(entry["things"])
+        return cls(name, tuple(entry["classes"]), tuple(entry["table"]), phrases, things)
 
     def entry(self) -> dict:
         """Its description in a prepared file."""
         phrases = {key: list(words) for key, words in self.phrases.items()}
-        return {"classes": list(self.classes), "table": list(self.table)} | ({"phrases": phrases} if phrases else {})
+        known = {"phrases": phrases or None, "things": None if self.things is None else list(self.things)}
+        entry = {"classes": list(self.classes), "table": list(self.table)}
+        return entry | {key: value for key, value in known.items() if value is not None}
 
     @property
     def names(self) -> list[str]:
@@ -59,7 +64,8 @@ class Benchmark:
         if not self.has_background:
             return self
         moved = {0: IGNORE} | {k: k - 1 for k in range(1, len(self.classes))}
-        return Benchmark(self.name, self.classes[1:], tuple(moved.get(label, label) for label in self.table))
+        table = tuple(moved.get(label, label) for label in self.table)
+        return Benchmark(self.name, self.classes[1:], table, things=self.things)
 
     def target(self, mask: np.ndarray) -> np.ndarray:
         """A mask's values as class indices, uint8 of the mask's shape; IGNORE where the benchmark has no class. Raises

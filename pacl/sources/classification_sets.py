@@ -93,7 +93,7 @@ def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
             notes.append(pictures_in(split_folder(raw, name, entry, split))[1])
         write_labelled(folder, split, name, images, [labels[i] for i in chosen], classes, set_templates(name))
         found = len(chosen) if split == "test" else found
-    notes.append(partial(as_dataset(name), found, "test") if "images" in entry else "")
+    notes.insert(0, partial(as_dataset(name), found, "test") if "images" in entry else "")
     return " ".join(filter(None, notes))
 
 

@@ -5,6 +5,7 @@ Benchmarks that share images and masks are one image set.
 
 import functools
 import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,12 +13,13 @@ from PIL import Image, ImageOps
 
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
 from pacl.data.images import Masks, endings, pictures_in
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_root, read_yaml
 from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
 VOID = re.compile(r"void\s*:\s*(\d+(?:\s*,\s*\d+)*)", re.IGNORECASE)  # a line of classes.txt
+THINGS = re.compile(r"things\s*:(.+)", re.IGNORECASE)  # another
 ODD_NAME = re.compile(r"#|\d+\s*[:,;.)=\t]")
 COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values without a class
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # of the 19 classes
@@ -268,15 +270,28 @@ def benchmark(name: str, folder: str | Path, masks: list[Path]) -> Benchmark:
         return own_benchmark(name, Path(folder) / "classes.txt")
     words = project_root() / f"data/classes/sclip/{name}.txt"
     phrases = {"sclip": tuple(lines_of(words))} if words.is_file() else {}
-    return Benchmark(name, tuple(class_list(name)), TABLES[name](Path(folder), masks), phrases)
+    one = Benchmark(name, tuple(class_list(name)), TABLES[name](Path(folder), masks), phrases)
+    return replace(one, things=things_of(one))
+
+
+def things_of(one: Benchmark) -> tuple[str, ...]:
+    """The things of a public benchmark: all but its background and data/classes/stuff.yaml; of COCO-Stuff the first 80
+    classes.
+    """
+    if one.name == "coco_stuff":
+        return tuple(one.names[:80])
+    stuff = set(read_yaml(project_root() / "data/classes/stuff.yaml").get(one.name, ()))
+    return tuple(name for name in one.names if name not in stuff and not is_background(name))
 
 
 def own_benchmark(name: str, path: Path) -> Benchmark:
     """The benchmark of a classes.txt, whose first line names value 0; `-` stands for a value that is ignored, and a
-    further line such as `void: 254` for ignored values of any number. A background becomes class 0.
+    further line such as `void: 254` for ignored values of any number. A background becomes class 0. A line such as
+    `things: boat, gull` says which classes are things.
     """
     lines = numbered_lines(path)
-    names = [line for line in lines if not VOID.fullmatch(line)]
+    things = next((match for line in lines if (match := THINGS.fullmatch(line))), None)
+    names = [line for line in lines if not VOID.fullmatch(line) and not THINGS.fullmatch(line)]
     void = {int(value) for line in lines if (match := VOID.fullmatch(line)) for value in match[1].split(",")}
     check_class_names(path, names)
     of_classes = [value for value, line in enumerate(names) if line != "-"]
@@ -287,7 +302,10 @@ def own_benchmark(name: str, path: Path) -> Benchmark:
     of_classes.sort(key=lambda value: not is_background(names[value]))
     ignored = void | {value for value, line in enumerate(names) if line == "-"}
     table = value_table(dict.fromkeys(ignored, IGNORE) | {value: k for k, value in enumerate(of_classes)})
-    return Benchmark(name, tuple(names[value] for value in of_classes), table)
+    one = Benchmark(name, tuple(names[value] for value in of_classes), table)
+    if odd := set(phrases_of(things[1])) - set(one.names) if things else ():
+        raise ValueError(f"{path} counts {min(odd)} among its things, which is not the name of a class: correct it.")
+    return replace(one, things=tuple(phrases_of(things[1]))) if things else one
 
 
 def check_class_names(path: Path, names: list[str]) -> None:

@@ -129,7 +129,7 @@ def test_a_sweep_is_a_loop_of_notebook_runs(tmp_path):
     assert [call[:3] for call in calls] == [SEGMENT.split()[1:]] * 3
     defaults = literals(read(ROOT / "notebooks/segment_your_images.ipynb"))
     given = [dict(parse(pair, defaults) for pair in call[4:]) for call in calls]
-    assert [parameters["background"] for parameters in given] == [0.2, 0.3, 0.4]
+    assert [parameters["background"] for parameters in given] == [0.4, 0.6, 0.8]
     assert len({call[3] for call in calls}) == len({parameters["output"] for parameters in given}) == 3
     known = papermill.inspect_notebook(str(ROOT / "notebooks/segment_your_images.ipynb"))
     assert all(set(parameters) <= set(known) for parameters in given)

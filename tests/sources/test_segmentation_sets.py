@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers.folders import write_image, write_mask, write_own, write_voc
 from PIL import Image
 from torchvision.datasets import Cityscapes
@@ -324,6 +325,21 @@ def test_masks_already_reduced_are_not_taken_for_official_ones(tmp_path):
             count_values([tmp_path / f"{name}.png"], [one])
         write_mask(tmp_path / f"{name}.png", [[0, 1, 2, 7, 10, 33]] * 4)
         assert count_values([tmp_path / f"{name}.png"], [one]).sum() == 24
+
+
+def test_which_classes_are_things(tmp_path):
+    """ADE20K's panoptic task has 100, Cityscapes eight classes with instances, and background is no thing."""
+    _, masks, _ = write_context(tmp_path, in_order(class_list("context59"), "sky", "sky", "sky", "bag", "cat", "wood"))
+    found = {name: benchmark(name, tmp_path, masks) for name in TABLES}
+    counts = {"voc20": 20, "voc21": 20, "context59": 31, "context60": 31, "coco_stuff": 80, "coco_object": 80}
+    assert {name: len(one.things) for name, one in found.items()} == counts | {"ade20k": 100, "cityscapes": 8}
+    assert found["cityscapes"].things[0] == "person" and set(found["voc20"].things) < {*found["voc20"].names, ""}
+    listed = yaml.safe_load((Path(__file__).parents[2] / "data/classes/stuff.yaml").read_text())
+    assert all(set(names) <= set(found[name].names) for name, names in listed.items())
+    assert own(tmp_path / "own", "sea\nboat\n")[0].things is None
+    assert own(tmp_path / "own", "sea, lake\nboat\ngull\nthings: boat, gull\n")[0].things == ("boat", "gull")
+    with pytest.raises(ValueError, match="classes.txt counts dog among its things, which is not the name of a class"):
+        own(tmp_path / "own", "sea\nboat\nthings: boat, dog\n")
 
 
 def test_photos_of_every_common_kind_are_found(tmp_path):
