@@ -51,8 +51,16 @@ def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> 
     write_json(folder / f"{split}.json", {"images": store(folder, f"{split}_images", images), "captions": captions})
 
 
-def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
+def read_pairs(folder: Path, split: str, *, needed: bool = True) -> tuple[Images, list[list[str]]]:
+    """A split's images and each one's captions. Raises FileNotFoundError, or ValueError if there are none but they are
+    needed.
+    """
     content = read_json(folder / f"{split}.json", "images", "captions")
+    if needed and not content["captions"]:
+        raise ValueError(
+            f"{folder} has no captions, because prepare.source is none and the profile only measures: give its "
+            "prepare.source captions to train on, or put a trained embedder in its place (docs/data.md)."
+        )
     return Images(source_of(folder, content["images"])), content["captions"]
 
 

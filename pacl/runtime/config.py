@@ -102,7 +102,7 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
     """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured."""
     prepare = sections["prepare"]
-    trained = sections["train"].pairs if "train" in sections and prepare.source != "webdataset" else 0
+    trained = sections["train"].pairs if "train" in sections and prepare.source not in ("webdataset", "none") else 0
     path, errors = f"{profile}.prepare.train_pairs", check_measured(profile, sections, root)
     if prepare.train_pairs >= trained:
         return errors

@@ -23,6 +23,8 @@ LABELS = {
     "flickr30k": "trained on Flickr30k",
     "coco": "trained on COCO captions",
     "webdataset": "trained on web pairs",
+    "own": "trained on your own captions",
+    "none": "measured only, not trained here",
 }  # marks every result of a source
 
 
@@ -72,18 +74,22 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
     finished: the folder's later name. Returns notes on the data.
     """
     raw, of_shards = Path(settings.raw), settings.source == "webdataset"
-    pairs = shards.SHARDS if of_shards else caption_sets.CAPTIONED[settings.source]
+    pairs = shards.SHARDS if of_shards else caption_sets.CAPTIONED.get(settings.source)
     layouts.check_present(
         [
-            (raw / pairs["folder"], pairs, ""),
+            *([(raw / pairs["folder"], pairs, "")] if pairs else []),
             *segmentation_sets.check_benchmarks(raw, settings.benchmarks),
             *classification_sets.check_sets(raw, settings.classification_sets),
         ]
     )
     if of_shards:
         notes = [write_shards(folder, finished, raw / pairs["folder"], settings)]
-    else:
+    elif pairs:
         notes = [write_captioned(folder, raw / pairs["folder"], pairs, settings)]
+    else:
+        notes = []
+        for split in ("train", "validation"):
+            write_pairs(folder, split, [], [])
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):
         notes += write_image_set(folder, raw, dataset, names, settings)
     return notes + [classification_sets.write_set(folder, raw, name, settings) for name in settings.classification_sets]
@@ -92,7 +98,7 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
 def summary(folder: Path, settings: Prepare, note: str | None) -> dict:
     """What the report says of prepared data; note: what `prepare` returned."""
     pairs = read_json(folder / "train_shards.json")["pairs"] if settings.source == "webdataset" else []
-    image_sets, (images, captions) = all_scenes(folder, "test"), read_pairs(folder, "train")
+    image_sets, (images, captions) = all_scenes(folder, "test"), read_pairs(folder, "train", needed=False)
     benchmarks = {name: one for image_set in image_sets.values() for name, one in image_set.benchmarks.items()}
     return {
         "label": LABELS[settings.source],
@@ -118,7 +124,7 @@ def whole_benchmarks(image_sets: dict[str, ImageSet]) -> list[str]:
 
 def write_captioned(folder: Path, raw: Path, dataset: dict, settings: Prepare) -> str:
     """Writes the first `train_pairs` of a shuffle by the seed as training pairs, its last as validation pairs."""
-    images, captions = caption_sets.captioned(raw, dataset)
+    images, captions, left_out = caption_sets.captioned(raw, dataset)
     order = np.random.default_rng(settings.seed).permutation(len(images))
     rest, validation = order[: -settings.validation_scenes], order[-settings.validation_scenes :]
     if not len(rest):
@@ -126,7 +132,7 @@ def write_captioned(folder: Path, raw: Path, dataset: dict, settings: Prepare) -
         raise ValueError(f"There are {len(images)} captioned images, and none is left to train on: lower {held_out}.")
     for split, chosen in (("train", rest[: settings.train_pairs]), ("validation", validation)):
         write_pairs(folder, split, [images[i] for i in chosen], [captions[i] for i in chosen])
-    return layouts.partial(dataset, len(images))
+    return layouts.partial(dataset, len(images)) if dataset["sizes"] else left_out
 
 
 def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> str:
@@ -193,7 +199,8 @@ def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], se
     else:
         images, masks = images[len(test[0]) :], masks[len(test[0]) :]
     splits = {"test": test, "validation": (images[: settings.validation_scenes], masks[: settings.validation_scenes])}
-    notes = [note, "" if images else f"{dataset['name']} has no scenes for validation: its training split is missing."]
+    remedy = "its training split is missing" if training else "let prepare.test_scenes leave some"
+    notes = [note, "" if images else f"{dataset['name']} has no scenes for validation: {remedy}."]
     for split, (pictures, labels) in splits.items():
         if pictures:
             segmentation_sets.check_sizes(pictures, labels)

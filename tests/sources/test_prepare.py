@@ -119,6 +119,37 @@ def test_image_sets_are_separate_and_the_report_counts_them(raw, tmp_path):
     }
 
 
+def test_an_own_set_is_told_how_to_leave_scenes_for_validation(raw, tmp_path):
+    write_own(raw / "beach", ["x", "y", "z"])
+    note = prepare(tmp_path / "out", settings(raw, test_scenes=None, benchmarks=["beach"]))
+    assert "beach has no scenes for validation: let prepare.test_scenes leave some." in note
+    note = prepare(tmp_path / "out", settings(raw, test_scenes=2, benchmarks=["beach"]))
+    assert "no scenes for validation" not in note and len(read_scenes(tmp_path / "out", "validation")) == 1
+
+
+def test_a_profile_that_only_measures_needs_no_captions(raw, tmp_path):
+    chosen = settings(raw, source="none", test_scenes=None)
+    note = prepare(tmp_path / "out", chosen)
+    about = summary(tmp_path / "out", chosen, note)
+    assert (about["label"], about["training pairs"]) == ("measured only, not trained here", 0)
+    assert len(read_scenes(tmp_path / "out", "test", "voc20")) == 3
+    for split in ("train", "validation"):
+        with pytest.raises(ValueError, match="has no captions, because prepare.source is none and the profile only"):
+            read_pairs(tmp_path / "out", split)
+        assert read_pairs(tmp_path / "out", split, needed=False)[1] == []
+
+
+def test_ones_own_captions_are_trained_on(raw, tmp_path):
+    (raw / "captions").mkdir()
+    (raw / "captions/images").symlink_to(raw / "flickr8k/Images")
+    (raw / "captions/captions.csv").write_text("image,caption\n" + "".join(f"{n}.jpg,a {n}\n" for n in "abcde"))
+    chosen = settings(raw, source="own")
+    note = prepare(tmp_path / "out", chosen)
+    images, captions = read_pairs(tmp_path / "out", "train")
+    assert len(images) == 3 and captions == [[f"a {name}"] for name in stems(images)]
+    assert "own captions" in summary(tmp_path / "out", chosen, note)["label"]
+
+
 def test_a_benchmark_made_from_scratch_of_odd_photos(raw, tmp_path):
     """Photos of 40 x 24 pixels, grey, CMYK, and stored lying on its side, in a folder in a folder."""
     folder, exif = raw / "my/walls", Image.Exif()
