@@ -45,7 +45,8 @@ class Prepare(Section):
     @model_validator(mode="after")
     def sources_have_what_they_need(self):
         if self.source != "miniworld" and self.raw is None:
-            raise ValueError(f"raw must name the folder of the data (source {self.source})")
+            held = {"none": "the benchmarks", "own": "your captions"}.get(self.source, self.source)
+            raise ValueError(f"raw must name the folder that holds {held}")
         if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
             raise ValueError("test_scenes and classification_images must be numbers because the mini world is endless")
         return self
