@@ -45,7 +45,7 @@ SHOWN_BY = {
     "python -m pacl.report flickr8k": "command_line_shows_report_and_claims",
     "jupyter lab notebooks": "jupyterlab_runs_a_notebook_from_top_to_bottom",
     "nbstripout --extra-keys metadata.language_info notebooks/*.ipynb": "notebooks_are_as_nbstripout_leaves_them",
-    f"for background in 0.2 0.3 0.4; do {SEGMENT} sweep/$background.ipynb images=photos {SWEEP}; done": (
+    f"for background in 0.4 0.6 0.8; do {SEGMENT} sweep/$background.ipynb images=photos {SWEEP}; done": (
         "a_sweep_is_a_loop_of_notebook_runs"
     ),
     "python -m pacl.report compare OLD/metrics.json reports/mini/metrics.json --tolerance 0.02": (
