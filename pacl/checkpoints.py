@@ -28,26 +28,27 @@ def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: di
 def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
     """An embedder that save_embedder wrote, in evaluation mode, and the content of its json.
 
+    path: with or without .safetensors, or a folder that `save_pretrained` wrote, whose config.json has the shape alone.
     clip: the FrozenCLIP whose tokens it will see; old checkpoints don't name theirs, so only widths are compared.
     Raises FileNotFoundError, or ValueError for a corrupt file and for one trained on the tokens of another CLIP.
     """
-    for file in (Path(f"{path}.json"), Path(f"{path}.safetensors")):
+    described, weights = files_of(Path(path))
+    for file in (described, weights):
         if not file.exists():
             raise FileNotFoundError(f"{file} is missing: train first (`dvc repro train`), or name another checkpoint.")
     try:
-        about = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
+        about = json.loads(described.read_text(encoding="utf-8"))
+        about = about if "embedder" in about else {"embedder": about}
         with torch.device("meta"):  # allocates nothing: a corrupt json may name any size
             embedder = VisionEmbedder(**about["embedder"])
-        stored = Path(f"{path}.safetensors").read_bytes()
+        stored = weights.read_bytes()
         if about.get("sha256", "") not in ("", checksum(stored)):
             raise ValueError("the weights' checksum differs")
         embedder.load_state_dict(load(stored), assign=True)
         trained = about.get("clip") and {key: str(about["clip"][key]) for key in ("name", "tokens", "weights")}
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}.safetensors or its json is corrupt ({' '.join(str(error).split())}): train again."
-        ) from None
-    check_weights(embedder, f"{path}.safetensors")
+        raise ValueError(f"{weights} or its json is corrupt ({' '.join(str(error).split())}): train again.") from None
+    check_weights(embedder, str(weights))
     if clip and trained and any(trained[key] != clip.identity[key] for key in ("tokens", "weights")):
         raise ValueError(
             f"{path} was trained on {in_words(trained)}, but this is {in_words(clip.identity)}: load that CLIP, or "
@@ -59,6 +60,14 @@ def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
             f"{clip.name} are {clip.width} and {clip.dim} wide: load the CLIP it was trained on, or train again."
         )
     return embedder.eval(), about
+
+
+def files_of(path: Path) -> tuple[Path, Path]:
+    """The JSON file that describes an embedder and the file of its weights."""
+    if path.is_dir():
+        return path / "config.json", path / "model.safetensors"
+    name = str(path).removesuffix(".safetensors")
+    return Path(f"{name}.json"), Path(f"{name}.safetensors")
 
 
 def in_words(identity: dict) -> str:

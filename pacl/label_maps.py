@@ -1,6 +1,7 @@
 """Label maps from the cosines of tokens with texts: upscaling, the best class, background rules (paper, section 4)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pacl.clip.texts import ClassTexts
+from pacl.data.benchmark import phrases_of
 from pacl.runtime.params import Protocol
 
 CPU_TILE_BYTES = 2**21  # of a tile's cosines, a small part of an L3 cache
@@ -76,6 +78,31 @@ def predict(logits: Tensor, texts: ClassTexts | None, protocol: Protocol) -> Ten
     else:  # the largest of a softmax is one over the sum of exp(logit - largest)
         is_background = below.exp_().sum(-3).reciprocal_() < protocol.background_threshold
     return (labels if texts and texts.background_listed else labels + 1).masked_fill(is_background, 0)
+
+
+def idle_rule(protocol: Protocol, names: Sequence[str]) -> str:
+    """Why the protocol's background rule can't make any pixel background, and the nearest threshold that can; "" if it
+    can, or if there is no rule. names: the classes', as `class_texts` takes them.
+
+    The best of M phrases has a probability of at least 1 / M, and the entropy over K classes is at most ln K nats.
+    """
+    rule, threshold = protocol.background_rule, protocol.background_threshold
+    count = sum(len(phrases_of(name)) for name in names) if rule == "probability" else len(names)
+    if (
+        rule == "none"
+        or count > 1
+        and (threshold > 1 / count if rule == "probability" else threshold < math.log(count))
+    ):
+        return ""
+    if count == 1:
+        return "a single text leaves nothing to compare, so no pixel becomes background: name other things, too"
+    if rule == "probability":
+        known = f"the best of {count} phrases always has a probability of 1/{count} or more"
+        nearest = f"at least {math.floor(1000 / count + 1) / 1000:g}"
+    else:
+        known = f"the entropy over {count} classes is never above {math.log(count):.3f} nats"
+        nearest = f"at most {math.floor(1000 * math.log(count)) / 1000:g}"
+    return f"{known}, so no pixel becomes background: use a threshold of {nearest}"
 
 
 def entropy(below: Tensor, dim: int = -3) -> Tensor:

@@ -222,6 +222,9 @@ def main(arguments: list[str]) -> None:
         run(Path(source), Path(target), dict(parse(pair, defaults) for pair in pairs))
     except NotebookError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr, flush=True)
+        os._exit(130)  # at a usual exit, asyncio would print dozens of lines on the task that ended
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pacl import label_maps as labels_module
 from pacl.clip.texts import ClassTexts
-from pacl.label_maps import TokenLogits, best_phrase, entropy, label_maps, predict
+from pacl.label_maps import TokenLogits, best_phrase, entropy, idle_rule, label_maps, predict
 from pacl.runtime.params import Protocol
 from pacl.segment import interpolation_matrix
 
@@ -213,3 +213,30 @@ def test_phrases_of_another_number_are_named():
         predict(torch.rand(3, 1, 1), texts_of([0, 1]), Protocol())
     with pytest.raises(ValueError, match="4 phrases, but there are scores for 3"):
         best_phrase(torch.rand(3, 1, 1), torch.tensor([0, 1, 1, 0]), -3)
+
+
+@pytest.mark.parametrize("rule, names, edge", [
+    ("probability", ["a", "b, c", "d"], 1 / 4),  # over phrases
+    ("probability", ["a, b"], 1 / 2),
+    ("entropy", ["a", "b, c", "d"], math.log(3)),  # over classes
+    ("entropy", ["a", "b"], math.log(2)),
+])  # fmt: skip
+def test_a_rule_applies_from_the_edge_on_that_equal_cosines_give(rule, names, edge):
+    """Equal cosines are the least certain ones; the rule's own prediction there decides."""
+    phrases = [k for k, name in enumerate(names) for _ in name.split(",")]
+    texts, logits = texts_of(phrases), torch.zeros(len(phrases), 1, 1)
+    for threshold in (0.999 * edge, 1.001 * edge):
+        protocol = Protocol(background_rule=rule, background_threshold=threshold)
+        applies = bool(predict(logits, texts, protocol) == 0)
+        assert applies == ((threshold > edge) == (rule == "probability"))
+        sentence = idle_rule(protocol, names)
+        assert bool(sentence) != applies
+        if sentence:  # whose remedy is one
+            nearest = float(sentence.split()[-1])
+            assert not idle_rule(protocol.model_copy(update={"background_threshold": nearest}), names)
+
+
+def test_a_single_text_is_never_background_and_no_rule_needs_no_remedy():
+    assert "name other things" in idle_rule(Protocol(background_rule="entropy"), ["sea, lake"])
+    assert "name other things" in idle_rule(Protocol(background_rule="probability", background_threshold=1), ["sea"])
+    assert idle_rule(Protocol(), ["sea"]) == ""

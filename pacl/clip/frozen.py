@@ -10,9 +10,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import Compose
 
 from pacl.clip.baselines import LAST_BLOCKS, check_last_blocks, whole_block
 from pacl.clip.weights import checksum, open_clip_model
+from pacl.data.images import as_rgb
 from pacl.runtime.params import Model
 from pacl.runtime.precision import autocast, available
 
@@ -43,7 +45,8 @@ class FrozenCLIP:
         self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
         self.width = visual.trunk.embed_dim if self.is_timm else visual.conv1.out_channels
         self.logit_scale = model.logit_scale.exp().item()
-        self.preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self.preprocess = Compose([as_rgb, transform])  # open_clip converts after resizing, which mixes hidden colours
         self._mean, self._std = (
             torch.tensor(v, device=device)[:, None, None] for v in (visual.image_mean, visual.image_std)
         )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pacl.data.benchmark import phrases_of
+
 if TYPE_CHECKING:
     from pacl.clip.frozen import FrozenCLIP
 
@@ -26,6 +28,11 @@ class ClassTexts:
     phrase_index: Tensor
     background_listed: bool = False
 
+    def first_phrases(self) -> list[int]:
+        """Where each class's first phrase stands among all phrases, K numbers below M."""
+        index = self.phrase_index.tolist()
+        return [index.index(k) for k in range(max(index) + 1)]
+
 
 def class_texts(clip: FrozenCLIP, names: Iterable[str], templates: list[str]) -> ClassTexts:
     """Each phrase's embedding, the mean over templates; `names` has one entry a class, its phrases separated by commas.
@@ -35,7 +42,7 @@ def class_texts(clip: FrozenCLIP, names: Iterable[str], templates: list[str]) ->
     """
     if not templates or any("{}" not in template for template in templates):
         raise ValueError(f"every template needs a {{}} for the class, which {list(templates)} lacks.")
-    phrases = [[phrase.strip() for phrase in name.split(",") if phrase.strip()] for name in names]
+    phrases = [phrases_of(name) for name in names]
     if not all(phrases):
         raise ValueError(f"class {phrases.index([])} of {len(phrases)} has no name.")
     prompts = [template.format(phrase) for group in phrases for phrase in group for template in templates]

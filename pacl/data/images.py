@@ -1,12 +1,49 @@
 """Pictures and masks, from arrays or files, decoded when a stage asks for them."""
 
+from collections import Counter
+from collections.abc import Container
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognises and leaves to other programs
 SCALED = {"L;2": 85, "L;4": 17}  # Pillow's factors for grey values of two and four bits
 NO_RANGE = ("I", "F")  # Pillow's modes in which white has no fixed value
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of the picture files that Pillow opens by itself, in small letters, with the dot."""
+    return frozenset(
+        ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in FOREIGN
+    )
+
+
+def pictures_in(folder: Path, wanted: Container[str] = (), *, recursive: bool = True) -> tuple[list[Path], str]:
+    """The picture files in a folder, sorted, and a sentence on what is left out, "" if nothing is: files of other
+    endings than the wanted (by default, all that Pillow opens) and, unless `recursive`, pictures in folders below.
+    Ignores hidden files and folders.
+    """
+    wanted = wanted or endings()
+    files = [path for path in sorted(folder.rglob("*")) if not path.is_dir() and not is_hidden(path, folder)]
+    pictures = [path for path in files if path.suffix.lower() in wanted]
+    taken = [path for path in pictures if recursive or path.parent == folder]
+    others = Counter(
+        path.suffix.lower() or "without an ending"
+        for path in files
+        if path.suffix.lower() not in wanted and (recursive or path.parent == folder)
+    )
+    parts = [f"{count} x {ending}" for ending, count in sorted(others.items())]
+    if below := len(pictures) - len(taken):
+        parts.append(f"{below} pictures in folders below")
+    return taken, f"Left out of {folder}: {', '.join(parts)}." if parts else ""
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file in a folder, or a folder between the two, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 class Images:
@@ -38,7 +75,25 @@ class Masks(Images):
 
     def __getitem__(self, index: int) -> np.ndarray:
         item = self.source[self.part[index]]
-        return np.asarray(item if isinstance(item, np.ndarray) else open_image(item, mask=True))
+        return item if isinstance(item, np.ndarray) else open_labels(item)
+
+
+def open_labels(path: str | Path) -> np.ndarray:
+    """A label map [H, W] of an image file or of NumPy's .npy. Raises as `open_image` does, also for an array that is
+    not one integer per pixel.
+    """
+    if Path(path).suffix.lower() != ".npy":
+        labels = np.asarray(open_image(path, mask=True))
+        return labels.astype(np.uint8) if labels.dtype == bool else labels
+    try:
+        labels = np.load(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
+    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
+        raise ValueError(f"{path} can't be read as an array ({error}): replace or remove it.") from None
+    if labels.ndim != 2 or labels.dtype.kind not in "bui":
+        raise ValueError(f"{path} holds {labels.dtype} {list(labels.shape)}: save one integer per pixel, [H, W].")
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
 def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
@@ -60,6 +115,8 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
         raise ValueError(f"{path} can't be read as an image ({error}): replace or remove it.") from None
     if not mask:
         refuse_no_range(image, path)
+    if image.mode == "F":
+        raise ValueError(f"{path} holds decimal numbers, not one label per pixel: save it as greyscale.")
     if len(image.getbands()) > 1:
         raise ValueError(
             f"{path} holds colours ({image.mode}), not one label per pixel: save it with a palette or as greyscale."
@@ -68,12 +125,16 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
 
 
 def as_rgb(image: Image.Image, name: str | Path = "The picture") -> Image.Image:
-    """A picture as RGB; scales 16 bits to 8, where Pillow's own conversion would clip all but the darkest pixels to
-    white. Raises ValueError, naming the picture, for numbers without a known range.
+    """A picture as RGB, transparent ones on white, so that colours nobody sees don't count. Scales 16 bits to 8, where
+    Pillow's own conversion would clip all but the darkest pixels to white. Raises ValueError, naming the picture, for
+    numbers without a known range.
     """
     refuse_no_range(image, name)
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 

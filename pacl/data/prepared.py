@@ -2,7 +2,7 @@
 4).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,22 +51,33 @@ def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> 
     write_json(folder / f"{split}.json", {"images": store(folder, f"{split}_images", images), "captions": captions})
 
 
-def read_pairs(folder: Path, split: str) -> tuple[Images, list[list[str]]]:
+def read_pairs(folder: Path, split: str, *, needed: bool = True) -> tuple[Images, list[list[str]]]:
+    """A split's images and each one's captions. Raises FileNotFoundError, or ValueError if there are none but they are
+    needed.
+    """
     content = read_json(folder / f"{split}.json", "images", "captions")
+    if needed and not content["captions"]:
+        raise ValueError(
+            f"{folder} has no captions, because prepare.source is none and the profile only measures: give its "
+            "prepare.source captions to train on, or put a trained embedder in its place (docs/data.md)."
+        )
     return Images(source_of(folder, content["images"])), content["captions"]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and masks that several benchmarks share; benchmarks: by name."""
+    """Images and masks that several benchmarks share; benchmarks: by name. pixels: how many of the whole set's have
+    each of the 256 values of a mask.
+    """
 
     images: Images
     masks: Masks
     benchmarks: dict[str, Benchmark]
+    pixels: tuple[int, ...] = (0,) * 256
 
     def take(self, part: range) -> "ImageSet":
         """Some of the scenes, still read on demand; ignores what lies beyond the end."""
-        return ImageSet(self.images.take(part), self.masks.take(part), self.benchmarks)
+        return replace(self, images=self.images.take(part), masks=self.masks.take(part))
 
     def first(self, count: int) -> "ImageSet":
         return self.take(range(count))
@@ -76,15 +87,16 @@ class ImageSet:
 
 
 def write_scenes(
-    folder: Path, split: str, images, masks, benchmarks: dict[str, Benchmark], image_set: str = ""
+    folder: Path, split: str, images, masks, benchmarks: dict[str, Benchmark], image_set: str = "", *, pixels=(0,) * 256
 ) -> None:
-    """Writes what `all_scenes` reads. images, masks: as `write_pairs` takes images."""
+    """Writes what `all_scenes` reads. images, masks: as `write_pairs` takes images. pixels: see `ImageSet`."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "_".join(filter(None, (split, image_set)))
     content = {
         "images": store(folder, f"{name}_scenes", images),
         "masks": store(folder, f"{name}_masks", masks),
         "benchmarks": {name: one.entry() for name, one in benchmarks.items()},
+        "pixels": [int(count) for count in pixels],
     }
     write_json(folder / f"{name}_scenes.json", content)
 
@@ -101,11 +113,12 @@ def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, Im
 
 
 def read_set(path: Path) -> ImageSet:
-    content = read_json(path, "images", "masks", "benchmarks")
+    content = read_json(path, "images", "masks", "benchmarks", "pixels")
     return ImageSet(
         Images(source_of(path.parent, content["images"])),
         Masks(source_of(path.parent, content["masks"])),
         {name: Benchmark.described(name, entry) for name, entry in content["benchmarks"].items()},
+        tuple(content["pixels"]),
     )
 
 

@@ -4,6 +4,7 @@ captions name rarely and often.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from pacl.clip.frozen import FrozenCLIP
-from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.benchmark import IGNORE, Benchmark, phrases_of
 from pacl.data.prepared import ImageSet
 from pacl.evaluation.segmentation import equal_sizes
 from pacl.label_maps import label_maps
@@ -56,7 +57,7 @@ def recall_by_area(
     return pd.DataFrame(rows, columns=["method", "class", "area", "recall"])
 
 
-def by_size(table: pd.DataFrame, things: set[str], bins: int = 3) -> pd.DataFrame:
+def by_size(table: pd.DataFrame, things: Sequence[str] | None, bins: int = 3) -> pd.DataFrame:
     """Mean recall of areas of things and of stuff, each in `bins` equal groups, smallest first: columns method, size,
     recall, areas, kind. Things and stuff apart, because things are smaller and harder.
     """
@@ -76,13 +77,12 @@ def by_quantile(table: pd.DataFrame, bins: int) -> pd.DataFrame:
     return grouped.agg(recall="mean", areas="size").reset_index().drop(columns="group")
 
 
-def kind_of(classes: pd.Series, things: set[str]) -> np.ndarray:
-    return np.where(classes.isin(things), "things", "stuff")
+def kind_of(classes: pd.Series, things: Sequence[str] | None) -> np.ndarray:
+    """Whether each class is among the things or the stuff, or just "classes" where nobody says."""
+    return np.full(len(classes), "classes") if things is None else np.where(classes.isin(things), "things", "stuff")
 
 
-def by_mention(
-    confmats: dict[str, Tensor], benchmark: Benchmark, captions: list[list[str]], things: set[str]
-) -> pd.DataFrame:
+def by_mention(confmats: dict[str, Tensor], benchmark: Benchmark, captions: list[list[str]]) -> pd.DataFrame:
     """IoU of each class and the number of images whose captions name it: columns method, class, iou, images, kind."""
     images = mentions(captions, benchmark.classes)
     rows = [
@@ -91,16 +91,16 @@ def by_mention(
         for name, iou in zip(benchmark.names, iou_per_class(confmat).tolist(), strict=True)
     ]
     table = pd.DataFrame(rows, columns=["method", "class", "iou", "images"]).dropna()
-    return table.assign(kind=kind_of(table["class"], things))
+    return table.assign(kind=kind_of(table["class"], benchmark.things))
 
 
 def mentions(captions: list[list[str]], classes: tuple[str, ...]) -> Counter:
     """How many images have a caption with one of the class's phrases in it, as whole words, plural or not."""
     counts = Counter()
     for name in classes:
-        forms = "|".join(re.escape(form) for phrase in name.split(",") for form in singular_and_plurals(phrase.strip()))
+        forms = "|".join(re.escape(form) for phrase in phrases_of(name) for form in singular_and_plurals(phrase))
         pattern = re.compile(rf"\b(?:{forms})\b", re.IGNORECASE)
-        counts[name.split(",")[0]] = sum(any(map(pattern.search, texts)) for texts in captions)
+        counts[phrases_of(name)[0]] = sum(any(map(pattern.search, texts)) for texts in captions)
     return counts
 
 
@@ -140,7 +140,6 @@ def write_mistakes(
     areas: pd.DataFrame,
     benchmark: Benchmark,
     captions: list[list[str]],
-    things: set[str],
     *,
     protocol: str,
     scenes: int,
@@ -149,13 +148,13 @@ def write_mistakes(
     `things_and_stuff`.
 
     confmats: method -> int64 [K, K], by the protocol of that name. areas: as `recall_by_area` gives them, of so many
-    scenes. captions: of the training images. things: the classes that are things.
+    scenes. captions: of the training images.
     """
-    mention = by_mention(confmats, benchmark, captions, things)
+    mention = by_mention(confmats, benchmark, captions)
     kinds = things_and_stuff(mention)
     about = {"benchmark": benchmark.name, "protocol": protocol, "scenes": scenes}
     write_json(folder / "mistakes.json", about | {"kinds": kinds.to_dict("records")})
     confused = confusions(confmats["pacl"], benchmark.names, 10)
-    for name, table in {"confusions": confused, "areas": by_size(areas, things), "mentions": mention}.items():
+    for name, table in {"confusions": confused, "areas": by_size(areas, benchmark.things), "mentions": mention}.items():
         table.round(6).to_csv(folder / f"{name}.csv", index=False)
     return kinds

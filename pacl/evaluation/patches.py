@@ -116,8 +116,8 @@ def patch_map(
 ) -> pd.DataFrame:
     """A t-SNE picture of patches and class texts in one plane: columns x, y, label, is_text.
 
-    embeddings [M, N, D], labels [M, N], text [K, D], one a class. Shows the `classes` classes with the most patches,
-    and the same number of patches of each, at most `patches` together.
+    embeddings [M, N, D], labels [M, N], text [K, D], one a class (its first phrase's). Shows the `classes` classes with
+    the most patches, and the same number of patches of each, at most `patches` together.
     """
     from sklearn.manifold import TSNE
 

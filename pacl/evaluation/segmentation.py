@@ -23,7 +23,7 @@ from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.benchmark import Benchmark
 from pacl.data.prepared import ImageSet, all_scenes
 from pacl.data.prompts import templates
-from pacl.label_maps import label_maps
+from pacl.label_maps import idle_rule, label_maps
 from pacl.metrics import confusion_matrix, iou_per_class, mean_iou, mean_iou_labelled, pixel_accuracy
 from pacl.runtime.config import load_params
 from pacl.runtime.files import read_json, write_json
@@ -63,6 +63,21 @@ def confusion_matrices(
             sums = {method: sum(part[name][method] for part in parts) for method in methods}
             found[name] = {method: distributed.all_reduce(confmat, clip.device) for method, confmat in sums.items()}
     return {name: found[name] for name in names}
+
+
+def idle_rules(image_sets: ImageSets, names: list[str], protocols: dict[str, Protocol]) -> list[str]:
+    """A sentence for each protocol and benchmark whose background no pixel can get, so that its IoU is 0 whatever the
+    method.
+    """
+    benchmarks = {name: one.benchmarks[name] for one in image_sets.values() for name in one.benchmarks if name in names}
+    found = []
+    for key, protocol in protocols.items():
+        for name, benchmark in benchmarks.items():
+            reason = idle_rule(benchmark.settings(protocol), benchmark.texts(protocol))
+            if reason and not benchmark.background_listed(protocol):
+                place = f"protocols.{key}.per_benchmark.{name}.background_threshold"
+                found.append(f"The background of {name} has an IoU of 0 by protocol {key}: {reason} ({place}).")
+    return found
 
 
 def measured_together(image_sets: ImageSets, names: list[str], protocol: Protocol) -> list[ImageSet]:
@@ -202,6 +217,10 @@ def measure_profile(profile: str, output: Path) -> None:
         clip = load_clip_of(params.model)
         embedder, _ = load_embedder(Path("checkpoints", profile, "best"), clip)
         methods, names = methods_of(clip, embedder, settings.methods), settings.benchmarks
+        if distributed.rank() == 0:
+            sys.stderr.writelines(
+                f"{line}\n" for line in idle_rules(image_sets, names, params.protocols.named(settings.protocols))
+            )
         confmats = {
             key: confusion_matrices(clip, methods, image_sets, names, protocol, batch_size=settings.batch_size)
             for key, protocol in params.protocols.named(settings.protocols).items()

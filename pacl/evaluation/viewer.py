@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pacl.clip.frozen import FrozenCLIP
 from pacl.clip.texts import ClassTexts, class_texts
-from pacl.data.benchmark import IGNORE, Benchmark
+from pacl.data.benchmark import IGNORE, Benchmark, phrases_of
 from pacl.data.images import Masks
 from pacl.data.prepared import ImageSet
 from pacl.data.prompts import templates
@@ -107,7 +107,7 @@ def write_viewer(
         }
         prompts = [
             {
-                "name": names[k].split(",")[0],
+                "name": phrases_of(names[k])[0],
                 "present": bool((target == k).any()),
                 "truth": mask_png(target == k),
                 "methods": {method: entry[place] for method, entry in entries.items()},
@@ -141,8 +141,9 @@ def scene_entry(
     protocol: Protocol,
 ) -> list[dict]:
     """What one method finds in a scene, for each prompt: heat map, its lowest and highest cosine, mask, IoU."""
-    first = [int((texts.phrase_index == k).nonzero()[0]) for k in shown]  # each class is shown by its first phrase
-    maps = dense_logits(clip, method, image, texts.features[first], protocol).cpu()  # [prompts, H, W]
+    first = texts.first_phrases()  # which stands for its class
+    features = texts.features[[first[k] for k in shown]]
+    maps = dense_logits(clip, method, image, features, protocol).cpu()  # [prompts, H, W]
     labels = segment(clip, method, image, texts, protocol).cpu().numpy() - unlisted
     low, high = maps.min().item(), maps.max().item()
     return [

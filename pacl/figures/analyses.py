@@ -107,7 +107,7 @@ def recall_by_area(axis, areas: pd.DataFrame) -> None:
 
 def iou_by_mention(axis, mentions: pd.DataFrame) -> None:
     """A dot for each class and method, things as triangles and stuff as circles: IoU by how many images name it."""
-    for kind, marker in (("things", "^"), ("stuff", "o")):
+    for kind, marker in (("things", "^"), ("stuff", "o"), ("classes", "o")):
         for method, rows in mentions[mentions.kind == kind].groupby("method", sort=False):
             look = {"color": COLOURS[method], "marker": marker, "s": 24, "label": f"{method}, {kind}"}
             axis.scatter(rows.images, 100 * rows.iou, **look)

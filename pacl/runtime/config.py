@@ -98,22 +98,43 @@ def read_section(profile: str, name: str, values: dict) -> Section:
 def check_together(profile: str, found: dict[str, Section], values: dict, root: Path) -> None:
     """Raises ConfigError where a section that was read contradicts another section of its profile."""
     others = dict(found)
-    for name in {"prepare", "model", "train", "protocols"} & values.keys() - found.keys():
+    shared = {"prepare", "model", "train", "protocols", "patch_alignment", "segmentation", "classification"}
+    for name in shared & values.keys() - found.keys():
         with suppress(ConfigError):  # a mistake in a section that nobody asked for
             others[name] = read_section(profile, name, values)
     errors = [error for name in found for error in CHECKS.get(name, lambda *_: [])(profile, others, root)]
     if errors:
-        raise ConfigError("\n".join(errors))
+        raise ConfigError("\n".join(dict.fromkeys(errors)))
 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
-    """Enough pairs are prepared for training, unless it reads them from shards."""
+    """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured."""
     prepare = sections["prepare"]
-    trained = sections["train"].pairs if "train" in sections and prepare.source != "webdataset" else 0
+    trained = sections["train"].pairs if "train" in sections and prepare.source not in ("webdataset", "none") else 0
+    path, errors = f"{profile}.prepare.train_pairs", check_measured(profile, sections, root)
     if prepare.train_pairs >= trained:
-        return []
-    path = f"{profile}.prepare.train_pairs"
-    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs."]
+        return errors
+    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs.", *errors]
+
+
+def check_measured(profile: str, sections: dict, root: Path) -> list[str]:
+    """What later stages measure is prepared; otherwise they would notice after hours of training."""
+    lists = {
+        ("patch_alignment", "benchmark"): "benchmarks",
+        ("segmentation", "benchmarks"): "benchmarks",
+        ("classification", "sets"): "classification_sets",
+    }
+    errors = []
+    for (section, key), prepared in lists.items() if "prepare" in sections else ():
+        named = getattr(sections[section], key) if section in sections else []
+        known = getattr(sections["prepare"], prepared)
+        errors += [
+            f"{profile}.{section}.{key} names {name!r}, but {profile}.prepare.{prepared} doesn't: add it there, or "
+            f"name one of {', '.join(known) or 'none'}."
+            for name in ([named] if isinstance(named, str) else named)
+            if name not in known
+        ]
+    return errors
 
 
 def check_protocols(profile: str, sections: dict, root: Path) -> list[str]:
@@ -148,13 +169,13 @@ def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
 
 
 def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
-    """Its protocols exist."""
+    """Its protocols exist, and its benchmarks are prepared."""
     known = dict(sections["protocols"]) if "protocols" in sections else sections["segmentation"].protocols
     return [
         f"{profile}.segmentation.protocols.{i} is {name!r}, but must be one of {', '.join(known)}."
         for i, name in enumerate(sections["segmentation"].protocols)
         if name not in known
-    ]
+    ] + check_measured(profile, sections, root)
 
 
 def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
@@ -264,6 +285,8 @@ def kind_below(kind, key: str) -> type:
 CHECKS = {
     "prepare": check_prepare,
     "protocols": check_protocols,
+    "patch_alignment": check_measured,
     "segmentation": check_segmentation,
+    "classification": check_measured,
     "ablations": check_ablations,
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -67,7 +68,9 @@ def checksum(*parts: bytes) -> str:
 
 
 def write_json(path: Path, content) -> None:
-    """Writes JSON atomically; floats are rounded to six decimals, so that equal results are equal bytes."""
+    """Writes JSON atomically; floats are rounded to six decimals, so that equal results are equal bytes. A number that
+    is not finite becomes null, because JSON has none.
+    """
     write_atomically(path, json.dumps(rounded(content), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -76,7 +79,9 @@ def rounded(content, digits: int = 6):
         return {key: rounded(value, digits) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [rounded(value, digits) for value in content]
-    return round(content, digits) if isinstance(content, float) else content
+    if isinstance(content, float):
+        return round(content, digits) if math.isfinite(content) else None
+    return content
 
 
 def read_json(path: Path, *keys: str):

@@ -23,14 +23,15 @@ class Section(BaseModel):
 
 
 class Prepare(Section):
-    """source: the training data. raw: the folder of downloaded data. train_pairs: with shards, how many pairs are
-    unpacked for the ablations. validation_scenes: how many pairs, and how many scenes of each image set, are held out.
-    benchmarks: from pacl.sources.segmentation_sets, or folders in raw. classification_sets: from
-    data/classification/sets.yaml, torchvision, or folders in raw. test_scenes, classification_images: the most to take
-    of a split, None for all. max_bad_share: tolerated fraction of bad samples in shards.
+    """source: the training data; "own" is a table of captions, "none" a profile that only measures. raw: the folder
+    of downloaded data. train_pairs: with shards, how many pairs are unpacked for the ablations. validation_scenes: how
+    many pairs, and how many scenes of each image set, are held out. benchmarks: from pacl.sources.segmentation_sets,
+    or folders in raw. classification_sets: from data/classification/sets.yaml, torchvision, or folders in raw.
+    test_scenes, classification_images: the most to take of a split, None for all. max_bad_share: tolerated fraction of
+    bad samples in shards.
     """
 
-    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset", "tiny_imagenet"]
+    source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset", "tiny_imagenet", "own", "none"]
     raw: str | None
     seed: Count
     train_pairs: PositiveInt
@@ -44,7 +45,8 @@ class Prepare(Section):
     @model_validator(mode="after")
     def sources_have_what_they_need(self):
         if self.source != "miniworld" and self.raw is None:
-            raise ValueError(f"raw must name the folder that holds {self.source}")
+            held = {"none": "the benchmarks", "own": "your captions"}.get(self.source, self.source)
+            raise ValueError(f"raw must name the folder that holds {held}")
         if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
             raise ValueError("test_scenes and classification_images must be numbers because the mini world is endless")
         return self

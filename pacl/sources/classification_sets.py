@@ -1,19 +1,20 @@
 """Classification sets of photos: torchvision's, or a folder of images for each class (paper, section 4: twelve)."""
 
 import inspect
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from pacl.data.images import is_hidden, pictures_in
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
 from pacl.runtime.config import project_root
 from pacl.runtime.params import Prepare
 from pacl.sources import tiny_imagenet
 from pacl.sources.layouts import lines_of, partial
-from pacl.sources.segmentation_sets import PHOTO_SUFFIXES
 
 PLACES = {"test": ("test", "val", "images"), "validation": ("validation", "train")}  # in raw/NAME
 
@@ -78,9 +79,9 @@ def open_torchvision(raw: Path, entry: dict, split: str):
 
 def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
     """Writes at most `classification_images` test and `validation_scenes` validation images, drawn by the seed, and the
-    set's templates. Returns a sentence if the test split is incomplete.
+    set's templates. Returns sentences if the test split is incomplete, and on files left out.
     """
-    entry, found = described(name), 0
+    entry, found, notes = described(name), 0, []
     for split, most in (("test", settings.classification_images), ("validation", settings.validation_scenes)):
         if (made := read_split(raw, name, entry, split)) is None:
             continue
@@ -90,9 +91,11 @@ def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
             images = images | {"rows": [images["rows"][i] for i in chosen]}
         else:
             images = [images[i] for i in chosen]
+            notes.append(pictures_in(split_folder(raw, name, entry, split))[1])
         write_labelled(folder, split, name, images, [labels[i] for i in chosen], classes, set_templates(name))
         found = len(chosen) if split == "test" else found
-    return partial(as_dataset(name), found, "test") if "images" in entry else ""
+    notes.insert(0, partial(as_dataset(name), found, "test") if "images" in entry else "")
+    return " ".join(filter(None, notes))
 
 
 def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
@@ -103,9 +106,7 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
         return read_tiny_imagenet(raw) if split == "test" else None
     dataset = open_torchvision(raw, entry, split)
     if dataset is None:
-        places = [raw / place for place in entry.get("folders", {}).get(split, [])]
-        places += [raw / name / place for place in PLACES[split]]
-        place = next((place for place in places if place.is_dir()), None)
+        place = split_folder(raw, name, entry, split)
         return place and read_folders(place, entry)
     labels = labels_of(dataset)
     rows = list(range(len(labels)))
@@ -120,6 +121,13 @@ def read_tiny_imagenet(raw: Path) -> tuple[list[Path], list[int], list[str]]:
     """Its validation photos, which nothing was trained on, with the usual names of the classes."""
     folder = raw / tiny_imagenet.TINY_IMAGENET["folder"]
     return *tiny_imagenet.validation_photos(folder), [names[0] for names in tiny_imagenet.class_names(folder)]
+
+
+def split_folder(raw: Path, name: str, entry: dict, split: str) -> Path | None:
+    """The folder of a split's class folders, None if there is none."""
+    places = [raw / place for place in entry.get("folders", {}).get(split, [])]
+    places += [raw / name / place for place in PLACES[split]]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def labels_of(dataset) -> list[int]:
@@ -149,7 +157,7 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
     """(images, labels, classes) of a folder for each class; if the set has a list of classes, a folder's name is a key
     or a number of that list. Raises ValueError for any other folder.
     """
-    folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir()}
+    folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir() and not is_hidden(path, place)}
     if isinstance(entry.get("classes"), str):
         listed = dict(line.split(": ", 1) for line in lines_of(class_file(entry["classes"])))
         numbered = {str(number): key for number, key in enumerate(listed)}
@@ -160,9 +168,11 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
     if odd or not folders:
         what = f"a folder {odd[0]}, which is not a class of" if odd else "no folder with images of a class of"
         raise ValueError(f"{place} has {what} {entry['name']}: remove it, or unpack the set again.")
+    name, count = Counter(map(str.casefold, listed.values())).most_common(1)[0]
+    if count > 1 and not isinstance(entry.get("classes"), str):
+        raise ValueError(f"{place} has {count} folders for the class {name}, which CLIP can't tell apart: join them.")
     keys = [key for key in listed if key in folders or not entry.get("only_found")]
-    found = [(path, k) for k, key in enumerate(keys) if key in folders for path in sorted(folders[key].iterdir())]
-    found = [(path, k) for path, k in found if path.suffix.lower() in PHOTO_SUFFIXES]
+    found = [(path, k) for k, key in enumerate(keys) if key in folders for path in pictures_in(folders[key])[0]]
     return [path for path, _ in found], [k for _, k in found], [listed[key] for key in keys]
 
 

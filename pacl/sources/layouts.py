@@ -5,6 +5,7 @@ filled in; sizes, the number of images of each official split, several numbers i
 it; terms.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pacl.runtime.config import project_root
@@ -49,14 +50,13 @@ def missing(folder: Path, dataset: dict, split: str) -> tuple[str, str, str, str
     return dataset["name"], f"{folder}: {', '.join(absent)}", dataset["get"].format(folder=folder), dataset["terms"]
 
 
-def files(folder: Path, suffixes: set[str], ending: str) -> dict[str, Path]:
-    """The files in a folder, at any depth, with one of the suffixes and the name's ending, by the name without both.
-
-    Raises ValueError for two files of one name.
+def by_stem(paths: Iterable[Path], ending: str) -> dict[str, Path]:
+    """The files whose names have an ending before their suffix, by the name without both. Raises ValueError for two
+    files of one name.
     """
     by_name = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes and path.stem.endswith(ending):
+    for path in paths:
+        if path.stem.endswith(ending):
             first = by_name.setdefault(path.stem.removesuffix(ending), path)
             if first != path:
                 raise ValueError(f"{first} and {path} have the same name, so a mask would fit both: rename one.")
@@ -69,11 +69,11 @@ def lines_of(path: Path) -> list[str]:
 
 
 def numbered_lines(path: Path) -> list[str]:
-    """A text file's lines; line i names value i. Raises ValueError for a blank line before the last."""
+    """A text file's lines, of which the first names value 0. Raises ValueError for a blank line before the last."""
     lines = [line.strip() for line in text_of(path).rstrip().splitlines()]
     if "" in lines:
         raise ValueError(
-            f"{path}, line {lines.index('') + 1} is blank: write a name there, because line i names value i."
+            f"{path}, line {lines.index('') + 1} is blank: write a name there, or - for a value without a class."
         )
     return lines
 

@@ -3,7 +3,6 @@ benchmarks, twelve classification sets). Photos stay in place and only their pat
 are unpacked.
 """
 
-import itertools
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,8 @@ LABELS = {
     "coco": "trained on COCO captions",
     "webdataset": "trained on web pairs",
     "tiny_imagenet": "trained on Tiny-ImageNet and captioned photographs",
+    "own": "trained on your own captions",
+    "none": "measured only, not trained here",
 }  # marks every result of a source
 
 
@@ -61,7 +62,9 @@ def prepare_miniworld(folder: Path, settings: Prepare) -> list[str]:
             images, captions = draw(miniworld.pair, count, split=split)
             write_pairs(folder, split, images, [[caption] for caption in captions])
         for split, count in (("validation", settings.validation_scenes), ("test", settings.test_scenes)):
-            write_scenes(folder, split, *draw(miniworld.labelled_scene, count, split=split), benchmarks)
+            images, masks = draw(miniworld.labelled_scene, count, split=split)
+            pixels = np.bincount(masks.ravel(), minlength=256)
+            write_scenes(folder, split, images, masks, benchmarks, pixels=pixels)
             for name in settings.classification_sets:
                 made = draw(miniworld.classification_image, settings.classification_images, split=split, set_name=name)
                 write_labelled(folder, split, name, *made, miniworld.set_classes(name))
@@ -90,6 +93,10 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
     if settings.source == "webdataset":
         notes = [write_shards(folder, finished, raw / shards.SHARDS["folder"], settings)]
         notes += [borders.note(sorted((folder / "train_images").iterdir()))]
+    elif settings.source == "none":
+        notes = []
+        for split in ("train", "validation"):
+            write_pairs(folder, split, [], [])
     else:
         notes = write_captioned(folder, raw, settings)
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):
@@ -98,10 +105,11 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
 
 
 def datasets_of(source: str) -> list[dict]:
-    """The data sets that a source of photos reads."""
+    """The data sets that a source of photos reads; none if the profile only measures."""
     if source == "tiny_imagenet":
         return tiny_imagenet.wanted(tiny_imagenet.CAPTION_SETS)
-    return [shards.SHARDS if source == "webdataset" else caption_sets.CAPTIONED[source]]
+    known = caption_sets.CAPTIONED | {"webdataset": shards.SHARDS}
+    return [known[source]] if source in known else []
 
 
 def captioned_images(raw: Path, source: str) -> tuple[list[Path], list[list[str]], list[str]]:
@@ -109,14 +117,14 @@ def captioned_images(raw: Path, source: str) -> tuple[list[Path], list[list[str]
     if source == "tiny_imagenet":
         return tiny_imagenet.captioned_photos(raw)
     (dataset,) = datasets_of(source)
-    images, captions = caption_sets.captioned(raw / dataset["folder"], dataset)
-    return images, captions, [layouts.partial(dataset, len(images))]
+    images, captions, left_out = caption_sets.captioned(raw / dataset["folder"], dataset)
+    return images, captions, [layouts.partial(dataset, len(images)) if dataset["sizes"] else left_out]
 
 
 def summary(folder: Path, settings: Prepare, note: str | None) -> dict:
     """What the report says of prepared data; note: what `prepare` returned."""
     pairs = read_json(folder / "train_shards.json")["pairs"] if settings.source == "webdataset" else []
-    image_sets, (images, captions) = all_scenes(folder, "test"), read_pairs(folder, "train")
+    image_sets, (images, captions) = all_scenes(folder, "test"), read_pairs(folder, "train", needed=False)
     benchmarks = {name: one for image_set in image_sets.values() for name, one in image_set.benchmarks.items()}
     return {
         "label": LABELS[settings.source],
@@ -159,7 +167,7 @@ def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> 
     """Writes train_shards.json, the shards to train on and their numbers of pairs; holds out the last of a shuffle.
 
     Unpacks `validation_scenes` of the held-out pairs and `train_pairs` of the others; the ablations, which train on
-    cached features, use these.
+    cached features, use these. Raises ValueError if there are fewer.
     """
     found = shards.find_shards(raw)
     counts, note = shards.survey(found, settings.max_bad_share)
@@ -173,17 +181,19 @@ def write_shards(folder: Path, finished: Path, raw: Path, settings: Prepare) -> 
     train, validation = order[:-held_out], order[-held_out:]
     content = {"shards": [str(found[i]) for i in sorted(train)], "pairs": [counts[i] for i in sorted(train)]}
     write_json(folder / "train_shards.json", content)
-    for split, chosen, count in (
-        ("train", train, settings.train_pairs),
-        ("validation", validation, settings.validation_scenes),
-    ):
+    for split, chosen, key in (("train", train, "train_pairs"), ("validation", validation, "validation_scenes")):
         pairs = shards.samples([found[i] for i in chosen])
-        unpack(folder, finished, split, itertools.islice(pairs, count))
+        unpacked, asked = unpack(folder, finished, split, pairs, getattr(settings, key)), getattr(settings, key)
+        if unpacked < asked:
+            raise ValueError(
+                f"The {len(chosen)} shards for {split} give only {unpacked:,} pairs whose image can be read, but "
+                f"prepare.{key} asks for {asked:,}: lower it, or download more."
+            )
     return note
 
 
-def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
-    """Writes pairs of shards as image files, without the corrupt ones."""
+def unpack(folder: Path, finished: Path, split: str, pairs, most: int) -> int:
+    """Writes the first pairs of shards as image files, at most so many, without the corrupt ones; returns how many."""
     images, captions = [], []
     (folder / f"{split}_images").mkdir(parents=True)
     for number, (_, image, caption) in enumerate(pairs):
@@ -196,7 +206,10 @@ def unpack(folder: Path, finished: Path, split: str, pairs) -> None:
             continue
         images.append(finished / name)
         captions.append([caption])
+        if len(images) == most:
+            break
     write_pairs(folder, split, images, captions)
+    return len(images)
 
 
 def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], settings: Prepare) -> list[str]:
@@ -214,10 +227,13 @@ def write_image_set(folder: Path, raw: Path, dataset: dict, names: list[str], se
     else:
         images, masks = images[len(test[0]) :], masks[len(test[0]) :]
     splits = {"test": test, "validation": (images[: settings.validation_scenes], masks[: settings.validation_scenes])}
+    remedy = "its training split is missing" if training else "let prepare.test_scenes leave some"
+    notes = [note, "" if images else f"{dataset['name']} has no scenes for validation: {remedy}."]
     for split, (pictures, labels) in splits.items():
         if pictures:
             segmentation_sets.check_sizes(pictures, labels)
             benchmarks = {name: segmentation_sets.benchmark(name, place, labels) for name in names}
-            segmentation_sets.check_values(labels, list(benchmarks.values()))
-            write_scenes(folder, split, pictures, labels, benchmarks, dataset["key"])
-    return [note, "" if images else f"{dataset['name']} has no scenes for validation: its training split is missing."]
+            pixels = segmentation_sets.count_values(labels, list(benchmarks.values()))
+            write_scenes(folder, split, pictures, labels, benchmarks, dataset["key"], pixels=pixels)
+            notes += segmentation_sets.coverage(pixels, list(benchmarks.values())) if split == "test" else []
+    return notes

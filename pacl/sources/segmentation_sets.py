@@ -4,18 +4,23 @@ Benchmarks that share images and masks are one image set.
 """
 
 import functools
-from pathlib import Path
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from pacl.data.benchmark import IGNORE, Benchmark
-from pacl.data.images import Masks
-from pacl.runtime.config import project_root
-from pacl.sources.layouts import class_list, files, lines_of, numbered_lines, partial, parts_of
+from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
+from pacl.data.images import Masks, endings, pictures_in
+from pacl.runtime.config import project_root, read_yaml
+from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
+VOID = re.compile(r"void\s*:\s*(\d+(?:\s*,\s*\d+)*)", re.IGNORECASE)  # a line of classes.txt
+THINGS = re.compile(r"things\s*:(.+)", re.IGNORECASE)  # another
+ODD_NAME = re.compile(r"#|\d+\s*[:,;.)=\t]")
 COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values without a class
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # of the 19 classes
 # Classes that fill most of Pascal Context's pixels; they distinguish the two orders of its labels.
@@ -103,7 +108,7 @@ IMAGE_SETS = (VOC, CONTEXT, COCO_STUFF, ADE20K, CITYSCAPES)
 
 
 def own_set(name: str) -> dict:
-    """Any folder with images/, masks/ (PNG files of the same names) and classes.txt (line i names value i)."""
+    """Any folder with images/, masks/ (files of the same names) and classes.txt (line i names value i)."""
     known = ", ".join(benchmark for known in IMAGE_SETS for benchmark in known["benchmarks"])
     return {
         "name": name,
@@ -146,29 +151,49 @@ def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], l
     if dataset["sizes"] and split not in dataset["sizes"]:
         raise ValueError(f"{dataset['name']} has no masks of a split {split!r}: use {', '.join(dataset['sizes'])}.")
     paths = parts_of(folder, dataset, split)
-    photos = files(paths["photos"], PHOTO_SUFFIXES, dataset.get("photo_suffix", ""))
-    names = [line.split()[0] for line in lines_of(paths["split"])] if "split" in paths else sorted(photos)
+    pictures, left_out = pictures_in(paths["photos"])
+    photos = by_stem(pictures, dataset.get("photo_suffix", ""))
+    labels, others = pictures_in(paths["masks"], LABEL_ENDINGS)
+    left_out = " ".join(filter(None, (left_out, others)))
+    names = [listed_name(line) for line in lines_of(paths["split"])] if "split" in paths else sorted(photos)
     for suffix in dataset.get("mask_suffixes", ("",)):
-        masks = files(paths["masks"], {".png"}, suffix)
+        masks = by_stem(labels, suffix)
         found = [name for name in names if name in photos and name in masks]
         if found:
             break
     else:
-        raise FileNotFoundError(f"{paths['photos']} has no image with a mask in {paths['masks']}: unpack both again.")
+        listed = f", {paths['split']} names {shown(names)}" if "split" in paths else ""
+        raise FileNotFoundError(
+            f"{paths['photos']} has no image with a mask in {paths['masks']}{listed}; the images are "
+            f"{shown([path.name for path in pictures])}, the masks {shown([path.name for path in labels])}: give each "
+            f"mask its image's name, with .png, .tif or .npy, or unpack them again. {left_out}".strip()
+        )
     images, masks = [photos[name] for name in found], [masks[name] for name in found]
     if dataset["sizes"]:
         return images, masks, partial(dataset, len(found), split)
     without = len(names) - len(found)
-    return images, masks, f"{dataset['name']}: {without} images without a mask are omitted." if without else ""
+    omitted = f"{dataset['name']}: {without} images without a mask are omitted." if without else ""
+    return images, masks, " ".join(filter(None, (omitted, left_out)))
+
+
+def listed_name(line: str) -> str:
+    """The name of an image in a split's line, which may also have its folder, its ending and its mask."""
+    path = PurePosixPath(line.split()[0])
+    return path.stem if path.suffix.lower() in endings() else path.name
+
+
+def shown(names: list[str]) -> str:
+    """The number of names and the first three, for a message."""
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "0"
 
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:
     """Raises ValueError if a mask and its upright image differ in size; reads only the files' headers."""
     for image_path, mask_path in zip(images, masks, strict=True):
         try:
-            with Image.open(image_path) as image, Image.open(mask_path) as mask:
+            with Image.open(image_path) as image:
                 turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
-                size, other = mask.size, turned.size
+                size, other = size_of(mask_path), turned.size
         except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
             raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
         if size != other:
@@ -178,16 +203,62 @@ def check_sizes(images: list[Path], masks: list[Path]) -> None:
             )
 
 
-def check_values(masks: list[Path], benchmarks: list[Benchmark]) -> None:
-    """Reads every mask. Raises ValueError that names one with a value that no class of a benchmark has."""
-    labels = Masks(masks)
+def size_of(mask: Path) -> tuple[int, int]:
+    """The width and height of a mask, from its file's header."""
+    if mask.suffix.lower() == ".npy":
+        return np.load(mask, mmap_mode="r").shape[1::-1]
+    with Image.open(mask) as image:
+        return image.size
+
+
+def count_values(masks: list[Path], benchmarks: list[Benchmark]) -> np.ndarray:
+    """How many pixels of all masks have each value, [256]. Raises ValueError that names a mask with a value that no
+    class of a benchmark has, and a benchmark that has no labelled pixel.
+    """
+    labels, pixels = Masks(masks), np.zeros(256, int)
     for i, path in enumerate(masks):
-        values = np.unique(labels[i])[None]
+        values, counts = np.unique(labels[i], return_counts=True)
         for one in benchmarks:
             try:
                 one.target(values)
             except ValueError as error:
-                raise ValueError(f"{path}, for {one.name}: {error}") from None
+                known = 255 in values and one.table[255] == NO_LABEL
+                hint = " Official masks never hold 255; train ids do, and masks with 1 subtracted." if known else ""
+                raise ValueError(f"{path}, for {one.name}: {error}{hint}") from None
+        pixels[values] += counts
+    for one in benchmarks:
+        check_labelled(one, pixels, masks[0].parent)
+    return pixels
+
+
+def check_labelled(one: Benchmark, pixels: np.ndarray, folder: Path) -> None:
+    """Raises ValueError if all pixels are ignored, or may well be so by mistake."""
+    found = pixels.nonzero()[0].tolist()
+    if all(one.table[value] == IGNORE for value in found):
+        raise ValueError(
+            f"{one.name} ignores every pixel of the masks in {folder}: check its classes and their values."
+        )
+    if found == [0, 255] and len(one.classes) == 2 and one.table[255] == IGNORE:
+        raise ValueError(
+            f"the masks in {folder} hold only 0 and 255, but {one.name} ignores 255 and has the value 1 for "
+            f"{one.names[1]}: save that class as 1."
+        )
+
+
+def coverage(pixels: np.ndarray, benchmarks: list[Benchmark]) -> list[str]:
+    """A sentence for each benchmark with classes that no pixel has, and for a user's own with ignored pixels."""
+    sentences = []
+    for one in benchmarks:
+        *classes, ignored = one.shares(pixels)
+        absent = [row["class"] for row in classes if not row["share"]]
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        parts = (
+            [f"{len(absent)} of {len(classes)} classes never occur ({', '.join(absent[:10])}{more})"] if absent else []
+        )
+        if one.name not in TABLES and ignored["share"]:
+            parts.append(f"{ignored['share']:.1%} of the pixels are ignored")
+        sentences += [f"{one.name}: {'; '.join(parts)}."] if parts else []
+    return sentences
 
 
 def benchmark(name: str, folder: str | Path, masks: list[Path]) -> Benchmark:
@@ -196,11 +267,61 @@ def benchmark(name: str, folder: str | Path, masks: list[Path]) -> Benchmark:
     folder, masks: of its image set; the masks decide the table.
     """
     if name not in TABLES:
-        classes = numbered_lines(Path(folder) / "classes.txt")
-        return Benchmark(name, tuple(classes), value_table({k: k for k in range(len(classes))}))
+        return own_benchmark(name, Path(folder) / "classes.txt")
     words = project_root() / f"data/classes/sclip/{name}.txt"
     phrases = {"sclip": tuple(lines_of(words))} if words.is_file() else {}
-    return Benchmark(name, tuple(class_list(name)), TABLES[name](Path(folder), masks), phrases)
+    one = Benchmark(name, tuple(class_list(name)), TABLES[name](Path(folder), masks), phrases)
+    return replace(one, things=things_of(one))
+
+
+def things_of(one: Benchmark) -> tuple[str, ...]:
+    """The things of a public benchmark: all but its background and data/classes/stuff.yaml; of COCO-Stuff the first 80
+    classes.
+    """
+    if one.name == "coco_stuff":
+        return tuple(one.names[:80])
+    stuff = set(read_yaml(project_root() / "data/classes/stuff.yaml").get(one.name, ()))
+    return tuple(name for name in one.names if name not in stuff and not is_background(name))
+
+
+def own_benchmark(name: str, path: Path) -> Benchmark:
+    """The benchmark of a classes.txt, whose first line names value 0; `-` stands for a value that is ignored, and a
+    further line such as `void: 254` for ignored values of any number. A background becomes class 0. A line such as
+    `things: boat, gull` says which classes are things.
+    """
+    lines = numbered_lines(path)
+    things = next((match for line in lines if (match := THINGS.fullmatch(line))), None)
+    names = [line for line in lines if not VOID.fullmatch(line) and not THINGS.fullmatch(line)]
+    void = {int(value) for line in lines if (match := VOID.fullmatch(line)) for value in match[1].split(",")}
+    check_class_names(path, names)
+    of_classes = [value for value, line in enumerate(names) if line != "-"]
+    if both := void.intersection(of_classes):
+        raise ValueError(f"{path} names value {min(both)} both {names[min(both)]} and void: remove one of the two.")
+    if not 0 < len(of_classes) <= IGNORE or len(names) > 256:
+        raise ValueError(f"{path} must name 1 to 255 classes, of values up to 255; it names {len(of_classes)}.")
+    of_classes.sort(key=lambda value: not is_background(names[value]))
+    ignored = void | {value for value, line in enumerate(names) if line == "-"}
+    table = value_table(dict.fromkeys(ignored, IGNORE) | {value: k for k, value in enumerate(of_classes)})
+    one = Benchmark(name, tuple(names[value] for value in of_classes), table)
+    if odd := set(phrases_of(things[1])) - set(one.names) if things else ():
+        raise ValueError(f"{path} counts {min(odd)} among its things, which is not the name of a class: correct it.")
+    return replace(one, things=tuple(phrases_of(things[1]))) if things else one
+
+
+def check_class_names(path: Path, names: list[str]) -> None:
+    """Raises ValueError for a line of classes.txt that is more than a name, and for a phrase that two classes have."""
+    numbered = all(line.split()[0] == str(value) for value, line in enumerate(names))
+    line_of = {}
+    for number, line in enumerate(names, 1):
+        if line != "-" and (numbered or ODD_NAME.match(line) or not any(map(str.isalpha, line))):
+            raise ValueError(
+                f"{path}, line {number} is {line!r}: write the class's name alone, because the line's place says its "
+                f"value ({number - 1}), or - for a value without a class."
+            )
+        for phrase in phrases_of(line) if line != "-" else ():
+            if line_of.setdefault(phrase.casefold(), number) != number:
+                first = line_of[phrase.casefold()]
+                raise ValueError(f"{path} has {phrase!r} in lines {first} and {number}: no pixel could get the second.")
 
 
 def value_table(classes: dict[int, int]) -> tuple[int, ...]:
@@ -276,7 +397,8 @@ def cityscapes_table(folder: Path, masks: list[Path]) -> tuple[int, ...]:
     """The table of official ids, of which 19 are evaluated, or of train ids if the file names say so."""
     if train_ids(masks):
         return value_table({index: index for index in range(19)})
-    return value_table(dict.fromkeys(range(34), IGNORE) | {value: index for index, value in enumerate(CITYSCAPES_IDS)})
+    ids = dict.fromkeys(range(34), IGNORE) | {value: index for index, value in enumerate(CITYSCAPES_IDS)}
+    return value_table(ids | {255: NO_LABEL})  # train ids have 255, official ids don't
 
 
 def train_ids(masks: list[Path]) -> bool:
@@ -291,6 +413,6 @@ TABLES = {
     "context60": functools.partial(context_table, background=True),
     "coco_stuff": coco_stuff_table,
     "coco_object": coco_object_table,
-    "ade20k": lambda folder, masks: from_one(150),
+    "ade20k": lambda folder, masks: (*from_one(150)[:255], NO_LABEL),  # 255 only where 1 was already subtracted
     "cityscapes": cityscapes_table,
 }

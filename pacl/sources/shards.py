@@ -7,6 +7,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import webdataset
@@ -21,52 +22,48 @@ SHARDS = {
     "name": "image-caption shards",
     "folder": "shards",
     "sizes": {},
-    "parts": {"shards": ("*.tar", "*/*.tar")},
+    "parts": {"shards": ("*.tar", "**/*.[tT][aA][rR]")},
     "get": "img2dataset with --output_format webdataset --output_folder {folder}/NAME; docs/data.md has the commands",
     "terms": "CC3M and CC12M: Google's terms, free use; YFCC15M: Creative Commons licences of the photos",
 }
+NOT_UTF8 = "caption not in UTF-8"
 BUFFER = 1000  # samples from which the next is drawn at random, to separate neighbours in a shard
 
 
 def find_shards(folder: str | Path) -> list[Path]:
-    """The shards in a folder and in the folders in it, sorted."""
-    return sorted(path for place in SHARDS["parts"]["shards"] for path in Path(folder).glob(place))
+    """The shards in a folder at any depth, sorted."""
+    found = Path(folder).glob(SHARDS["parts"]["shards"][1])
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
-    """The number of good samples in each shard, and a sentence on the bad ones, "" if there are none; reads names only.
+    """The number of good samples in each shard, and a sentence on the bad ones, "" if there are none.
 
-    A sample is bad if it lacks an image or a caption, has a member that `fits` refuses, or is the last of a truncated
-    shard. Raises ValueError if more than the fraction `max_bad_share` of all are bad.
+    Counts what `samples` would yield, but reads no picture, only captions. Raises ValueError if more than the fraction
+    `max_bad_share` of all are bad.
     """
     with ProcessPoolExecutor(initializer=end_with_parent) as pool:
-        found = list(pool.map(whole_and_bad, shards))
-    good, bad = sum(g for g, _ in found), sum(b for _, b in found)
+        found = list(pool.map(good_and_bad_of, shards))
+    good, bad = sum(g for g, _ in found), sum((b for _, b in found), Counter())
     if not bad and good:
         return [g for g, _ in found], ""
     first = next(path for path, (_, b) in zip(shards, found, strict=True) if b or not good)
-    sentence = f"{bad:,} of {good + bad:,} samples in the shards are corrupt or incomplete, the first in {first}"
-    if not good or bad > max_bad_share * (good + bad):
-        raise ValueError(f"{sentence}: download them again, or raise prepare.max_bad_share ({max_bad_share}).")
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in bad.most_common()) or "none is there"
+    everything = good + bad.total()
+    sentence = f"{bad.total():,} of {everything:,} samples in the shards are bad ({reasons}), the first in {first}"
+    if not good or bad.total() > max_bad_share * everything:
+        raise ValueError(
+            f"{sentence}: let each image lie next to its caption in the tar, download the shards again, or raise "
+            f"prepare.max_bad_share ({max_bad_share})."
+        )
     return [g for g, _ in found], f"{sentence}; they are skipped."
 
 
-def whole_and_bad(path: Path) -> tuple[int, int]:
-    """The numbers of a shard's good and bad samples."""
-    parts: dict[str, set[str]] = {}
-    refused, corrupt = set(), False
-    try:
-        for member, _ in members(path):
-            key, suffix = base_plus_ext(member.name)
-            if key:
-                parts.setdefault(key, set()).add(suffix.lower())
-                refused |= set() if fits(member) else {key}
-    except Exception:  # see read_members
-        corrupt = True
-    whole = {key for key, suffixes in parts.items() if suffixes & set(IMAGES) and suffixes & {"txt", "json"}} - refused
-    if corrupt and parts:
-        whole.discard(list(parts)[-1])
-    return len(whole), max(len(parts) - len(whole), int(corrupt))
+def good_and_bad_of(path: Path) -> tuple[int, Counter]:
+    """The number of a shard's good samples, and its bad ones by reason."""
+    bad = Counter()
+    good = sum(one is not None for one in good_and_bad([path], None, bad, pictures=False))
+    return good, bad
 
 
 def members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
@@ -86,31 +83,49 @@ def fits(member: tarfile.TarInfo) -> bool:
 
 
 def is_read(member: tarfile.TarInfo) -> bool:
-    return (base_plus_ext(member.name)[1] or "").lower() in READ
+    return suffix_of(member) in READ
 
 
-def read_members(shards: Iterator[dict], bad: Counter) -> Iterator[dict]:
-    """The members of shards {"url"} in webdataset's form, {} after each shard; data is None if `fits` refuses it."""
+def suffix_of(member: tarfile.TarInfo) -> str:
+    return (base_plus_ext(member.name)[1] or "").lower()
+
+
+def read_members(shards: Iterator[dict], bad: Counter, pictures: bool) -> Iterator[dict]:
+    """The members of shards {"url"} in webdataset's form, {} after each shard."""
     for shard in shards:
         try:
             for member, tar in members(shard["url"]):
-                data = tar.extractfile(member).read() if is_read(member) and fits(member) else b""
-                yield {"fname": member.name, "data": data if fits(member) else None, "__url__": shard["url"]}
+                yield {"fname": member.name, "data": data_of(member, tar, pictures), "__url__": shard["url"]}
         except Exception:  # tarfile raises nearly any kind for a damaged header
             bad["corrupt shard"] += 1
         yield {}
 
 
+def data_of(member: tarfile.TarInfo, tar: tarfile.TarFile, pictures: bool) -> bytes | None:
+    """A member's bytes, without `pictures` only an image's last one; none of what is never read, None if it doesn't
+    fit. Raises tarfile.ReadError if the tar ends before.
+    """
+    if not is_read(member) or not fits(member):
+        return b"" if fits(member) else None
+    file = tar.extractfile(member)
+    if not pictures and suffix_of(member) in IMAGES:
+        file.seek(max(member.size - 1, 0))
+    return file.read()
+
+
 def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None = None) -> Iterator[tuple]:
     """(key, image file's bytes, caption) of all shards, in order or shuffled by the seed.
 
-    bad: counts what is skipped, by reason ("corrupt shard", "too large", "no image", "no caption").
+    bad: counts what is skipped, by reason ("corrupt shard", "too large", "no image", "no caption", "caption
+    not in UTF-8").
     """
     return filter(None, good_and_bad(shards, seed, Counter() if bad is None else bad))
 
 
-def good_and_bad(shards: list[Path], seed: int | None, bad: Counter) -> Iterator[tuple | None]:
-    """What `samples` yields, and None for each skipped sample."""
+def good_and_bad(
+    shards: list[Path], seed: int | None, bad: Counter, *, pictures: bool = True
+) -> Iterator[tuple | None]:
+    """What `samples` yields, and None for each skipped sample; without `pictures`, a byte in place of each image."""
     stages = [webdataset.SimpleShardList([str(path) for path in shards])]
     if seed is not None:
         stages.append(webdataset.shuffle(len(shards), seed=seed))
@@ -119,7 +134,7 @@ def good_and_bad(shards: list[Path], seed: int | None, bad: Counter) -> Iterator
         bad["corrupt shard"] += 1
         return True
 
-    stages.append(lambda shards: group_by_keys(read_members(shards, bad), handler=skip))
+    stages.append(lambda shards: group_by_keys(read_members(shards, bad, pictures), handler=skip))
     if seed is not None:
         stages.append(webdataset.shuffle(BUFFER, initial=BUFFER, seed=seed))
     for found in map(read_sample, webdataset.DataPipeline(*stages)):
@@ -134,15 +149,26 @@ def read_sample(sample: dict) -> tuple | str:
     image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
     if image is None:
         return "no image"
-    caption = caption_of(sample)
-    return (sample["__key__"], image, caption) if caption else "no caption"
+    if caption := caption_of(sample):
+        return sample["__key__"], image, caption
+    return "no caption" if all(map(is_utf8, (sample.get("txt", b""), sample.get("json", b"")))) else NOT_UTF8
 
 
 def caption_of(sample: dict) -> str:
-    """The caption of KEY.txt or else of KEY.json; "" for none, or for one with half a surrogate pair."""
-    try:
-        text = sample["txt"].decode() if "txt" in sample else json.loads(sample.get("json", b"{}")).get("caption")
-        text.encode()
-    except (ValueError, AttributeError, RecursionError):
-        return ""
-    return " ".join(text.split())
+    """The caption of KEY.txt or, if that has none, of KEY.json; "" for none, or for one with half a surrogate pair."""
+    texts = []
+    with suppress(UnicodeDecodeError):
+        texts.append(sample.get("txt", b"").decode("utf-8-sig"))
+    with suppress(ValueError, AttributeError, RecursionError):
+        texts.append(json.loads(sample.get("json", b"{}")).get("caption"))
+    found = (" ".join(text.split()) for text in texts if isinstance(text, str) and is_whole(text))
+    return next(filter(None, found), "")
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which only JSON can hold."""
+    return text == text.encode("utf-8", "replace").decode()
+
+
+def is_utf8(data: bytes) -> bool:
+    return data == data.decode("utf-8", "ignore").encode()

@@ -100,7 +100,7 @@ def read_captions(raw: Path, caption_sets: Iterable[str]) -> tuple[list[Path], l
     """The photos of caption sets, the captions of each, and sentences on what is missing."""
     photos, captions, notes = [], [], []
     for dataset in (CAPTIONED[name] for name in caption_sets):
-        found, texts = captioned(raw / dataset["folder"], dataset)
+        found, texts, _ = captioned(raw / dataset["folder"], dataset)
         photos, captions, notes = photos + found, captions + texts, [*notes, partial(dataset, len(found))]
     return photos, captions, notes
 

@@ -93,8 +93,8 @@ def counts(params: SimpleNamespace, rehearsed: Rehearsed) -> SimpleNamespace:
         official = [classification_sets.described(name).get("images", most or 0) for name in names]
         labelled = sum(min(n, most or n) + prepare.validation_scenes for n in official)
     pairs, (captions, nouns, photos) = prepare.train_pairs, rehearsed.texts
-    if prepare.source in caption_sets.CAPTIONED:
-        pairs = min(pairs, caption_sets.CAPTIONED[prepare.source]["sizes"]["all"] - prepare.validation_scenes)
+    if size := caption_sets.CAPTIONED.get(prepare.source, {}).get("sizes", {}).get("all"):
+        pairs = min(pairs, size - prepare.validation_scenes)
     encoded = pairs + prepare.validation_scenes
     grown = nouns * (encoded / photos) ** NOUNS_GROW
     own = {"pairs": pairs, "encoded": encoded, "captions": captions * encoded, "nouns": grown, "labelled": labelled}

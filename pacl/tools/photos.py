@@ -2,47 +2,75 @@
 
 import csv
 import errno
+import json
 import math
 import os
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 from PIL import Image
 from tqdm.auto import tqdm
 
 from pacl.checkpoints import load_embedder
 from pacl.clip.frozen import FrozenCLIP
 from pacl.clip.texts import ClassTexts, class_texts
-from pacl.data.images import open_image
-from pacl.runtime.files import new_folder
+from pacl.data.benchmark import is_background, phrases_of
+from pacl.data.images import open_image, pictures_in
+from pacl.label_maps import TokenLogits, idle_rule, label_maps
 from pacl.runtime.params import Protocol
-from pacl.segment import Method, segment
+from pacl.segment import Method, token_logits
+from pacl.sources.layouts import lines_of
 from pacl.tools.overlay import THUMBNAIL_SIDE, blend, colours_of, overlay
 
-TYPES = (".jpg", ".jpeg", ".png", ".webp")
-WRITTEN = {"masks", "overlays", "areas.csv"}
+KINDS = ("masks", "overlays", "similarities")  # folders of an output
+PROGRESS = "progress.jsonl"  # in an unfinished output: its settings, and a line for each photo that is done
+SHOWN = 12  # small overlays kept in memory
+LONGEST = 4  # times its short side; longer photos are seen in windows
 AREAS = ["image", "prompt", "share", "model"]  # the columns of areas.csv
 MOST_PROMPTS = 255  # a mask holds one byte a pixel, 0 being background
 
 
-def find_photos(images: str | Path) -> list[Path]:
-    """The photos in a folder, sorted by name, or the one photo named. Raises FileNotFoundError if there is none, and
-    ValueError if `images` is not a path.
+def find_photos(images: str | Path, *, recursive: bool = False, without: Path | None = None) -> tuple[list[Path], str]:
+    """The photos in a folder, sorted by name, or the one photo named, and a sentence on what is left out of the folder,
+    "" if nothing is.
+
+    recursive: take those in folders below, too, but none in the folder `without`. Raises FileNotFoundError if there is
+    none, and ValueError if `images` is not a path.
     """
     if not isinstance(images, str | Path):
         raise ValueError(f"images is {images!r}: give the path of one folder or one photo.")
     folder = Path(images)
     if folder.is_file():
-        return [folder]
+        return [folder], ""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: set images=... to the folder that holds your photos.")
-    photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in TYPES and not p.name.startswith("."))
+    photos, left_out = pictures_in(folder, recursive=recursive)
+    made = [without.absolute(), without.absolute().with_name(f"{without.name}.unfinished")] if without else []
+    photos = [path for path in photos if not set(made).intersection(path.absolute().parents)]
     if not photos:
-        raise FileNotFoundError(f"{folder} holds no photo ({', '.join(TYPES)}): set images=... to another folder.")
-    return photos
+        raise FileNotFoundError(
+            f"{folder} holds no photo: set images=... to another folder, or recursive=True. {left_out}".strip()
+        )
+    return photos, left_out
+
+
+def caller_path(path: object, caller: Path, *, project: bool = False) -> Path:
+    """A path as its caller means it: relative to the folder `caller`, and not to the project's, which notebooks enter;
+    with `project`, the project's if the caller's folder has no such file.
+    """
+    path = Path(str(path)).expanduser()
+    own = caller / path
+    there = own.exists() or Path(f"{own}.safetensors").exists()
+    return path if project and not there else own
 
 
 def output_beside(images: str | Path) -> Path:
@@ -51,12 +79,15 @@ def output_beside(images: str | Path) -> Path:
     return path.with_name(f"{path.stem if path.is_file() else path.name}_segmented")
 
 
-def split_prompts(prompts: str | list | None) -> list[str]:
-    """The distinct prompts of a list or a comma-separated text. Raises ValueError for none and for too many."""
-    given = str("" if prompts is None else prompts).strip()
-    given = given[1:-1] if given[:1] + given[-1:] == "[]" else given  # prompts=[cat,sofa] on the command line
-    parts = prompts if isinstance(prompts, (list, tuple)) else given.split(",")
-    found = list(dict.fromkeys(text for part in parts if (text := str(part).strip())))
+def split_prompts(prompts: str | list | None, caller: Path = Path()) -> list[str]:
+    """The distinct prompts of a list, of a text or of a text file; a prompt may be several words, separated by commas.
+
+    A text is separated by semicolons or, if it has none, by commas; in square brackets it is YAML's list. A file, in
+    the folder `caller` and ending with .txt, has a prompt per line. Raises FileNotFoundError for a missing one, and
+    ValueError for no prompt and for too many.
+    """
+    parts = prompts if isinstance(prompts, (list, tuple)) else parts_of(str(prompts or "").strip(), caller)
+    found = list(dict.fromkeys(text for part in parts if (text := ", ".join(phrases_of(str(part))))))
     if not found:
         raise ValueError('There is no prompt: name what to look for, as in prompts="cat,sofa,wall".')
     if len(found) > MOST_PROMPTS:
@@ -64,10 +95,48 @@ def split_prompts(prompts: str | list | None) -> list[str]:
     return found
 
 
+def parts_of(prompts: str, caller: Path) -> list[str]:
+    """The parts of a text, as `split_prompts` separates them."""
+    if prompts.endswith(".txt"):
+        if not (caller / prompts).is_file():
+            raise FileNotFoundError(
+                f"{prompts} does not exist: let prompts=... name a text file with a prompt per line."
+            )
+        return lines_of(caller / prompts)
+    if prompts[:1] + prompts[-1:] == "[]":
+        with suppress(yaml.YAMLError):
+            return yaml.load(prompts, yaml.BaseLoader)  # which reads `yes` and `7` as texts
+    return prompts.split(";" if ";" in prompts else ",")
+
+
+def check_prompts(clip: FrozenCLIP, prompts: list[str], templates: list[str]) -> str:
+    """A sentence on the prompts that CLIP reads only the beginning of, "" if there are none. Raises ValueError for two
+    prompts that are the same to CLIP, which knows no capitals and no more tokens than its context holds.
+    """
+    phrases = [(prompt, phrase) for prompt in prompts for phrase in phrases_of(prompt)]
+    texts = [[template.format(phrase) for template in templates] for _, phrase in phrases]
+    prompt_of, cut = {}, []
+    for (prompt, _), forms in zip(phrases, texts, strict=True):
+        tokens = clip.tokenizer(forms)  # [templates, context]
+        first = prompt_of.setdefault(tuple(tokens.flatten().tolist()), prompt)
+        if first != prompt:
+            raise ValueError(
+                f"CLIP reads the same in the prompts {shortened(first)!r} and {shortened(prompt)!r}, so the second "
+                "gets no pixel: remove one, or change its words."
+            )
+        if max(len(clip.tokenizer.encode(text)) + 2 for text in forms) > tokens.shape[1]:  # 2: start and end
+            cut.append(repr(shortened(prompt)))
+    return f"CLIP reads only the beginning of {', '.join(dict.fromkeys(cut))}." if cut else ""
+
+
+def shortened(prompt: str) -> str:
+    return textwrap.shorten(prompt, 60, placeholder=" ...")
+
+
 def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Method, str]:
     """What maps patch tokens to the text embedding space, and a sentence that describes it.
 
-    checkpoint: an embedder's path without suffix; None for CLIP's own projection.
+    checkpoint: an embedder, as `load_embedder` takes it; None for CLIP's own projection.
     Raises FileNotFoundError for a missing checkpoint, ValueError for a corrupt one or one trained on another CLIP.
     """
     weights = "random weights, nothing learned" if clip.random_weights else f"weights {pretrained}"
@@ -90,52 +159,146 @@ def segment_photos(
     short_side: int = 448,
     token_stride: int | None = None,
     background: float | None = None,
+    overlays: bool = True,
+    similarities: bool = False,
 ) -> tuple[list[dict], dict[str, str], dict[str, Image.Image]]:
-    """Writes masks/, overlays/ and areas.csv to the folder `output`, atomically.
+    """Writes masks/ and areas.csv to the folder `output`, and overlays/ and similarities/ if they are wanted. Until all
+    is done they are in OUTPUT.unfinished, from which the next run with the same settings goes on.
 
-    A mask is as large as its photo and holds the prompts' numbers, from 1. short_side: pixels to which larger photos
-    are shrunk for CLIP. background: pixels whose most probable prompt is below this probability are 0, background;
-    None: never. model: `embedding`'s sentence, written on every overlay and in the table.
-    Returns the rows of areas.csv, the reason for each skipped photo by name, and small overlays by name.
+    A mask is as large as its photo and holds the prompts' numbers, from 1; similarities are float16 [prompts, H, W], of
+    each pixel and prompt the cosine. Photos of several folders are called by their paths below the folder that all
+    share. short_side: pixels to which larger photos are shrunk for CLIP. background: pixels whose most probable prompt
+    is below this probability are 0, background; None: never. model: `embedding`'s sentence, written on every overlay
+    and in the table.
+    Returns the rows of areas.csv, the reason for each skipped photo by name, and the first few small overlays by name.
     Raises ValueError if no photo can be read, if `output` holds other files, and for invalid settings.
     """
-    output = Path(output)
-    check_settings(short_side, background)
+    output, kinds = Path(str(output)), ("masks", *["overlays"] * overlays, *["similarities"] * similarities)
+    check_settings(short_side, background, prompts)
+    protocol = photo_protocol(clip, token_stride, background)
+    if idle := idle_rule(protocol, prompts):
+        raise ValueError(f"background is {background!r}, but {idle}, or None.")
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
+    check_prompts(clip, prompts, templates)
     texts = class_texts(clip, prompts, templates)
-    protocol = photo_protocol(clip, token_stride, background)
-    areas, skipped, small = [], {}, {}
-    with new_folder(output) as folder:
-        for kind in ("masks", "overlays"):
-            (folder / kind).mkdir()
-        for photo in tqdm(photos, desc="photos", mininterval=5):
+    about = [model, prompts, templates, protocol.model_dump(), short_side, kinds, getattr(clip, "identity", None)]
+    with unfinished(output, about) as (folder, done):
+        areas, skipped, small = [], {}, {}
+        for name, photo in tqdm(named(photos).items(), desc="photos", mininterval=5):
             try:
-                check_name(folder / "masks", photo.name)
+                check_name(folder / "masks", name)
                 image = open_image(photo)
             except (ValueError, FileNotFoundError) as error:
-                skipped[printable(photo.name)] = str(error)
+                skipped[printable(name)] = str(error)
                 continue
-            mask = label(clip, method, image, texts, protocol, short_side)
-            areas += shares(photo.name, mask, prompts, model, background is not None)
-            small[photo.name] = blend(image, mask, len(prompts), THUMBNAIL_SIDE)
-            drawn = overlay(image, mask, prompts, model, warn=clip.random_weights)
-            with_palette(mask, len(prompts)).save(folder / "masks" / f"{photo.name}.png")  # a.jpg and a.png differ
-            drawn.save(folder / "overlays" / f"{photo.name}.png")
+            version = [photo.stat().st_size, photo.stat().st_mtime_ns]
+            files = {kind: folder / path for kind, path in files_of(name, kinds).items()}
+            if done.get(name, [None])[0] != version:
+                mask = label(clip, method, image, texts, protocol, short_side, files.get("similarities"))
+                write_photo(files, image, mask, prompts, model, warn=clip.random_weights)
+                done[name] = [version, shares(name, mask, prompts, model, background is not None)]
+                keep(folder, [name, done[name]])
+            areas += done[name][1]
+            if len(small) < SHOWN:
+                mask = np.asarray(open_image(files["masks"], mask=True))
+                small[name] = blend(image, mask, len(prompts), THUMBNAIL_SIDE)
         if not small:
             raise ValueError(f"None of the {len(photos)} photos can be read: {' '.join([*skipped.values()][:3])}")
-        pd.DataFrame(areas, columns=AREAS).to_csv(folder / "areas.csv", index=False)
+        finish(folder, areas, kinds)
     return areas, skipped, small
 
 
-def check_settings(short_side: int, background: float | None) -> None:
-    """Raises ValueError for a side that is not a positive integer and a background that is not a probability."""
+def named(photos: list[Path]) -> dict[str, Path]:
+    """The photos by their paths below the folder that all are in."""
+    absolute = [photo.absolute() for photo in photos]
+    shared = Path(os.path.commonpath([path.parent for path in absolute]))
+    return {path.relative_to(shared).as_posix(): path for path in absolute}
+
+
+def files_of(name: str, kinds: Iterable[str]) -> dict[str, str]:
+    """A photo's files in an output folder; a.jpg and a.png differ."""
+    return {kind: f"{kind}/{name}.{'npy' if kind == 'similarities' else 'png'}" for kind in kinds}
+
+
+@contextmanager
+def unfinished(output: Path, about: list) -> Iterator[tuple[Path, dict[str, list]]]:
+    """The folder in which an output is made, and what an interrupted run with the same settings did there: of each
+    photo its version and its rows of areas.csv. At the end of the block it takes the output's name and place.
+
+    A block that raises or is killed leaves it for the next one, unless no photo is done. Raises ValueError if a folder
+    of that name holds other files.
+    """
+    folder = output.with_name(f"{output.name}.unfinished")
+    lines = progress(folder) if folder.exists() else []
+    if folder.exists() and not lines and not is_earlier_output(folder):
+        raise ValueError(f"{folder} holds other files: remove it, or set output=... to another folder.")
+    about = json.loads(json.dumps(about))  # as it comes back
+    done = dict(lines[1:]) if lines and lines[0] == about else {}
+    done = {name: entry for name, entry in done.items() if (folder / files_of(name, ["masks"])["masks"]).is_file()}
+    if not done:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        keep(folder, about)
+    try:
+        yield folder, done
+    except BaseException as error:
+        if not done:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif isinstance(error, KeyboardInterrupt):
+            where = f"{len(done)} photos are done, in {folder}: run again to go on from there."
+            raise KeyboardInterrupt(where) from None
+        raise
+    shutil.rmtree(output, ignore_errors=True)
+    folder.rename(output)
+
+
+def progress(folder: Path) -> list:
+    """What `keep` wrote, up to a line that an interruption cut."""
+    lines = []
+    with suppress(OSError, ValueError):
+        for line in (folder / PROGRESS).read_text(encoding="utf-8").splitlines():
+            lines.append(json.loads(line))
+    return lines
+
+
+def keep(folder: Path, entry: list) -> None:
+    with (folder / PROGRESS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def finish(folder: Path, areas: list[dict], kinds: Iterable[str]) -> None:
+    """Writes areas.csv, and removes the progress and what an earlier run made of photos that are gone."""
+    pd.DataFrame(areas, columns=AREAS).to_csv(folder / "areas.csv", index=False)
+    wanted = {path for row in areas for path in files_of(row["image"], kinds).values()} | {"areas.csv"}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in wanted:
+            path.unlink()
+
+
+def write_photo(files: dict[str, Path], image: Image.Image, mask: np.ndarray, prompts, model: str, *, warn: bool):
+    """Writes a photo's mask and, if it is among the files, its overlay."""
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with_palette(mask, len(prompts)).save(files["masks"])
+    if "overlays" in files:
+        overlay(image, mask, prompts, model, warn=warn).save(files["overlays"])
+
+
+def check_settings(short_side: int, background: float | None, prompts: list[str]) -> None:
+    """Raises ValueError for a side that is not a positive integer, a background that is not a probability, and one that
+    shares its name with a prompt.
+    """
     if isinstance(short_side, bool) or not isinstance(short_side, Integral) or short_side < 1:
         raise ValueError(f"short_side is {short_side!r}: give a whole number of pixels, at least 1.")
     if background is None:
         return
     if isinstance(background, bool) or not isinstance(background, Real) or not 0 <= background <= 1:
         raise ValueError(f"background is {background!r}: give a probability between 0 and 1, or None.")
+    if any(map(is_background, prompts)):
+        raise ValueError(
+            "With background=..., pixels of no prompt are called background: give that prompt another name."
+        )
 
 
 def check_name(folder: Path, photo: str) -> None:
@@ -165,17 +328,18 @@ def check_output(output: Path) -> None:
 
 
 def is_earlier_output(folder: Path) -> bool:
-    """Whether it holds exactly areas.csv and the masks and overlays of the photos named there."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} != WRITTEN:
+    """Whether it holds exactly areas.csv and the files of the photos named there."""
+    if not folder.is_dir():
         return False
+    kinds = {path.name for path in folder.iterdir()} - {"areas.csv"}
     try:
         with (folder / "areas.csv").open(encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)
-            files = {f"{row['image']}.png" for row in table}
-        held = [{path.name for path in (folder / name).iterdir()} for name in ("masks", "overlays")]
+            wanted = {path for row in table for path in files_of(row["image"], kinds).values()} | {"areas.csv"}
     except (OSError, ValueError, csv.Error, KeyError):
         return False
-    return table.fieldnames == AREAS and held == [files, files]
+    held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return table.fieldnames == AREAS and "masks" in kinds <= set(KINDS) and held == wanted
 
 
 def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float | None) -> Protocol:
@@ -185,11 +349,41 @@ def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float
     return Protocol(token_stride=token_stride, logit_scale=clip.logit_scale, **window, **rule)
 
 
-def label(clip, method: Method, image: Image.Image, texts: ClassTexts, protocol: Protocol, short_side: int):
-    """uint8 [H, W]: 0 for background, k for the k-th prompt, from 1."""
-    limited = protocol.model_copy(update={"short_side": min(short_side, *image.size)})
-    labels = segment(clip, method, image, texts, limited).to(torch.uint8).cpu().numpy()
+def label(
+    clip, method: Method, image: Image.Image, texts: ClassTexts, protocol: Protocol, short_side: int, maps: Path | None
+) -> np.ndarray:
+    """uint8 [H, W]: 0 for background, k for the k-th prompt, from 1. maps: the file for the similarities, if any."""
+    limited = protocol.model_copy(update=sizes(clip, image.size, short_side, protocol))
+    tokens = token_logits(clip, {"": method}, image, texts.features, limited)[""]
+    if maps:
+        write_similarities(maps, tokens, texts)
+    labels = label_maps(tokens, texts, limited).to(torch.uint8).cpu().numpy()
     return labels + (protocol.background_rule == "none")
+
+
+def sizes(clip, size: tuple[int, int], short_side: int, protocol: Protocol) -> dict[str, int]:
+    """The protocol's short side for a photo and, for very long or wide ones, square windows of that side, because
+    attention takes memory with the square of a photo's length.
+    """
+    side = min(short_side, *size)
+    if protocol.window or max(size) <= LONGEST * min(size):
+        return {"short_side": side}
+    window = max(side, clip.patch_size)
+    return {"short_side": side, "window": window, "window_stride": math.ceil(window / 2)}
+
+
+def write_similarities(path: Path, tokens: TokenLogits, texts: ClassTexts) -> None:
+    """Writes the cosines of pixels with prompts, float16 [K, H, W] in NumPy's format, one prompt after the other; of
+    several phrases the largest.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index = texts.phrase_index.to(tokens.logits.device)
+    shape = (int(index.max()) + 1, len(tokens.rows), len(tokens.columns))
+    maps = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    for k in range(len(maps)):
+        of_prompt = replace(tokens, logits=tokens.logits[index == k])
+        maps[k] = of_prompt.upscaled().amax(0).half().cpu().numpy()
+    maps.flush()
 
 
 def shares(name: str, mask: np.ndarray, prompts: list[str], model: str, with_background: bool) -> list[dict]:

@@ -75,6 +75,8 @@ def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[di
     """
     section, notes = {name: dict(values) for name, values in section.items()}, []
     prepare, source = section["prepare"], params.prepare.source
+    if source == "none":
+        raise ValueError("A profile of source none doesn't train: run the notebooks that measure it (docs/data.md).")
     if source != "miniworld":
         prepare["raw"] = str(raw)
         layouts.check_present([(raw / pairs["folder"], pairs, "") for pairs in datasets_of(source)])

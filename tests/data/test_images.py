@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pacl.data.images import Images, Masks, as_rgb, open_image
@@ -113,3 +114,34 @@ def test_missing_corrupt_and_foreign_files_are_named(tmp_path):
         FileNotFoundError, match="gone.png is missing: check the path, or run the stage that writes it.$"
     ):
         Images([tmp_path / "gone.png"])[0]
+
+
+def hidden_colours(mode):
+    """A picture whose left half is grey and whose right half is transparent, over red."""
+    image = Image.new("RGBA", (8, 4), (100, 100, 100, 255))
+    image.paste((255, 0, 0, 0), (4, 0, 8, 4))
+    if mode == "P":
+        image = Image.new("P", (8, 4), 0)
+        image.putpalette([100, 100, 100, 255, 0, 0])
+        image.paste(1, (4, 0, 8, 4))
+        image.info["transparency"] = 1
+    return image if mode == "P" else image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_colours_that_nobody_sees_are_white(mode, tmp_path):
+    image = hidden_colours(mode)
+    image.save(tmp_path / "a.png")
+    for found in (open_image(tmp_path / "a.png"), Images([image])[0], as_rgb(image)):
+        pixels = np.asarray(found)
+        assert found.mode == "RGB" and (pixels[:, :4] == 100).all() and (pixels[:, 4:] == 255).all()
+    half = Image.new("RGBA", (1, 1), (255, 0, 0, 51))  # a fifth of red on white
+    assert as_rgb(half).getpixel((0, 0)) == (255, 204, 204)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_clips_preprocessing_composes_before_it_resizes(mode, tiny_clip):
+    """Resized first, the hidden red would run into the grey pixels next to it."""
+    image = hidden_colours(mode)
+    expected = tiny_clip.preprocess(as_rgb(image))
+    assert torch.equal(tiny_clip.preprocess(image), expected)

@@ -89,13 +89,13 @@ def test_mentions_are_whole_words_plural_or_not_and_count_an_image_once():
     assert mentions(odd, names) == {"butterfly": 2, "cactus": 1, "person": 2, "bus": 1, "octopus": 1}
     others = [["kitten on a mat"], ["a cat"], ["a tv set", "a t.v. set"], ["tov. set"]]
     assert mentions(others, ["cat, kitten", "t.v. set"]) == {"cat": 2, "t.v. set": 1}
-    benchmark = dataclasses.replace(BENCHMARK, classes=(*CLASSES[:2], "duck"))
-    table = by_mention({"pacl": CONFMAT}, benchmark, captions, {"cat"})
+    benchmark = dataclasses.replace(BENCHMARK, classes=(*CLASSES[:2], "duck"), things=("cat",))
+    table = by_mention({"pacl": CONFMAT}, benchmark, captions)
     assert table["class"].tolist() == ["cat", "dog", "duck"] and table["images"].tolist() == [1, 1, 0]
     assert table.iou.tolist() == pytest.approx([6 / 18, 5 / 8, 2 / 11])
     assert table.kind.tolist() == ["things", "stuff", "stuff"]
     unseen = torch.tensor([[6, 0, 4], [0, 0, 0], [0, 0, 2]])  # no dog, and nothing taken for one
-    assert by_mention({"pacl": unseen}, BENCHMARK, captions, set())["class"].tolist() == ["cat", "sea"]
+    assert by_mention({"pacl": unseen}, BENCHMARK, captions)["class"].tolist() == ["cat", "sea"]
 
 
 def test_things_and_stuff_are_means_over_classes():
@@ -127,7 +127,8 @@ def test_files_hold_the_tables(tmp_path):
     areas = pd.DataFrame({"method": "pacl", "class": ["cat", "sea"], "area": [0.25, 0.5], "recall": [1 / 3, 1.0]})
     captions = [["a cat"], ["a dog"], ["a dog"]]
     confmats = {"clip": CONFMAT.T, "pacl": CONFMAT}
-    write_mistakes(tmp_path, confmats, areas, BENCHMARK, captions, {"cat", "dog"}, protocol="native", scenes=7)
+    benchmark = dataclasses.replace(BENCHMARK, things=("cat", "dog"))
+    write_mistakes(tmp_path, confmats, areas, benchmark, captions, protocol="native", scenes=7)
     about = json.loads((tmp_path / "mistakes.json").read_text())
     assert [about[key] for key in ("benchmark", "protocol", "scenes")] == ["three", "native", 7]
     things = about["kinds"][2]
@@ -137,3 +138,10 @@ def test_files_hold_the_tables(tmp_path):
     assert confused.values[0].tolist() == ["sea", "cat", 0.8, 8]
     assert sizes[["kind", "recall", "areas"]].values.tolist() == [["things", 0.333333, 1], ["stuff", 1.0, 1]]
     assert named[["method", "class", "images", "kind"]].values[4].tolist() == ["pacl", "dog", 2, "things"]
+
+
+def test_where_nobody_says_what_is_a_thing_all_are_classes(tmp_path):
+    areas = pd.DataFrame({"method": "pacl", "class": ["cat", "sea"], "area": [0.25, 0.5], "recall": [1 / 3, 1.0]})
+    kinds = write_mistakes(tmp_path, {"pacl": CONFMAT}, areas, BENCHMARK, [["a cat"]], protocol="native", scenes=7)
+    assert kinds.kind.tolist() == ["classes"] and kinds.classes.tolist() == [3]
+    assert set(pd.read_csv(tmp_path / "areas.csv").kind) == {"classes"}

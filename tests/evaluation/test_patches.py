@@ -145,6 +145,11 @@ def test_the_map_puts_patches_of_a_class_next_to_its_text():
         assert ((centres - [row.x, row.y]) ** 2).sum(axis=1).idxmin() == row.label
 
 
+def test_each_class_has_its_first_phrase_on_the_map():
+    texts = ClassTexts(torch.eye(5), torch.tensor([0, 0, 1, 2, 2]))  # two phrases, one, two
+    assert texts.first_phrases() == [0, 2, 3]
+
+
 def test_patch_colours_are_each_patchs_own_mean_and_deviation(tiny_clip):
     """Against a loop over patches in double precision; images of the size that CLIP takes, so nothing is resized."""
     size, P = tiny_clip.image_size, tiny_clip.patch_size

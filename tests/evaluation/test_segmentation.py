@@ -21,13 +21,14 @@ from pacl.evaluation import segmentation
 from pacl.evaluation.segmentation import (
     confusion_matrices,
     equal_sizes,
+    idle_rules,
     measured_together,
     read_confusion_matrices,
     texts_of,
     write_segmentation,
 )
 from pacl.runtime.files import rounded
-from pacl.runtime.params import Protocol
+from pacl.runtime.params import OnBenchmark, Protocol
 from pacl.segment import benchmark_texts, dense_logits, segment
 from pacl.training import distributed
 
@@ -271,3 +272,22 @@ def test_a_protocols_own_phrases_name_the_background_too():
     assert np.array_equal(found, expected) and (expected.sum(0) > 0).sum() > 1
     plain = measure(replace(scenes, benchmarks={"": replace(benchmark, phrases={})}), protocol)[""]["pacl"]
     assert not torch.equal(plain, found)  # without such a list the classes' names are used
+
+
+def test_a_background_that_no_pixel_can_get_is_named_with_its_protocol():
+    """Two classes next to a background: at most ln 2 = 0.693 nats; three phrases: at least a probability of 1/3."""
+    probability = Protocol(background_rule="probability", background_threshold=0.1)
+    protocols = {"native": Protocol(background_rule="entropy", background_threshold=1.5), "sclip": probability}
+    scenes = {"": image_set(*pictures([(14, 20)]))}
+    native, sclip = idle_rules(scenes, list(BENCHMARKS), protocols)
+    assert "with_background" in native and "protocol native" in native and "at most 0.693" in native
+    assert "protocol sclip" in sclip and "at least 0.334" in sclip
+    works = {"native": {"background_threshold": 0.693}, "sclip": {"background_threshold": 0.334}}
+    mended = {
+        key: one.model_copy(update={"per_benchmark": {"with_background": OnBenchmark(**works[key])}})
+        for key, one in protocols.items()
+    }
+    assert idle_rules(scenes, list(BENCHMARKS), mended) == []
+    assert idle_rules(scenes, ["plain"], protocols) == []  # it has no background
+    listed = {"sclip": probability.model_copy(update={"phrases": "words"})}
+    assert idle_rules(scenes, ["with_background"], listed) == []  # words of its own

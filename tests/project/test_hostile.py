@@ -44,7 +44,7 @@ from pacl.runtime.config import read_yaml
 from pacl.sources.caption_sets import COCO, FLICKR8K, captioned
 from pacl.sources.classification_sets import read_folders
 from pacl.sources.segmentation_sets import benchmark, check_sizes, value_table
-from pacl.sources.shards import caption_of, samples, whole_and_bad
+from pacl.sources.shards import caption_of, good_and_bad_of, samples
 from pacl.tools.photos import find_photos
 from pacl.training.resume import Progress, read_state
 
@@ -160,7 +160,7 @@ def plain_lines(path):
 
 def foreign_samples(path):
     """The samples whose image or words are not bytes of the file; tar has no checksum, so a flipped bit stays."""
-    whole_and_bad(path)
+    good_and_bad_of(path)
     parts = [(key, [image, *caption.encode().split()]) for key, image, caption in samples([path])]
     return [key for key, found in parts if len(found) < 2 or not all(part in path.read_bytes() for part in found)]
 
@@ -405,7 +405,7 @@ def test_a_sparse_member_of_a_gigabyte_takes_no_memory(suffix, tmp_path):
     bad = Counter()
     tracemalloc.start()
     try:
-        assert whole_and_bad(shard) == (1, 1)
+        assert good_and_bad_of(shard) == (1, {"too large": 1})
         assert [key for key, *_ in samples([shard], bad=bad)] == ["000000000"] and bad == {"too large": 1}
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
@@ -414,10 +414,10 @@ def test_a_sparse_member_of_a_gigabyte_takes_no_memory(suffix, tmp_path):
 
 def test_a_member_over_the_limit_spoils_its_sample_unless_nobody_reads_it(tmp_path, monkeypatch):
     shard = write_shard(tmp_path / "0.tar", 0, 3, **{"000000002.npy": bytes(2**20), "000000001.json": bytes(2**20)})
-    assert whole_and_bad(shard) == (3, 0) and len(list(samples([shard]))) == 3
+    assert good_and_bad_of(shard) == (3, {}) and len(list(samples([shard]))) == 3
     monkeypatch.setattr("pacl.sources.shards.LARGEST", 2**20 - 1)
     bad = Counter()
-    assert whole_and_bad(shard) == (2, 1)
+    assert good_and_bad_of(shard) == (2, {"too large": 1})
     assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 2"]
     assert bad == {"too large": 1}
 
@@ -427,7 +427,11 @@ def test_a_compressed_shard_is_corrupt(tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 2)
     shard.write_bytes(gzip.compress(shard.read_bytes()))
     bad = Counter()
-    assert whole_and_bad(shard) == (0, 1) and list(samples([shard], bad=bad)) == [] and bad == {"corrupt shard": 1}
+    assert (
+        good_and_bad_of(shard) == (0, {"corrupt shard": 1})
+        and list(samples([shard], bad=bad)) == []
+        and bad == {"corrupt shard": 1}
+    )
 
 
 def test_a_caption_that_is_not_a_text_is_none():
@@ -452,7 +456,7 @@ def test_an_array_of_objects_runs_nothing(good, tmp_path):
 def test_names_in_any_script(name, tmp_path):
     """A photo, and a class's folder, may be called anything."""
     write_image(tmp_path / "photos" / name / f"{name}.jpg", 9)
-    (photo,) = find_photos(tmp_path / "photos" / name)
+    (photo,), _ = find_photos(tmp_path / "photos" / name)
     images, labels, classes = read_folders(tmp_path / "photos", {"name": "own"})
     assert (images, labels, classes) == ([photo], [0], [name])
     write_labelled(tmp_path, "test", "own", images, labels, classes)

@@ -45,7 +45,7 @@ SHOWN_BY = {
     "python -m pacl.report flickr8k": "command_line_shows_report_and_claims",
     "jupyter lab notebooks": "jupyterlab_runs_a_notebook_from_top_to_bottom",
     "python -m pacl.notebook strip notebooks/*.ipynb": "notebooks_are_as_strip_leaves_them",
-    f"for background in 0.2 0.3 0.4; do {SEGMENT} sweep/$background.ipynb images=photos {SWEEP}; done": (
+    f"for background in 0.4 0.6 0.8; do {SEGMENT} sweep/$background.ipynb images=photos {SWEEP}; done": (
         "a_sweep_is_a_loop_of_notebook_runs"
     ),
     "python -m pacl.report compare OLD/metrics.json reports/mini/metrics.json --tolerance 0.02": (
@@ -129,7 +129,7 @@ def test_a_sweep_is_a_loop_of_notebook_runs(tmp_path):
     assert [call[:3] for call in calls] == [SEGMENT.split()[1:]] * 3
     defaults = literals(read(ROOT / "notebooks/segment_your_images.ipynb"))
     given = [dict(parse(pair, defaults) for pair in call[4:]) for call in calls]
-    assert [parameters["background"] for parameters in given] == [0.2, 0.3, 0.4]
+    assert [parameters["background"] for parameters in given] == [0.4, 0.6, 0.8]
     assert len({call[3] for call in calls}) == len({parameters["output"] for parameters in given}) == 3
     known = papermill.inspect_notebook(str(ROOT / "notebooks/segment_your_images.ipynb"))
     assert all(set(parameters) <= set(known) for parameters in given)

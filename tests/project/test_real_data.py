@@ -163,7 +163,7 @@ def test_the_evaluators_phrases_are_naclips(real):
 
 
 def test_captions_are_those_of_the_file(real):
-    images, captions = captioned(real("flickr8k"), FLICKR8K)
+    images, captions, _ = captioned(real("flickr8k"), FLICKR8K)
     with real("flickr8k/captions.txt").open(encoding="utf-8", newline="") as file:
         rows = [(row["image"], row["caption"].strip()) for row in csv.DictReader(file)]
     assert [(path.name, text) for path, texts in zip(images, captions, strict=True) for text in texts] == rows
@@ -174,7 +174,7 @@ def test_captions_are_those_of_the_file(real):
 
 
 def test_coco_captions_are_those_of_the_file(real):
-    images, captions = captioned(real("coco"), COCO)
+    images, captions, _ = captioned(real("coco"), COCO)
     content = json.loads(real("coco/annotations/captions_train2017.json").read_text())
     expected = Counter((row["image_id"], " ".join(row["caption"].split())) for row in content["annotations"])
     assert Counter((int(p.stem), text) for p, texts in zip(images, captions, strict=True) for text in texts) == expected

@@ -192,6 +192,25 @@ def test_a_protocol_may_name_a_benchmark_of_ones_own(write, tmp_path):
     assert load_params("mini", "protocols").protocols.sclip.on("beach").logit_scale == 50
 
 
+@pytest.mark.parametrize("loaded", ["prepare", "the section"])
+@pytest.mark.parametrize(
+    ("section", "key", "value", "prepared"),
+    [
+        ("segmentation", "benchmarks", ["voc20", "beach"], "benchmarks"),
+        ("patch_alignment", "benchmark", "beach", "benchmarks"),
+        ("classification", "sets", ["clean", "beach"], "classification_sets"),
+    ],
+)
+def test_what_is_measured_must_be_prepared(write, loaded, section, key, value, prepared):
+    """Said by the first stage and not by the one that would need it after the training."""
+    write(changes={f"{section}.{key}": value})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "prepare" if loaded == "prepare" else section)
+    expected = f"mini.{section}.{key} names 'beach', but mini.prepare.{prepared} doesn't: add it there, or name one of "
+    assert str(error.value).startswith(expected) and len(str(error.value).splitlines()) == 1
+    load_params("mini", "train")  # it isn't concerned
+
+
 def link_data(folder):
     """The project's templates and class lists, in the folder of a test."""
     for name in ("templates.yaml", "classes"):

@@ -1,6 +1,7 @@
 """Files and folders are written atomically; JSON is rounded, and damage to it is named."""
 
 import hashlib
+import json
 import os
 
 import numpy as np
@@ -65,3 +66,12 @@ def test_a_folder_is_replaced_at_the_end_of_the_block_or_not_at_all(tmp_path):
 
 def test_a_checksum_is_of_all_parts_together():
     assert checksum(b"a", b"bc") == checksum(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_json_never_holds_what_is_not_a_number(tmp_path):
+    write_json(tmp_path / "a.json", {"miou": float("nan"), "most": [float("inf"), 0.5]})
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse) == {"miou": None, "most": [None, 0.5]}

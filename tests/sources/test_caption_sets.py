@@ -5,17 +5,17 @@ import json
 import pytest
 from helpers.folders import write_flickr8k, write_image
 
-from pacl.sources.caption_sets import COCO, FLICKR8K, FLICKR30K, captioned, json_rows
+from pacl.sources.caption_sets import COCO, FLICKR8K, FLICKR30K, OWN, captioned, json_rows
 
 
 def test_kaggles_captions_keep_commas_and_quotes(tmp_path):
-    images, captions = captioned(write_flickr8k(tmp_path), FLICKR8K)
+    images, captions, _ = captioned(write_flickr8k(tmp_path), FLICKR8K)
     assert images == [tmp_path / "Images" / f"{name}.jpg" for name in "abcd"]
     expected = ["One b , two , three .", 'A sign says "b" .', *(f"caption {i} of b ." for i in (3, 4, 5))]
     assert captions[1] == expected
     file = tmp_path / "captions.txt"
     file.write_text(file.read_text().replace("\n", " \n\n").replace("image,caption", "image, caption"))
-    assert captioned(tmp_path, FLICKR8K) == (images, captions), "blank lines and spaces at the ends don't count"
+    assert captioned(tmp_path, FLICKR8K) == (images, captions, ""), "blank lines and spaces at the ends don't count"
     file.write_text(file.read_text().replace("caption 3 of a .", "three , without quotes , all the same ."))
     assert captioned(tmp_path, FLICKR8K)[1][0][2] == "three , without quotes , all the same ."
     file.write_text(file.read_text().replace(".jpg,", ".png,"))
@@ -34,7 +34,7 @@ def test_the_original_token_file(tmp_path):
     (tmp_path / "Flickr8k_text/Flickr8k.token.txt").write_text("\r\n".join(lines), newline="")
     lemmas = [line.replace("caption", "capt") for line in lines]  # next to it in the archive, in the same form
     (tmp_path / "Flickr8k_text/Flickr8k.lemma.token.txt").write_text("\n".join(lemmas))
-    images, captions = captioned(tmp_path, FLICKR8K)
+    images, captions, _ = captioned(tmp_path, FLICKR8K)
     assert [path.name for path in images] == ["b.jpg", "a.jpg"]
     assert captions[0][1:] == [f"caption {i} , of b.jpg" for i in range(1, 5)]
     assert captions[0][0] == "caption 0 , of b.jpg\x85 a line\u2028that continues"
@@ -43,7 +43,11 @@ def test_the_original_token_file(tmp_path):
 def test_marks_of_the_token_file_may_occur_in_names_and_captions(tmp_path):
     write_image(tmp_path / "Images/c#4.jpg")
     (tmp_path / "Flickr8k.token.txt").write_text("\n".join(f"c#4.jpg#{i}\t{i}\tdogs # {i}" for i in range(5)))
-    assert captioned(tmp_path, FLICKR8K) == ([tmp_path / "Images/c#4.jpg"], [[f"{i}\tdogs # {i}" for i in range(5)]])
+    assert captioned(tmp_path, FLICKR8K) == (
+        [tmp_path / "Images/c#4.jpg"],
+        [[f"{i}\tdogs # {i}" for i in range(5)]],
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +77,7 @@ def test_flickr30k_in_its_three_forms(tmp_path):
     assert [path.parent.name for path in expected[0]] == ["flickr30k_images"] * 2
     file = tmp_path / "captions.txt"
     numbered = ["image_name,comment_number,comment"]
-    for image, captions in zip(*expected, strict=True):
+    for image, captions in zip(*expected[:2], strict=True):
         quoted = (caption.replace('"', '""') for caption in captions)
         numbered += [f'{image.name},{i},"{caption}"' for i, caption in enumerate(quoted)]
     file.write_text("\n".join(numbered))
@@ -84,7 +88,7 @@ def test_flickr30k_in_its_three_forms(tmp_path):
         moved = [*expected[1][0][:4], "A dog runs across the grass ."]
         assert captioned(tmp_path, FLICKR30K)[1] == [moved, expected[1][1]]
     file.unlink()
-    rows = ((image.name, *row) for image, captions in zip(*expected, strict=True) for row in enumerate(captions))
+    rows = ((image.name, *row) for image, captions in zip(*expected[:2], strict=True) for row in enumerate(captions))
     lines = [f"{name}#{i}\t{caption}" for name, i, caption in rows]
     (tmp_path / "results_20130124.token").write_text("\n".join(lines))
     assert captioned(tmp_path, FLICKR30K) == expected
@@ -106,7 +110,7 @@ def write_coco(folder, captions):
 
 def test_all_captions_of_coco_five_or_more_in_the_order_of_their_ids(tmp_path):
     captions = {9: ["a dog\nruns  fast", *"bcde"], 4: [f"four {i}" for i in range(7)]}
-    images, texts = captioned(write_coco(tmp_path, captions), COCO)
+    images, texts, _ = captioned(write_coco(tmp_path, captions), COCO)
     assert [path.name for path in images] == ["000000000004.jpg", "000000000009.jpg"]
     assert texts == [captions[4][::-1], [*"edcb", "a dog runs fast"]]  # later ones have lower ids; one line each
 
@@ -135,3 +139,21 @@ def test_corrupt_coco_captions(tmp_path):
     file.write_text(file.read_text()[:-30])
     with pytest.raises(ValueError, match="is not a complete JSON file of COCO captions: unpack it again"):
         captioned(tmp_path, COCO)
+
+
+def test_a_table_of_ones_own_captions(tmp_path):
+    """Any number of captions an image, images in folders, and those that are missing are told."""
+    for name in ("a.jpg", "2024/b.png", "never named.jpg"):
+        write_image(tmp_path / "images" / name)
+    rows = ["image,caption", 'a.jpg,"a dog, and a cat"', "2024/b.png,one", "a.jpg,two", "2024/b.png,", "gone.jpg,three"]
+    (tmp_path / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
+    images, captions, note = captioned(tmp_path, OWN)
+    assert images == [tmp_path / "images/a.jpg", tmp_path / "images/2024/b.png"]
+    assert captions == [["a dog, and a cat", "two"], ["one"]]
+    assert note == f"1 of 3 images of {tmp_path}/captions.csv are missing or have no caption, the first gone.jpg."
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,\n")
+    with pytest.raises(ValueError, match="captions.csv has no caption of an image in .*images: write some"):
+        captioned(tmp_path, OWN)
+    (tmp_path / "captions.csv").write_text("a.jpg,a dog\n")
+    with pytest.raises(ValueError, match="must begin with the line image,caption: correct it"):
+        captioned(tmp_path, OWN)

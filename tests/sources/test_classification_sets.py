@@ -227,6 +227,23 @@ def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
     assert f"put images into {tmp_path}/my_birds/test/CLASS" in birds[1]
 
 
+def test_photos_at_any_depth_count_and_what_is_left_out_is_told(tmp_path):
+    for name in ("gull/a.jpg", "gull/2024/may/b.bmp", "lion/c.GIF", ".ipynb_checkpoints/d.png"):
+        write_image(tmp_path / "zoo/test" / name)
+    (tmp_path / "zoo/test/lion/e.heic").touch()
+    note = write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+    assert note == f"Left out of {tmp_path}/zoo/test: 1 x .heic."
+    found = read_labelled(tmp_path / "out", "test", "zoo")
+    assert found.classes == ["gull", "lion"] and found.labels.tolist() == [0, 0, 1]
+
+
+def test_two_folders_of_one_class_are_refused(tmp_path):
+    for name in ("sea_lion", "Sea lion"):
+        write_image(tmp_path / f"zoo/test/{name}/a.jpg")
+    with pytest.raises(ValueError, match="2 folders for the class sea lion, which CLIP can't tell apart: join them"):
+        write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
+
+
 def test_a_folder_without_classes_is_named(tmp_path):
     (tmp_path / "zoo/test").mkdir(parents=True)
     with pytest.raises(ValueError, match="zoo/test has no folder with images of a class of zoo: remove it"):

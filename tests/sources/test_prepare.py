@@ -133,6 +133,37 @@ def test_image_sets_are_separate_and_the_report_counts_them(raw, tmp_path):
     }
 
 
+def test_an_own_set_is_told_how_to_leave_scenes_for_validation(raw, tmp_path):
+    write_own(raw / "beach", ["x", "y", "z"])
+    note = prepare(tmp_path / "out", settings(raw, test_scenes=None, benchmarks=["beach"]))
+    assert "beach has no scenes for validation: let prepare.test_scenes leave some." in note
+    note = prepare(tmp_path / "out", settings(raw, test_scenes=2, benchmarks=["beach"]))
+    assert "no scenes for validation" not in note and len(read_scenes(tmp_path / "out", "validation")) == 1
+
+
+def test_a_profile_that_only_measures_needs_no_captions(raw, tmp_path):
+    chosen = settings(raw, source="none", test_scenes=None)
+    note = prepare(tmp_path / "out", chosen)
+    about = summary(tmp_path / "out", chosen, note)
+    assert (about["label"], about["training pairs"]) == ("measured only, not trained here", 0)
+    assert len(read_scenes(tmp_path / "out", "test", "voc20")) == 3
+    for split in ("train", "validation"):
+        with pytest.raises(ValueError, match="has no captions, because prepare.source is none and the profile only"):
+            read_pairs(tmp_path / "out", split)
+        assert read_pairs(tmp_path / "out", split, needed=False)[1] == []
+
+
+def test_ones_own_captions_are_trained_on(raw, tmp_path):
+    (raw / "captions").mkdir()
+    (raw / "captions/images").symlink_to(raw / "flickr8k/Images")
+    (raw / "captions/captions.csv").write_text("image,caption\n" + "".join(f"{n}.jpg,a {n}\n" for n in "abcde"))
+    chosen = settings(raw, source="own")
+    note = prepare(tmp_path / "out", chosen)
+    images, captions = read_pairs(tmp_path / "out", "train")
+    assert len(images) == 3 and captions == [[f"a {name}"] for name in stems(images)]
+    assert "own captions" in summary(tmp_path / "out", chosen, note)["label"]
+
+
 def test_a_benchmark_made_from_scratch_of_odd_photos(raw, tmp_path):
     """Photos of 40 x 24 pixels, grey, CMYK, and stored lying on its side, in a folder in a folder."""
     folder, exif = raw / "my/walls", Image.Exif()
@@ -150,11 +181,13 @@ def test_a_benchmark_made_from_scratch_of_odd_photos(raw, tmp_path):
         mask[:, 30:], mask[20:] = 2, 255
         Image.fromarray(mask).save(folder / f"masks/{name}.png")
     chosen = settings(raw, test_scenes=None, benchmarks=["my/walls"])
-    prepare(tmp_path / "out", chosen)
+    assert "my/walls: 1 of 4 classes never occur (never seen); " in prepare(tmp_path / "out", chosen)
     ((name, one),) = all_scenes(tmp_path / "out", "test").items()
     assert name == "my_walls" and [image.size for image in one.images] == [(40, 24)] * 3
     targets = [one.benchmarks["my/walls"].target(mask) for mask in one.masks]
     assert np.bincount(np.ravel(targets), minlength=256).nonzero()[0].tolist() == [0, 1, 2, 255]
+    counted = np.bincount(np.ravel(targets), minlength=256)
+    assert one.pixels == tuple(counted) and one.first(1).pixels == one.pixels  # the whole set's
     assert all(np.array_equal(target, mask) for target, mask in zip(targets, one.masks, strict=True))
     Image.fromarray(np.full((24, 40), 77, np.uint8)).save(one.masks.source[1])
     with pytest.raises(ValueError, match="phone.png, for my/walls: a mask holds the value 77, which is not a class"):

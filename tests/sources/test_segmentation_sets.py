@@ -11,9 +11,9 @@ from PIL import Image
 from torchvision.datasets import Cityscapes
 
 from pacl.data.benchmark import IGNORE
-from pacl.data.images import Images, Masks
+from pacl.data.images import Images, Masks, pictures_in
 from pacl.data.prepared import ImageSet
-from pacl.sources.layouts import check_present, class_list, files, partial, parts_of
+from pacl.sources.layouts import by_stem, check_present, class_list, partial, parts_of
 from pacl.sources.prepare import whole_benchmarks
 from pacl.sources.segmentation_sets import (
     ADE20K,
@@ -26,6 +26,8 @@ from pacl.sources.segmentation_sets import (
     benchmark,
     check_benchmarks,
     check_sizes,
+    count_values,
+    coverage,
     image_sets,
     own_set,
     scenes,
@@ -78,9 +80,12 @@ def test_of_several_files_that_fit_the_first_by_name_is_read(tmp_path):
 
 
 def test_files_are_found_by_suffix_and_ending_at_any_depth(tmp_path):
-    for name in ("a_left.PNG", "bonn/bell_left.png", "bonn/b_right.png", "c_left.txt", "_left.png"):
+    names = ("a_left.PNG", "bonn/bell_left.png", "bonn/b_right.png", "c_left.txt", "_left.png")
+    for name in (*names, ".ipynb_checkpoints/d_left.png", "bonn/._e_left.png"):
         write_image(tmp_path / name, format="png")
-    found = files(tmp_path, {".png"}, "_left")
+    pictures, left_out = pictures_in(tmp_path)
+    assert left_out == f"Left out of {tmp_path}: 1 x .txt."
+    found = by_stem(pictures, "_left")
     assert found == {"a": tmp_path / "a_left.PNG", "bell": tmp_path / "bonn/bell_left.png", "": tmp_path / "_left.png"}
 
 
@@ -256,14 +261,167 @@ def test_any_folder_of_images_and_masks_is_a_benchmark(tmp_path):
         benchmark("beach", folder, [])
 
 
+def own(folder, text, *masks):
+    """A folder with this classes.txt and masks of these values, and its benchmark."""
+    folder.mkdir(exist_ok=True)
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    paths = [folder / f"masks/{number}.png" for number in range(len(masks))]
+    for path, values in zip(paths, masks, strict=True):
+        write_mask(path, [values] * 4)
+    return benchmark("own", folder, paths), paths
+
+
+def test_a_value_may_stand_for_nothing_and_void_for_any_value(tmp_path):
+    one, masks = own(tmp_path, "-\nsea, lake\n-\nsky\nvoid: 7, 200\n", [0, 1, 2, 3, 7, 200], [255, 1, 1, 3, 3, 3])
+    assert one.classes == ("sea, lake", "sky")
+    assert [one.table[v] for v in (0, 1, 2, 3, 4, 7, 200, 255)] == [255, 0, 255, 1, -1, 255, 255, 255]
+    pixels = count_values(masks, [one])
+    assert {v: n for v, n in enumerate(pixels) if n} == {0: 4, 1: 12, 2: 4, 3: 16, 7: 4, 200: 4, 255: 4}
+    rows = [(row["value"], row["class"], row["share"]) for row in one.shares(pixels)]
+    assert rows == [("1", "sea", 12 / 48), ("3", "sky", 16 / 48), ("0, 2, 7 ...", "ignored", 20 / 48)]
+    assert coverage(pixels, [one]) == ["own: 41.7% of the pixels are ignored."]
+
+
+@pytest.mark.parametrize("word", ["background", "Background", "background, other", "_background_"])
+def test_a_background_is_known_by_its_word_wherever_it_stands(tmp_path, word):
+    for text, values in ((f"{word}\nsea\nsky\n", (0, 1, 2)), (f"sea\nsky\n{word}\n", (1, 2, 0))):
+        one, _ = own(tmp_path, text)
+        assert one.has_background and one.classes == (word, "sea", "sky") and one.table[:3] == values
+    assert not own(tmp_path, "sea\nbackground noise\n")[0].has_background
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("0: sea\n1: sky\n", "line 1 is '0: sea': write the class's name alone, .* value .0., or - for a value"),
+        ("0,background\n1,sea\n", "line 1 is '0,background': write"),
+        ("0 sea\n1 sky\n", "line 1 is '0 sea': write"),
+        ("# a comment\nsea\n", "line 1 is '# a comment': write"),
+        ("sea\n17\n", "line 2 is '17': write"),
+        ("sea\nsky\nSea\n", "has 'Sea' in lines 1 and 3: no pixel could get the second"),
+        ("house, hut\nsky\nhut\n", "has 'hut' in lines 1 and 3"),
+        ("-\n-\n", "must name 1 to 255 classes, of values up to 255; it names 0"),
+        ("\n".join(f"c{i}" for i in range(256)), "must name 1 to 255 classes, of values up to 255; it names 256"),
+        ("sea\nsky\nvoid: 1\n", "names value 1 both sky and void: remove one of the two"),
+    ],
+)
+def test_lines_that_are_not_names_are_refused(tmp_path, text, sentence):
+    with pytest.raises(ValueError, match=rf"classes.txt.* {sentence}"):
+        own(tmp_path, text)
+
+
+def test_masks_that_measure_nothing_are_refused_and_absent_classes_named(tmp_path):
+    for text, values, sentence in (
+        ("sea\nsky\n", [255] * 6, "own ignores every pixel of the masks in .*masks: check its classes"),
+        (
+            "background\nsea\n",
+            [0, 0, 0, 255, 255, 255],
+            "hold only 0 and 255, .* value 1 for sea: save that class as 1",
+        ),
+    ):
+        one, masks = own(tmp_path, text, values)
+        with pytest.raises(ValueError, match=sentence):
+            count_values(masks, [one])
+    names = "\n".join(f"c{i}" for i in range(14))
+    one, masks = own(tmp_path, names, [1, 2, 2, 2, 2, 2])  # from 1, and the highest never occurs
+    assert coverage(count_values(masks, [one]), [one]) == [
+        "own: 12 of 14 classes never occur (c0, c3, c4, c5, c6, c7, c8, c9, c10, c11 and 2 more)."
+    ]
+
+
+def test_masks_already_reduced_are_not_taken_for_official_ones(tmp_path):
+    """Both hold 255, which neither official edition does: ADE20K with 1 subtracted, Cityscapes' train ids."""
+    name, mask = "bonn_0_0_gtFine_labelIds", [0, 1, 2, 10, 18, 255]
+    for key in ("ade20k", "cityscapes"):
+        write_mask(tmp_path / f"{name}.png", [mask] * 4)
+        one = benchmark(key, tmp_path, [tmp_path / f"{name}.png"])
+        with pytest.raises(ValueError, match=f"{name}.png, for {key}: a mask holds the value 255.* train ids do"):
+            count_values([tmp_path / f"{name}.png"], [one])
+        write_mask(tmp_path / f"{name}.png", [[0, 1, 2, 7, 10, 33]] * 4)
+        assert count_values([tmp_path / f"{name}.png"], [one]).sum() == 24
+
+
+def test_which_classes_are_things(tmp_path):
+    """ADE20K's panoptic task has 100, Cityscapes eight classes with instances, and background is no thing."""
+    _, masks, _ = write_context(tmp_path, in_order(class_list("context59"), "sky", "sky", "sky", "bag", "cat", "wood"))
+    found = {name: benchmark(name, tmp_path, masks) for name in TABLES}
+    counts = {"voc20": 20, "voc21": 20, "context59": 31, "context60": 31, "coco_stuff": 80, "coco_object": 80}
+    assert {name: len(one.things) for name, one in found.items()} == counts | {"ade20k": 100, "cityscapes": 8}
+    assert found["cityscapes"].things[0] == "person" and set(found["voc20"].things) < {*found["voc20"].names, ""}
+    listed = yaml.safe_load((Path(__file__).parents[2] / "data/classes/stuff.yaml").read_text())
+    assert all(set(names) <= set(found[name].names) for name, names in listed.items())
+    assert own(tmp_path / "own", "sea\nboat\n")[0].things is None
+    assert own(tmp_path / "own", "sea, lake\nboat\ngull\nthings: boat, gull\n")[0].things == ("boat", "gull")
+    with pytest.raises(ValueError, match="classes.txt counts dog among its things, which is not the name of a class"):
+        own(tmp_path / "own", "sea\nboat\nthings: boat, dog\n")
+
+
 def test_photos_of_every_common_kind_are_found(tmp_path):
-    endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG"]
+    endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".gif", ".jfif"]
     for i, ending in enumerate(endings):
         write_image(tmp_path / f"images/{i}{ending}")
         write_mask(tmp_path / f"masks/{i}.png", 0)
     (tmp_path / "classes.txt").write_text("sea\n")
     images, masks, note = scenes(tmp_path, own_set("beach"), "all")
     assert [path.suffix for path in images] == endings and len(masks) == len(endings) and note == ""
+    (tmp_path / "images/10.heic").write_bytes(b"")
+    write_mask(tmp_path / "masks/10.jpg", 0)
+    note = scenes(tmp_path, own_set("beach"), "all")[2]
+    assert note == f"Left out of {tmp_path}/images: 1 x .heic. Left out of {tmp_path}/masks: 1 x .jpg."
+
+
+LABELS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".npy", ".bmp", ".gif"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64, bool])
+def test_label_maps_of_every_kind_that_keeps_values(tmp_path, ending, kind):
+    labels = (LABELS % 2 if kind is bool else LABELS).astype(kind)
+    if ending != ".npy" and kind is np.int64 or ending in (".bmp", ".gif") and kind is not np.uint8:
+        pytest.skip("no such file")
+    write_image(tmp_path / "images/a.jpg")
+    (tmp_path / "classes.txt").write_text("sea\nsky\nsand\n")
+    path = tmp_path / f"masks/a{ending}"
+    path.parent.mkdir()
+    np.save(path, labels) if ending == ".npy" else Image.fromarray(labels).save(path)
+    images, masks, _ = scenes(tmp_path, own_set("own"), "all")
+    check_sizes(images, masks)
+    one = benchmark("own", tmp_path, masks)
+    assert np.array_equal(one.target(Masks(masks)[0]), labels) and masks == [path]
+    assert count_values(masks, [one])[:3].tolist() == np.bincount(labels.ravel().astype(int), minlength=3).tolist()
+
+
+@pytest.mark.parametrize("labels", [np.zeros((4, 6)), np.zeros((4, 6, 1), int), np.zeros(4, "U3")])
+def test_an_array_that_is_no_label_map_is_named(tmp_path, labels):
+    np.save(tmp_path / "a.npy", labels)
+    with pytest.raises(ValueError, match=r"a.npy holds .*: save one integer per pixel, \[H, W\]"):
+        Masks([tmp_path / "a.npy"])[0]
+
+
+def test_masks_that_fit_no_image_are_described(tmp_path):
+    for i in range(5):
+        write_image(tmp_path / f"images/{i}.jpg")
+        write_mask(tmp_path / f"masks/{i}_mask.png", 0)
+    (tmp_path / "masks/0.jpg").write_bytes(b"")
+    (tmp_path / "classes.txt").write_text("sea\n")
+    with pytest.raises(FileNotFoundError) as error:
+        scenes(tmp_path, own_set("own"), "all")
+    assert str(error.value) == (
+        f"{tmp_path}/images has no image with a mask in {tmp_path}/masks; the images are 5 (0.jpg, 1.jpg, 2.jpg, ...), "
+        "the masks 5 (0_mask.png, 1_mask.png, 2_mask.png, ...): give each mask its image's name, with .png, .tif or "
+        f".npy, or unpack them again. Left out of {tmp_path}/masks: 1 x .jpg."
+    )
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "JPEGImages/{}.jpg SegmentationClass/{}.png", "/JPEGImages/{}.jpg"])
+def test_a_list_may_have_folders_and_endings(tmp_path, line):
+    write_voc(tmp_path, val=["2007_000033", "2011_000003"])
+    text = "".join(line.replace("{}", name) + "\n" for name in ("2011_000003", "2007_000033"))
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text(text)
+    assert stems(scenes(tmp_path, VOC, "val")[0]) == ["2011_000003", "2007_000033"]
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("2008_000001\n")
+    with pytest.raises(FileNotFoundError, match=r"val.txt names 1 \(2008_000001\); the images are 2 \(2007"):
+        scenes(tmp_path, VOC, "val")
 
 
 def test_benchmarks_of_the_same_photos_are_one_image_set():

@@ -69,17 +69,64 @@ def test_a_photo_that_occurs_twice_in_a_shard_makes_it_corrupt(tmp_path):
 def test_incomplete_samples_are_skipped_and_counted(tmp_path):
     """The caption may be in the JSON file only; one of spaces is none."""
     changes = dict.fromkeys(("000000000.txt", "000000001.jpg", "000000003.txt", "000000003.json"))
-    changes["000000002.txt"] = b" \n"
+    changes |= {"000000002.txt": b" \n", "000000002.json": b"{}"}
     shard = write_shard(tmp_path / "0.tar", 0, 5, **changes)
     bad = Counter()
     assert [caption for *_, caption in samples([shard], bad=bad)] == ["caption 0", "caption 4"]
     assert bad == {"no image": 1, "no caption": 2}
-    counts, note = survey([shard], 0.5)
-    assert counts == [3]  # names only: a caption of spaces is seen when it is read
-    assert note == f"2 of 5 samples in the shards are corrupt or incomplete, the first in {shard}; they are skipped."
-    assert survey([shard], 0.4) == (counts, note)  # as many as are allowed
-    with pytest.raises(ValueError, match=r"2 of 5 samples .* or raise prepare.max_bad_share \(0.3\)"):
-        survey([shard], 0.3)
+    counts, note = survey([shard], 0.7)
+    assert counts == [2]
+    reasons = "2 x no caption, 1 x no image"
+    assert note == f"3 of 5 samples in the shards are bad ({reasons}), the first in {shard}; they are skipped."
+    assert survey([shard], 0.6) == (counts, note)  # as many as are allowed
+    with pytest.raises(ValueError, match=r"3 of 5 samples .* or raise prepare.max_bad_share \(0.5\)"):
+        survey([shard], 0.5)
+
+
+def tar_of(path, *members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def apart():
+    """All images, and then all captions, as `tar c *.jpg *.txt` writes them."""
+    return [(f"{i}.jpg", jpeg()) for i in range(6)] + [(f"{i}.txt", b"a dog") for i in range(6)]
+
+
+WHAT_READS = {
+    "apart": (apart(), 0, {"no caption": 6, "no image": 6}),
+    "caption null": ([("a.jpg", jpeg()), ("a.json", b'{"caption": null}')], 0, {"no caption": 1}),
+    "captions in a list": ([("a.jpg", jpeg()), ("a.json", b'{"caption": ["a", "b"]}')], 0, {"no caption": 1}),
+    "an empty text": ([("a.jpg", jpeg()), ("a.txt", b""), ("a.json", b'{"caption": "a dog"}')], 1, {}),
+    "cp1252": ([("a.jpg", jpeg()), ("a.txt", "café".encode("cp1252"))], 0, {"caption not in UTF-8": 1}),
+    "cp1252, and JSON": (
+        [("a.jpg", jpeg()), ("a.txt", "café".encode("cp1252")), ("a.json", '{"caption": "café"}'.encode())], 1, {}
+    ),
+    "a byte order mark": ([("a.jpg", jpeg()), ("a.txt", "\ufeffcafé".encode())], 1, {}),
+    "each name twice": ([("a.jpg", jpeg())] * 2 + [("a.txt", b"a dog")] * 2, 1, {"corrupt shard": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("members, good, bad", WHAT_READS.values(), ids=WHAT_READS)
+def test_samples_are_counted_as_they_are_read(members, good, bad, tmp_path):
+    shard, read = tar_of(tmp_path / "0.tar", *members), Counter()
+    assert len(list(samples([shard], bad=read))) == good and read == bad
+    if good:
+        assert survey([shard], 0.9)[0] == [good]
+    if bad:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in bad.items())
+        with pytest.raises(ValueError, match=rf"\({reasons}\), the first in .*0.tar: let each image lie next to its"):
+            survey([shard], 0.1)
+
+
+def test_shards_at_any_depth_and_in_capitals(tmp_path):
+    for name in ("a.TAR", "b.tar", "cc3m/part/more/c.tar", "._b.tar"):
+        write_shard(tmp_path / name, 0, 1)
+    assert [path.name for path in find_shards(tmp_path)] == ["a.TAR", "b.tar", "c.tar"]
 
 
 def test_half_a_surrogate_pair_makes_no_caption():
@@ -94,11 +141,11 @@ def test_a_truncated_shard_gives_its_good_samples(tmp_path, left):
     cut.write_bytes(cut.read_bytes()[: int(left * cut.stat().st_size)])
     counts, note = survey([cut, whole], 0.5)
     assert 0 < counts[0] < 10 and counts[1] == 10
-    assert note.startswith(f"1 of {sum(counts) + 1} samples") and f"the first in {cut}" in note
+    assert "1 x corrupt shard" in note and f"the first in {cut}" in note
     bad = Counter()
     captions = [caption for *_, caption in samples([cut, whole], bad=bad)]
     assert captions == [f"caption {i}" for i in (*range(10, 10 + counts[0]), *range(10))]
-    assert bad["corrupt shard"] >= 1
+    assert bad["corrupt shard"] == 1 and note.startswith(f"{bad.total()} of {sum(counts) + bad.total()} samples")
 
 
 def test_a_truncated_photo_costs_no_other_sample(tmp_path):
@@ -110,10 +157,10 @@ def test_a_truncated_photo_costs_no_other_sample(tmp_path):
 
 
 def test_empty_and_foreign_shards_are_named(tmp_path):
-    with pytest.raises(ValueError, match="^0 of 0 samples .* the first in .*/0.tar: download them again"):
+    with pytest.raises(ValueError, match="^0 of 0 samples .*none is there.* the first in .*/0.tar: let each image"):
         survey([write_shard(tmp_path / "0.tar", 0, 0)], 1.0)
     (tmp_path / "0.tar").write_text("not an archive")
-    with pytest.raises(ValueError, match="0.tar: download them again, or raise prepare.max_bad_share"):
+    with pytest.raises(ValueError, match="0.tar: .* download the shards again, or raise prepare.max_bad_share"):
         survey([tmp_path / "0.tar"], 1.0)
 
 
@@ -164,10 +211,22 @@ def test_no_more_shards_are_held_out_than_hold_the_validation_pairs(seed, raw, t
 def test_corrupt_photos_are_not_unpacked(raw, tmp_path):
     for number in range(2):
         write_shard(raw / f"shards/{number}.tar", 10 * number, 3, **{f"{10 * number:09d}.jpg": b"not an image"})
-    prepare(tmp_path / "out", settings(raw, validation_scenes=3))
+    prepare(tmp_path / "out", settings(raw, validation_scenes=2, train_pairs=2))
     for split in ("train", "validation"):
         images = read_pairs(tmp_path / "out", split)[0].source
         assert len(images) == 2 and sorted((tmp_path / f"out/{split}_images").iterdir()) == list(map(Path, images))
+
+
+def test_fewer_pairs_than_asked_for_are_refused(raw, tmp_path):
+    for number in range(2):
+        write_shard(raw / f"shards/{number}.tar", 10 * number, 3, **{f"{10 * number:09d}.jpg": b"not an image"})
+    for changes, key in (({"train_pairs": 3}, "train_pairs"), ({"validation_scenes": 3}, "validation_scenes")):
+        asked = settings(raw, **{"train_pairs": 2, "validation_scenes": 2} | changes)
+        with pytest.raises(
+            ValueError, match=f"give only 2 pairs whose image can be read, but prepare.{key} asks for 3"
+        ):
+            prepare(tmp_path / "out", asked)
+        assert not (tmp_path / "out").exists()
 
 
 def test_too_few_and_too_bad_shards_are_refused(raw, tmp_path):

@@ -21,11 +21,29 @@ from pacl.model import VisionEmbedder
 from pacl.segment import Method
 from pacl.tools import overlay as overlay_module
 from pacl.tools import photos as photos_module
-from pacl.tools.photos import embedding, find_photos, output_beside, segment_photos, split_prompts
+from pacl.tools.photos import (
+    caller_path,
+    check_prompts,
+    embedding,
+    find_photos,
+    output_beside,
+    segment_photos,
+    split_prompts,
+)
 
 ROOT = Path(__file__).parents[2]
 P = 8
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class Letters:
+    """A tokenizer that knows no capitals and reads 40 letters."""
+
+    def encode(self, text):
+        return [ord(letter) for letter in text.lower()]
+
+    def __call__(self, texts):
+        return torch.tensor([(self.encode(text) + 40 * [0])[:40] for text in texts])
 
 
 class ColourCLIP(stand_in.ColourCLIP):
@@ -33,7 +51,7 @@ class ColourCLIP(stand_in.ColourCLIP):
 
     patch_size, image_size, logit_scale, dim = P, 32, 100.0, 3
     is_timm, random_weights = False, False
-    seen = ()
+    seen, tokenizer = (), Letters()
 
     def grid(self, H, W, stride=None):
         if stride not in (None, 1, 2, 4, 8):
@@ -61,7 +79,7 @@ def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **sett
     return segment_photos(
         clip,
         Method(lambda x: x, "clip"),
-        find_photos(folder),
+        find_photos(folder)[0],
         list(prompts),
         output or folder.parent / "out",
         **settings,
@@ -174,7 +192,7 @@ def test_corrupt_photos_are_skipped_and_named(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"my photos", "out"}
 
 
-@pytest.mark.parametrize("background, covered", [(None, 0.0), (0, 0.0), (0.2, 0.0), (0.4, 0.5), (1, 0.5)])
+@pytest.mark.parametrize("background, covered", [(None, 0.0), (0.334, 0.5), (0.4, 0.5), (1, 0.5)])
 def test_the_background_is_what_no_prompt_is_as_probable_as_asked_for(folder, background, covered):
     """Half the photo is as near to each of three prompts; of the other half, red has nearly all."""
     image = two_colours()
@@ -269,6 +287,9 @@ REFUSED = [
       for side in (0, -8, 4.5, "448", None, True)),
     *(({"background": x}, "background is .*: give a probability between 0 and 1, or None.$")
       for x in (-0.1, 1.5, "0.2", True, np.nan)),
+    *(({"background": x}, f"background is {x}, but the best of 3 phrases .* use .* at least 0.334, or None.$")
+      for x in (0, 0.2, 0.333)),
+    ({"background": 0.9, "prompts": ["red"]}, "background is 0.9, but a single text .* name other things, too"),
     ({"token_stride": 3}, "stride 3"),
 ]  # fmt: skip
 
@@ -294,20 +315,160 @@ def test_a_name_that_cannot_be_written_or_a_dangling_link_is_skipped(one_photo, 
     assert {row[0] for row in read_areas(one_photo)} == {"a.png"}
 
 
-def test_a_failure_midway_leaves_no_output(one_photo, tmp_path, monkeypatch):
-    two_colours().save(one_photo / "b.png")
-    done = []
+def stop_at(monkeypatch, number, error):
+    """Lets the labelling of that photo raise; returns the list of what has been labelled."""
+    label, done = photos_module.label, []
 
-    def fail_at_the_second(*arguments):
+    def labels(*arguments):
         done.append(1)
-        if len(done) == 2:
-            raise RuntimeError("out of memory")
-        return np.ones((32, 64), np.uint8)
+        if len(done) == number:
+            raise error
+        return label(*arguments)
 
-    monkeypatch.setattr(photos_module, "label", fail_at_the_second)
+    monkeypatch.setattr(photos_module, "label", labels)
+    return done
+
+
+def content_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")], ids=["Ctrl-C", "out of memory"])
+def test_an_interrupted_run_goes_on_where_it_was_and_ends_as_an_unbroken_one(one_photo, tmp_path, monkeypatch, error):
+    for name in "bcd":
+        two_colours("blue", "green").save(one_photo / f"{name}.png")
+    run(one_photo, similarities=True, output=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, error)
+        said = "out of memory" if error.args else "2 photos are done, in .*out.unfinished: run again"
+        with pytest.raises(type(error), match=said):
+            run(one_photo, similarities=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"my photos", "whole", "out.unfinished"}
+    with (tmp_path / "out.unfinished/progress.jsonl").open("a") as file:
+        file.write('["c.png", [[12')  # cut in the middle of a line
+    done = stop_at(monkeypatch, 99, error)
+    areas, _, small = run(one_photo, similarities=True)
+    assert len(done) == 2 and list(small) == ["a.png", "b.png", "c.png", "d.png"] and len(areas) == 12
+    assert content_of(tmp_path / "out") == content_of(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"my photos", "whole", "out"}
+
+
+def test_only_equal_settings_and_unchanged_photos_go_on(one_photo, tmp_path, monkeypatch):
+    for name in "bc":
+        two_colours().save(one_photo / f"{name}.png")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(one_photo)
+    shutil.copytree(tmp_path / "out.unfinished", tmp_path / "kept")
+    done = stop_at(monkeypatch, 99, None)
+    run(one_photo, ["red", "blue"])
+    assert len(done) == 3 and set(np.unique(mask_of(one_photo, "b.png"))) == {1, 2}
+    (tmp_path / "kept").rename(tmp_path / "out.unfinished")
+    two_colours("green", "green").save(one_photo / "b.png")
+    (one_photo / "a.png").unlink()
+    run(one_photo)
+    assert len(done) == 5 and (mask_of(one_photo, "b.png") == 2).all()
+    assert sorted(path.name for path in (tmp_path / "out/masks").iterdir()) == ["b.png.png", "c.png.png"]
+    (tmp_path / "out.unfinished").mkdir()
+    (tmp_path / "out.unfinished/diary.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="out.unfinished holds other files: remove it, or set output=..."):
+        run(one_photo)
+
+
+def test_a_failure_at_the_first_photo_leaves_nothing(one_photo, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 1, RuntimeError("out of memory"))
     with pytest.raises(RuntimeError):
         run(one_photo)
     assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_overlays_may_be_left_out_and_similarities_written(one_photo, tmp_path):
+    prompts = ["green", "magenta, red", "blue"]
+    run(one_photo, prompts, overlays=False, similarities=True)
+    files = {str(path) for path in content_of(tmp_path / "out")}
+    assert files == {"areas.csv", "masks/a.png.png", "similarities/a.png.npy"}
+    found = np.load(tmp_path / "out/similarities/a.png.npy")
+    assert found.dtype == np.float16 and found.shape == (3, 32, 64)
+    assert np.array_equal(found.argmax(0)[:, :24] + 1, mask_of(one_photo)[:, :24])
+    np.testing.assert_allclose(found[:, 0, 0], [0, 1, 0], atol=1e-3)  # the better of two words
+    np.testing.assert_allclose(found[:, 0, -1], [0, 1 / 3**0.5, 1], atol=1e-3)  # magenta is grey to it
+    run(one_photo, prompts)  # an earlier output without overlays is one, too
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"areas.csv", "masks", "overlays"}
+
+
+def test_photos_in_folders_below_keep_their_places(folder, tmp_path):
+    for name in ("a.png", "2024/a.png", "2024/may/b.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        two_colours().save(folder / name)
+    photos = find_photos(folder, recursive=True)[0]
+    for _ in range(2):  # the second replaces the first, which is an earlier output
+        areas, *_ = segment_photos(
+            ColourCLIP(),
+            Method(lambda x: x, "clip"),
+            photos,
+            ["red", "blue"],
+            tmp_path / "out",
+            templates=["a {}"],
+            model="a stand-in",
+        )
+    assert {row["image"] for row in areas} == {"a.png", "2024/a.png", "2024/may/b.png"}
+    assert (tmp_path / "out/masks/2024/may/b.png.png").is_file() and (tmp_path / "out/overlays/a.png.png").is_file()
+
+
+@pytest.mark.parametrize("size, seen", [((400, 40), {(32, 32)}), ((160, 40), {(32, 128)}), ((10, 300), {(10, 10)})])
+def test_very_long_photos_are_seen_in_windows(folder, size, seen):
+    """Of more than four times their short side, which is shrunk to 32 pixels at most."""
+    picture = two_colours(size=(max(size), min(size)))
+    (picture if picture.size == size else picture.transpose(Image.Transpose.ROTATE_90)).save(folder / "a.png")
+    clip = ColourCLIP()
+    run(folder, clip=clip, short_side=32)
+    mask = mask_of(folder)
+    assert set(clip.seen) == seen and mask.shape == size[::-1]
+    along = mask if picture.size == size else np.rot90(mask, -1)
+    assert (along[:, : max(size) // 3] == 1).all() and (along[:, -(max(size) // 3) :] == 3).all()
+
+
+def test_few_small_overlays_are_kept_in_memory(folder):
+    for i in range(15):
+        two_colours(size=(16, 8)).save(folder / f"{i:02d}.png")
+    areas, _, small = run(folder)
+    assert list(small) == [f"{i:02d}.png" for i in range(12)] and len({row["image"] for row in areas}) == 15
+
+
+def test_what_is_no_prompt_and_a_prompt_do_not_share_a_name(one_photo):
+    for word in ("background", "Background"):
+        with pytest.raises(ValueError, match="pixels of no prompt are called background: give that prompt another"):
+            run(one_photo, ["red", word, "blue"], background=0.5)
+    run(one_photo, ["red", "background"])  # without a rule it is a word like others
+
+
+def test_paths_are_those_of_the_caller(tmp_path, monkeypatch):
+    for name in ("best.json", "best.safetensors", "shared/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert caller_path(2024, tmp_path) == tmp_path / "2024" and caller_path("/a/b", tmp_path) == Path("/a/b")
+    for name in ("best", "best.safetensors", "shared"):
+        assert caller_path(name, tmp_path, project=True) == tmp_path / name
+    assert caller_path("data/miniclip", tmp_path, project=True) == Path("data/miniclip")
+    assert caller_path("~/a", tmp_path) == Path.home() / "a"
+
+
+@pytest.mark.parametrize("prompts", [["Red", "red"], ["blue", "red, RED, Blue"], [40 * "x" + "red", 40 * "x" + "blue"]])
+def test_prompts_that_clip_cannot_tell_apart_are_refused(one_photo, tmp_path, prompts):
+    with pytest.raises(ValueError, match="CLIP reads the same in the prompts '.*' and '.*', so the second gets no"):
+        run(one_photo, prompts)
+    assert [path.name for path in tmp_path.iterdir()] == ["my photos"]
+
+
+def test_prompts_are_compared_as_clip_itself_reads_them(tiny_clip):
+    """Some 80 words, which are more than its context holds; the last word makes no difference then."""
+    long = 80 * "word "
+    assert check_prompts(tiny_clip, ["cat", "a dog, puppy"], ["a photo of {}."]) == ""
+    assert check_prompts(tiny_clip, ["cat", long], ["{}"]) == f"CLIP reads only the beginning of '{11 * 'word '}...'."
+    for pair in ([f"{long} cat", f"{long} dog"], ["Cat", "cat"]):
+        with pytest.raises(ValueError, match="CLIP reads the same in the prompts"):
+            check_prompts(tiny_clip, pair, ["a photo of {}."])
 
 
 def test_prompts():
@@ -316,12 +477,30 @@ def test_prompts():
     assert split_prompts(("cat, dog", " sofa ")) == ["cat, dog", "sofa"]
     assert split_prompts(" [cat, sofa] ") == ["cat", "sofa"]  # as the command line gives a list
     assert split_prompts("[cat") == ["[cat"]
+    assert split_prompts('["tree", "house, sky", "sea"]') == ["tree", "house, sky", "sea"]
+    assert split_prompts("[yes, 7, null]") == ["yes", "7", "null"]  # texts, whatever YAML makes of them
+    assert split_prompts("tree; house,sky ;; sea") == ["tree", "house, sky", "sea"]
+    assert split_prompts("house, sky;") == ["house, sky"]  # one prompt of two words
     for nothing in (None, "", " , ", []):
         with pytest.raises(ValueError, match="There is no prompt"):
             split_prompts(nothing)
     assert len(split_prompts([f"p{i}" for i in range(255)])) == 255
     with pytest.raises(ValueError, match="256 prompts, but a mask can hold 255"):
         split_prompts([f"p{i}" for i in range(256)])
+
+
+def test_prompts_in_a_file(tmp_path):
+    (tmp_path / "words.txt").write_text("tree\nhouse, sky\n\nsea\n", encoding="utf-8")
+    assert split_prompts(str(tmp_path / "words.txt")) == ["tree", "house, sky", "sea"]
+    with pytest.raises(FileNotFoundError, match="none.txt does not exist: let prompts=... name a text file"):
+        split_prompts(str(tmp_path / "none.txt"))
+
+
+def test_a_prompt_after_one_of_several_words_gets_its_own_pixels(one_photo):
+    """Red and blue halves: the third prompt is blue, though the second has two phrases."""
+    run(one_photo, split_prompts("green; magenta, red; blue"))
+    assert (mask_of(one_photo)[0, 0], mask_of(one_photo)[0, -1]) == (2, 3)
+    assert [prompt for _, prompt in read_areas(one_photo)] == ["green", "magenta, red", "blue"]
 
 
 def test_the_last_of_many_prompts_fits_in_a_mask_and_a_prompt_may_have_synonyms(one_photo):
@@ -337,16 +516,34 @@ def test_folders(folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match="holds no photo"):
         find_photos(folder)
     two_colours().save(folder / "a.png")
-    assert find_photos(folder / "a.png") == find_photos(folder) == [folder / "a.png"]
+    assert find_photos(folder / "a.png") == find_photos(folder) == ([folder / "a.png"], "")
     assert output_beside(folder).name == "my photos_segmented" and output_beside(folder / "a.png").name == "a_segmented"
     names = [f"{number:02d}.png" for number in range(30)]
     for name in reversed(names):
         (folder / name).touch()
     monkeypatch.chdir(folder)  # which may be the current one
-    assert [path.name for path in find_photos(".")] == [*names, "a.png"]
+    assert [path.name for path in find_photos(".")[0]] == [*names, "a.png"]
     assert output_beside(".") == folder.with_name("my photos_segmented")
     folder.with_name("summer 3.5").mkdir()
     assert output_beside("../summer 3.5").name == "summer 3.5_segmented"
+
+
+def test_what_is_left_out_is_told_and_folders_below_are_taken_if_asked_for(folder):
+    taken = [f"{i}{ending}" for i, ending in enumerate([".bmp", ".TIF", ".gif", ".jfif", ".webp", ".jp2"])]
+    for name in (*taken, "more/deep/a.png", ".ipynb_checkpoints/b.png", "._c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        two_colours().save(folder / name, format="PNG")
+    for name in ("a.heic", "b.HEIC", "notes", "clip.mpg", "more/d.txt", "out/masks/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    photos, left_out = find_photos(folder)
+    assert [path.name for path in photos] == taken
+    assert left_out == (
+        f"Left out of {folder}: 2 x .heic, 1 x .mpg, 1 x without an ending, 2 pictures in folders below."
+    )
+    photos, left_out = find_photos(folder, recursive=True, without=folder / "out")
+    assert [str(path.relative_to(folder)) for path in photos] == [*taken, "more/deep/a.png"]
+    assert left_out == f"Left out of {folder}: 2 x .heic, 1 x .mpg, 1 x .txt, 1 x without an ending."
 
 
 @pytest.mark.parametrize("images", [None, ["a.png", "b.png"], 7, True])
@@ -458,13 +655,15 @@ def run_cells(**parameters):
 
 
 def test_the_notebook_writes_everything_next_to_the_photos(folder, tiny_folder, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(folder.parent)  # far from the project
     two_colours().save(folder / "red $1 & $2 写.png")
+    (folder / "a.heic").touch()
     model = {"backbone": "tiny", "pretrained": str(tiny_folder), "token_stride": 4}
-    run_cells(images=str(folder), prompts="red,blue thing", **model)
+    run_cells(images="my photos", prompts="red;blue, thing", **model)
     out = folder.with_name("my photos_segmented")
     assert sorted(path.name for path in out.rglob("*.*")) == ["areas.csv", *["red $1 & $2 写.png.png"] * 2]
-    assert "CLIP's own projection, no PACL embedder" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "CLIP's own projection, no PACL embedder" in said and "1 x .heic" in said and "1 photos segmented" in said
 
 
 def test_the_notebook_names_missing_weights_and_writes_nothing(one_photo, tmp_path, monkeypatch):

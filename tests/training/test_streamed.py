@@ -193,7 +193,7 @@ def test_a_missing_tagger_is_not_a_corrupt_image(tiny_clip, shards, monkeypatch)
         next(streamed(tiny_clip, shards, noun_share=1.0).batches(0))
 
 
-@pytest.mark.parametrize("bad", [{"jpg": b"no image"}, {"txt": b" "}, {"txt": None, "json": None}])
+@pytest.mark.parametrize("bad", [{"jpg": b"no image"}, {"txt": b" ", "json": b"{}"}, {"txt": None, "json": None}])
 def test_shards_of_only_bad_samples_are_not_read_to_their_end(tiny_clip, tmp_path, monkeypatch, bad):
     monkeypatch.setattr("pacl.training.streamed.JUDGED", 6)
     monkeypatch.setattr("pacl.training.streamed.CHUNK", 3)

@@ -55,7 +55,8 @@ def benchmark(name: str) -> Benchmark:
     for label, (thing, kind) in enumerate(fine_labels()):
         choices = (kind, thing, group.get(thing)) if name == "ade20k" else (thing, group.get(thing))
         table[label] = next((index[c] for c in choices if c in index), 0 if name == "voc21" else IGNORE)
-    return Benchmark(name, tuple(classes), tuple(table))
+    stuff = {"background", *textures.GROUPS, *textures.NAMES}
+    return Benchmark(name, tuple(classes), tuple(table), things=tuple(one for one in classes if one not in stuff))
 
 
 def scene(rng: np.random.Generator, *, count: int | None = None) -> dict:
