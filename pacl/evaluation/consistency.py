@@ -1,21 +1,21 @@
-"""Do a patch accuracy and a mean IoU fit each other? (Paper, section 4: 96.51 % of patches right, 72.3 % mIoU on Pascal VOC.)
+"""Do a patch accuracy and a mean IoU fit each other? (Paper, section 4: 96.51 % and 72.3 % on Pascal VOC.)
 
-K classes hold the shares p_1 ... p_K of all pixels. A confusion matrix with accuracy a misses e_k of class k and gives k the
-mass f_k of other classes' pixels, so that
+K classes hold the shares p_1 ... p_K of all pixels. A confusion matrix with accuracy a misses e_k of class k and gives
+it the mass f_k of other classes' pixels, so that
 
     IoU_k = (p_k - e_k) / (p_k + f_k),    sum e = sum f = 1 - a,    0 <= e_k <= p_k,    0 <= f_k,    e_k + f_k <= 1 - a.
 
-The last condition says that an error on class k is not a prediction of k: a matrix with these margins and an empty diagonal
-exists exactly then. `lowest_miou` and `highest_miou` solve the two problems, min and max of the mean of IoU_k.
+The last condition says that an error on class k is not a prediction of k: a matrix with these margins and an empty
+diagonal exists exactly then. `lowest_miou` and `highest_miou` solve the two problems, min and max of the mean of IoU_k.
 
-Without the last condition the minimum is found in two steps. For given f the problem is linear in e, so at most one class is
-missed in part; and if class i is missed whole while a smaller class j is not, exchanging their roles never raises the sum, so
-the smallest classes are missed whole, one in part, the others not at all. For given e the problem is convex in f and its
-solution is f_k = max(0, sqrt(m_k) s - p_k) with m = p - e and one number s. The last condition can bind for one class only
-(or for two, which then hold all errors), and that class's e_k is searched on a line.
+The minimum without the last condition: for given f the problem is linear in e, so at most one class is missed in part;
+and if class i is missed whole while a smaller class j is not, exchanging their roles never raises the sum, so the
+smallest classes are missed whole, one in part, the others not at all. For given e the problem is convex in f, and its
+solution is f_k = max(0, sqrt(m_k) s - p_k) with m = p - e and one number s. The last condition can bind for one class
+only (or for two, which then hold all errors), and that class's e_k is searched on a line.
 
-The maximum is convex in f, so f lies at a corner: class b takes (1 - a) - e_b and another class c the rest, e_b; e is linear
-again, so the largest p + f is missed first. e_b is searched on a line for every pair of classes.
+The maximum is convex in f, so f lies at a corner: class b takes (1 - a) - e_b and another class c the rest, e_b; e is
+linear again, so the largest p + f is missed first. e_b is searched on a line for every pair of classes.
 """
 
 from collections.abc import Callable
@@ -71,8 +71,8 @@ def highest_accuracy(shares: np.ndarray, miou: float) -> float:
 
 
 def fewest_right(shares: np.ndarray, missed: float, taken: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """The lowest sum of IoU_k with these totals of e and f, and e [K] and f [K], classes from small to large; e_k + f_k is
-    not bounded here.
+    """The lowest sum of IoU_k with these totals of e and f, and e [K] and f [K], classes from small to large, where
+    e_k + f_k is not bounded.
     """
     p = np.sort(shares)
     e = np.clip(missed - (p.cumsum() - p), 0, p)

@@ -1,7 +1,7 @@
 """What a benchmark's masks alone say: how frequent classes are, how large, and what a grid of patches costs on them.
 
-python -m pacl.sources.mask_statistics MASKS    writes data/voc2012_val.json from a folder with the official masks of Pascal
-VOC 2012 val, whose pixels the chapter "Do the paper's numbers fit each other?" counts (paper, section 4).
+python -m pacl.sources.mask_statistics MASKS    writes data/voc2012_val.json from a folder with the official masks of
+Pascal VOC 2012 val, for the chapter "Do the paper's numbers fit each other?" (paper, section 4).
 """
 
 import sys
@@ -28,8 +28,8 @@ SOURCE = "the 1,449 masks of PASCAL VOC 2012 val (SegmentationClass, with the Be
 
 
 def statistics(masks: Masks, benchmarks: dict[str, Benchmark]) -> dict:
-    """Of each benchmark the pixels and the patches of each class, and the mean IoU of perfect patch labels, by stride; of
-    the first one, for each image, the classes' pixels.
+    """Each benchmark's pixels and patches of each class, and the mean IoU of perfect patch labels by stride; for each
+    image, the pixels of the first benchmark's classes in it.
     """
     parts = in_parts(lambda part: [of_mask(masks[i], benchmarks) for i in part], len(masks))
     rows = list(chain.from_iterable(parts))
