@@ -1,0 +1,122 @@
+"""Writes consistency.json: whether the paper's patch accuracy and mean IoU fit each other on VOC's 20 classes, which
+readings of them could, and the same region for a run's own benchmark and methods (pacl.evaluation.consistency).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pacl.evaluation.consistency import (
+    as_background,
+    from_background,
+    highest_accuracy,
+    highest_miou,
+    low_mean_over_images,
+    lowest_miou,
+    spread_miou,
+    surely_right,
+)
+from pacl.runtime.config import project_root
+from pacl.runtime.files import read_json, write_json
+
+ACCURACIES = np.round(np.concatenate([np.arange(0.25, 0.9, 0.025), np.arange(0.9, 1.0001, 0.01)]), 4)
+EDGES: dict[str, Callable] = {"lowest": lowest_miou, "spread": spread_miou, "highest": highest_miou}
+
+
+def write_consistency(path: Path, own: dict, published: pd.DataFrame) -> dict:
+    """Writes and returns what the chapter needs, fractions in [0, 1].
+
+    own: {"benchmark", "pixels" (of each class), "points": method -> {"accuracy", "miou"}} of this run. published: the
+    table data/published.csv.
+    """
+    voc = read_json(project_root() / "data/voc2012_val.json", "benchmarks", "areas")
+    shares = shares_of(voc["benchmarks"]["voc20"]["pixels"])
+    points = published_points(published)
+    paper = next(point for point in points if point["name"] == "PACL, ViT-B/16")
+    content = {
+        "voc20": at_points(shares, points) | {"region": region(shares), "points": points},
+        "readings": readings(voc, paper["accuracy"], paper["miou"][0]),
+        "perfect patches": {name: one["perfect patches"] for name, one in voc["benchmarks"].items()},
+        "own": own | {"region": region(shares_of(own["pixels"]))},
+        "source": voc["source"],
+    }
+    content["conclusion"] = conclusion(paper, content["voc20"], content["readings"])
+    write_json(path, content)
+    return content
+
+
+def shares_of(pixels: list[int]) -> np.ndarray:
+    """Shares [K] of the classes that occur."""
+    counts = np.array([count for count in pixels if count], float)
+    return counts / counts.sum()
+
+
+def region(shares: np.ndarray) -> dict[str, list[float]]:
+    """The edges of what mean IoU each accuracy allows, and errors spread evenly."""
+    return {"accuracy": ACCURACIES.tolist()} | {
+        name: [edge(shares, accuracy) for accuracy in ACCURACIES] for name, edge in EDGES.items()
+    }
+
+
+def at_points(shares: np.ndarray, points: list[dict]) -> dict[str, dict[str, float]]:
+    """For each published accuracy the mean IoU it allows, for each published mean IoU the highest accuracy."""
+    accuracies = dict.fromkeys(point["accuracy"] for point in points if point["accuracy"])
+    mious = dict.fromkeys(miou for point in points for miou in point["miou"])
+    return {f"{name}_miou": {f"{a:g}": edge(shares, a) for a in accuracies} for name, edge in EDGES.items()} | {
+        "highest_accuracy": {f"{miou:g}": highest_accuracy(shares, miou) for miou in mious}
+    }
+
+
+def published_points(published: pd.DataFrame) -> list[dict]:
+    """{"name", "accuracy" or None, "miou": one number, both ends of a range, or none} of CLIP, MaskCLIP and PACL."""
+    points: dict[str, dict] = {}
+    for row in published.itertuples():
+        method = row.method.removesuffix(", as claimed")
+        wanted = row.metric == "patch accuracy" or (row.metric == "mIoU" and row.benchmark == "voc20")
+        if wanted and method in ("CLIP", "MaskCLIP", "PACL"):
+            name = f"{method}, {row.backbone}"
+            point = points.setdefault(name, {"name": name, "accuracy": None, "miou": []})
+            values = [round(float(value) / 100, 6) for value in row.value.split("–")]
+            point |= {"accuracy": values[0]} if row.metric == "patch accuracy" else {"miou": values}
+    return list(points.values())
+
+
+def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
+    """Readings of the two numbers: {"id", "can" (hold both), "numbers"}."""
+    shares, areas = shares_of(voc["benchmarks"]["voc20"]["pixels"]), voc["areas"]
+    with_background = voc["benchmarks"]["voc21"]["pixels"]
+    background = with_background[0] / sum(with_background)
+    least, spread = as_background(shares, accuracy, miou)
+    from_least, from_spread = from_background(shares, background, accuracy, miou)
+    per_image = low_mean_over_images(areas, accuracy)
+    return [
+        {
+            "id": "same",
+            "can": lowest_miou(shares, accuracy) <= miou,
+            "numbers": {"lowest": lowest_miou(shares, accuracy)},
+        },
+        {"id": "as background", "can": True, "numbers": {"least": least, "spread": spread}},
+        {
+            "id": "background counts",
+            "can": True,
+            "numbers": {"background": background, "least": 1 - from_spread, "most": 1 - from_least},
+        },
+        {"id": "own classes", "can": True, "numbers": {"surely right": surely_right(areas)}},
+        {"id": "over images", "can": per_image <= miou, "numbers": {"reached": per_image}},
+    ]
+
+
+def conclusion(paper: dict, voc: dict, found: list[dict]) -> str:
+    """A sentence that follows from the numbers."""
+    accuracy, (miou, *_) = paper["accuracy"], paper["miou"]
+    lowest = voc["lowest_miou"][f"{accuracy:g}"]
+    if lowest <= miou:
+        return f"{100 * accuracy:.2f} % of patches right and a mean IoU of {100 * miou:.1f} % can describe the same predictions."
+    others = sum(reading["can"] for reading in found[1:])
+    return (
+        f"{100 * accuracy:.2f} % of patches right and a mean IoU of {100 * miou:.1f} % cannot describe the same predictions "
+        f"on VOC's 20 classes: with that accuracy the mean IoU is at least {100 * lowest:.1f} %, and {100 * miou:.1f} % allows an accuracy "
+        f"of at most {100 * voc['highest_accuracy'][f'{miou:g}']:.1f} %. Of {len(found) - 1} other readings {others} can hold both."
+    )
