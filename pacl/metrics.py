@@ -146,7 +146,7 @@ def coherence_interval(
         weights = drawn[of_images[0]] * drawn[of_images[1]]
         same, other = (np.bincount(rank, weights * kind) for kind in (same_class, ~same_class))
         areas.append(same @ (other.cumsum() - other / 2) / (same.sum() * other.sum()))  # a tie counts half
-    low, high = np.quantile(areas, [0.025, 0.975])
+    low, high = np.nanquantile(areas, [0.025, 0.975])  # a resample may hold pairs of one kind only
     return float(low), float(high)
 
 

@@ -111,12 +111,12 @@ def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
 def conclusion(paper: dict, voc: dict, found: list[dict]) -> str:
     """A sentence that follows from the numbers."""
     accuracy, (miou, *_) = paper["accuracy"], paper["miou"]
-    lowest = voc["lowest_miou"][f"{accuracy:g}"]
+    both = f"{100 * accuracy:.2f} % of patches right and a mean IoU of {100 * miou:.1f} %"
+    lowest, highest = voc["lowest_miou"][f"{accuracy:g}"], voc["highest_accuracy"][f"{miou:g}"]
     if lowest <= miou:
-        return f"{100 * accuracy:.2f} % of patches right and a mean IoU of {100 * miou:.1f} % can describe the same predictions."
-    others = sum(reading["can"] for reading in found[1:])
+        return f"{both} can describe the same predictions."
     return (
-        f"{100 * accuracy:.2f} % of patches right and a mean IoU of {100 * miou:.1f} % cannot describe the same predictions "
-        f"on VOC's 20 classes: with that accuracy the mean IoU is at least {100 * lowest:.1f} %, and {100 * miou:.1f} % allows an accuracy "
-        f"of at most {100 * voc['highest_accuracy'][f'{miou:g}']:.1f} %. Of {len(found) - 1} other readings {others} can hold both."
+        f"{both} cannot describe the same predictions on VOC's 20 classes: with that accuracy the mean IoU is at least "
+        f"{100 * lowest:.1f} %, and {100 * miou:.1f} % allows an accuracy of at most {100 * highest:.1f} %. "
+        f"Of {len(found) - 1} other readings {sum(reading['can'] for reading in found[1:])} can hold both."
     )

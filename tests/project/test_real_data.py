@@ -69,6 +69,10 @@ def expected_label(name, value, published):
         return value - 1
     if name == "voc21":
         return value
+    if name == "voc_seen":
+        seen = [word.replace(" ", "") for word in class_list(name)]
+        word = ["background", *class_list("voc20")][value].replace(" ", "")
+        return seen.index(word) if word in seen else 255
     train_id = published["cocostuff_png_value_to_trainid"][str(value)]
     return train_id if name == "coco_stuff" else (train_id + 1 if value < 91 else 0)
 

@@ -49,7 +49,9 @@ def test_pairs_are_split_by_the_seed_alone(raw, tmp_path):
 def test_tiny_imagenets_photos_and_captioned_ones_are_pairs_together(raw, tmp_path):
     write_tiny_imagenet(raw / "tiny-imagenet-200")
     write_coco(raw / "coco", {"coco.jpg": ["one", "two", "three", "four", "five"]})
-    note = prepare(tmp_path / "out", settings(raw, source="tiny_imagenet", benchmarks=["voc20", "voc_seen"]))
+    write_voc(raw / "VOCdevkit/VOC2012", val=["v1", "v2", "v3", "v4"])  # the last is a bird, which the photos show
+    measured = {"benchmarks": ["voc20", "voc_seen"], "test_scenes": 4}
+    note = prepare(tmp_path / "out", settings(raw, source="tiny_imagenet", **measured))
     images, captions = read_pairs(tmp_path / "out", "train")
     held_out, _ = read_pairs(tmp_path / "out", "validation")
     assert len(images) == 6 + 8 + 1 - 2 and len({*stems(images), *stems(held_out)}) == 15
