@@ -51,6 +51,11 @@ def mean_iou(confmat: Tensor) -> float:
     return iou_per_class(confmat).nanmean().item()
 
 
+def mean_iou_foreground(confmat: Tensor) -> float:
+    """`mean_iou` over all classes but the first, the background, which predictions and targets may be."""
+    return iou_per_class(confmat)[1:].nanmean().item()
+
+
 def mean_iou_labelled(confmat: Tensor) -> float:
     """Mean of iou_per_class over the classes in the target, NaN if there is none; on a whole official split, which has
     every class, it is mean_iou.
