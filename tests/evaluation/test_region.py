@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pacl.evaluation.consistency import (
+from pacl.evaluation.region import (
     as_background,
     from_background,
     highest_accuracy,
     highest_miou,
+    images_with_a_stray_class,
     low_mean_over_images,
     lowest_miou,
     spread_miou,
@@ -101,3 +102,4 @@ def test_a_mean_over_images_falls_with_small_images():
     assert low_mean_over_images(areas, 0.99) == pytest.approx(0.9)
     assert low_mean_over_images([[2, 8]], 0.8) == pytest.approx(1 - (1 + 0.2) / 2)  # the other takes it: 8 of 10
     assert surely_right([[4], [3, 3]]) == pytest.approx(0.4)
+    assert images_with_a_stray_class([[1], [1], [1], [2, 2]], 0.75) == 0.5  # two images fall to a half each
