@@ -22,7 +22,7 @@ from pacl.evaluation.region import (
 from pacl.runtime.config import project_root
 from pacl.runtime.files import read_json, write_json
 
-ACCURACIES = np.round(np.concatenate([np.arange(0.25, 0.9, 0.025), np.arange(0.9, 1.0001, 0.01)]), 4)
+ACCURACIES = np.round(np.concatenate([np.arange(0.1, 0.9, 0.025), np.arange(0.9, 1.0001, 0.01)]), 4)
 EDGES: dict[str, Callable] = {"lowest": lowest_miou, "spread": spread_miou, "highest": highest_miou}
 
 

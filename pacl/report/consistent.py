@@ -32,7 +32,7 @@ def allowed(voc: dict) -> dict:
             edges = [voc[f"{name}_miou"][f"{point['accuracy']:g}"] for name in ("lowest", "spread", "highest")]
             said = "–".join(percent(miou) for miou in dict.fromkeys(point["miou"])) or "–"
             rows.append([point["name"], f"{100 * point['accuracy']:.2f}", *map(percent, edges), said])
-    columns = ["Published", "Patch accuracy, %", "Lowest mIoU, %", "Evenly spread, %", "Highest, %", "Published mIoU, %"]
+    columns = ["Method", "Patch accuracy, %", "Lowest mIoU, %", "Evenly spread, %", "Highest, %", "Published mIoU, %"]
     return table(columns, rows, caption="On Pascal VOC's 20 classes: the mean IoU that each published accuracy allows")
 
 

@@ -234,7 +234,8 @@ def beside_its_time() -> dict:
     maskclip = published_miou("MaskCLIP", "voc20")
     place = "below" if ours["voc20"] < maskclip else "above"
     above = "above" if ours["context59"] > best.number else "below"
-    return say("beside_its_time", **ours, maskclip=maskclip, place=place, above=above, best=best.method, number=best.number)
+    numbers = {"maskclip": maskclip, "best": best.method, "number": best.number}
+    return say("beside_its_time", place=place, above=above, **ours, **numbers)
 
 
 def literature_segmentation() -> dict:

@@ -44,6 +44,15 @@ def test_plain_tokens_are_open_clips_own(tiny):
     torch.testing.assert_close(clip.project(tokens), tokens @ reference.visual.proj)
 
 
+def test_tokens_of_every_block_are_open_clips_own(tiny):
+    clip, reference, _ = tiny
+    expected = reference.visual.forward_intermediates(images(), output_fmt="NLC")["image_intermediates"]
+    found = list(clip.block_features(images()))
+    assert len(found) == len(expected) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
 def test_tokens_of_a_real_architecture_are_open_clips_own():
     clip = load_clip("ViT-B/32", "random", device="cpu")
     assert (clip.random_weights, clip.width, clip.dim, clip.patch_size, clip.image_size) == (True, 768, 512, 32, 224)
