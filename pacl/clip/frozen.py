@@ -121,8 +121,11 @@ class FrozenCLIP:
 
     @torch.no_grad()
     def block_features(self, images: Tensor) -> Iterator[Tensor]:
-        """The patch tokens that each block leaves, before the final LayerNorm, [B, N, D_v] a block."""
-        check_last_blocks(self.model.visual, ["maskclip"])  # a transformer of open_clip's
+        """The patch tokens that each block leaves, before the final LayerNorm, [B, N, D_v] a block; none for a
+        network of timm's.
+        """
+        if self.is_timm:
+            return
         images = self._on_device(images)
         with self._precision():
             x = self._embedded(images, self.patch_size, self.grid(*images.shape[2:]))

@@ -152,7 +152,8 @@ def low_mean_over_images(areas: list[list[int]], accuracy: float) -> float:
     """A mean over images of each image's mean IoU over its own classes that predictions with this accuracy can have: it
     is reached by confusing whole areas with another class of their image, those first that cost most for their pixels.
 
-    areas: for each image the pixels of its classes. The lowest such mean is at most this.
+    areas: for each image the pixels of its classes. The lowest such mean is at most this and at least
+    `bound_of_mean_over_images`.
     """
     wrong = []
     for sizes in areas:
@@ -164,6 +165,36 @@ def low_mean_over_images(areas: list[list[int]], accuracy: float) -> float:
         if pixels <= errors + 1e-6:  # rounding apart
             errors, lost = errors - pixels, lost + rate * pixels
     return 1 - lost / len(areas)
+
+
+def bound_of_mean_over_images(areas: list[list[int]], accuracy: float) -> float:
+    """A mean over images as in `low_mean_over_images` that no predictions with this accuracy are below.
+
+    By Lagrangian duality: each wrong pixel costs a price, and the loss left after paying is at most `most_gained`.
+    """
+    errors = (1 - accuracy) * sum(map(sum, areas))
+    sizes = [np.array(image, float) for image in areas]
+
+    def loss(log_price: float) -> float:
+        price = np.exp(log_price)
+        return price * errors + sum(most_gained(n, price * len(n)) / len(n) for n in sizes)
+
+    found = minimize_scalar(loss, bounds=(-np.log(sum(map(sum, areas))), 0), method="bounded")
+    return 1 - found.fun / len(areas)
+
+
+def most_gained(n: np.ndarray, price: float) -> float:
+    """An upper bound of an image's summed losses of IoU, less price times its wrong pixels; n [K] pixels a class.
+
+    A share mu of the price is paid by the class that takes a pixel, the rest by the class that loses it; then each
+    class alone gains most by being missed whole, or by taking f pixels: f / (n + f) - mu f is largest at
+    (1 - sqrt(mu n))^2. Every mu gives a bound. An image of one class has none that takes.
+    """
+    if len(n) == 1:
+        return max(0.0, 1 - price * n[0])
+    mu = price * np.linspace(0, 1, LINE)[:, None]
+    taking = np.maximum(0, 1 - np.sqrt(mu * n)) ** 2
+    return np.maximum(taking, 1 - (price - mu) * n).sum(1).min()
 
 
 def images_with_a_stray_class(areas: list[list[int]], miou: float) -> float:

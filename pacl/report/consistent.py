@@ -4,6 +4,8 @@ from pacl.figures.charts import NAMES
 from pacl.report.page import figure, heading, missing, percent, say, table
 from pacl.report.results import Results
 
+VERDICTS = {True: "**Possible.**", False: "**Not possible.**", None: "**Open.**"}
+
 
 def consistency(results: Results) -> list[dict]:
     found = results.consistency
@@ -32,14 +34,15 @@ def allowed(voc: dict) -> dict:
             edges = [voc[f"{name}_miou"][f"{point['accuracy']:g}"] for name in ("lowest", "spread", "highest")]
             said = "–".join(percent(miou) for miou in dict.fromkeys(point["miou"])) or "–"
             rows.append([point["name"], f"{100 * point['accuracy']:.2f}", *map(percent, edges), said])
+    caption = "From the literature, on Pascal VOC's 20 classes: the mean IoU that each published accuracy allows"
     columns = ["Method", "Patch accuracy, %", "Lowest mIoU, %", "Evenly spread, %", "Highest, %", "Published mIoU, %"]
-    return table(columns, rows, caption="On Pascal VOC's 20 classes: the mean IoU that each published accuracy allows")
+    return table(columns, rows, caption=caption, outside=True)
 
 
 def reading(one: dict) -> dict:
     """One reading of the two numbers in words, with its verdict first."""
     numbers = {name: percent(value) for name, value in one.items() if name not in ("id", "can")}
-    return say(f"reading_{one['id']}", verdict="**Possible.**" if one["can"] else "**Not possible.**", **numbers)
+    return say(f"reading_{one['id']}", verdict=VERDICTS[one["can"]], **numbers)
 
 
 def patch_grid(perfect: dict[str, dict[str, float]]) -> dict:

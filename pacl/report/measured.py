@@ -62,9 +62,9 @@ def patch_table(measured: dict) -> list[dict]:
 
 def blocks(results: Results) -> list[dict]:
     """Coherence of the tokens that each block of CLIP leaves; nothing where it wasn't measured."""
-    if results.blocks is None:
+    areas = (results.blocks or {"auc": []})["auc"]
+    if not areas:
         return []
-    areas = results.blocks["auc"]
     best = max(range(len(areas)), key=areas.__getitem__)
     falls = "falls" if areas[-1] < areas[-3 if len(areas) > 2 else 0] else "does not fall"
     said = say("blocks", best=best + 1, highest=areas[best], last=areas[-1], count=len(areas), falls=falls)

@@ -312,6 +312,10 @@ def test_a_timm_vit_gives_plain_tokens_only_and_none_for_its_registers(timms):
         load_config(timms("token"), tokens="value")
 
 
+def test_the_blocks_of_timms_networks_are_not_looked_into(timms):
+    assert list(load_config(timms("token")).block_features(images())) == []
+
+
 def test_where_timm_averages_patches_their_mean_projected_is_the_images_embedding(timms):
     """timm's final norm comes after that mean."""
     clip = load_config(timms("avg"))

@@ -47,14 +47,20 @@ def test_the_projects_own_table_has_the_papers_points():
     assert points["PACL, ViT-L/14"]["accuracy"] == 0.9533 and points["MaskCLIP, ViT-B/16"]["miou"] == [0.749]
 
 
-def test_the_edges_are_named_by_the_published_numbers(tmp_path):
-    found = write_consistency(tmp_path / "consistency.json", OWN, published())
-    written = json.loads((tmp_path / "consistency.json").read_text())
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tmp_path_factory.mktemp("found") / "consistency.json"
+    found = write_consistency(path, OWN, published())
+    assert json.loads(path.read_text())["conclusion"] == found["conclusion"]
+    return json.loads(path.read_text())
+
+
+def test_the_edges_are_named_by_the_published_numbers(found):
     shares = np.array(VOC["benchmarks"]["voc20"]["pixels"]) / sum(VOC["benchmarks"]["voc20"]["pixels"])
-    assert written["voc20"]["lowest_miou"]["0.9651"] == pytest.approx(lowest_miou(shares, 0.9651), abs=1e-6)
-    assert written["voc20"]["highest_accuracy"]["0.723"] == pytest.approx(highest_accuracy(shares, 0.723), abs=1e-6)
-    assert list(written["voc20"]["lowest_miou"]) == ["0.5249", "0.9651"]
-    assert len(written["own"]["region"]["lowest"]) == len(written["own"]["region"]["accuracy"])
+    assert found["voc20"]["lowest_miou"]["0.9651"] == pytest.approx(lowest_miou(shares, 0.9651), abs=1e-6)
+    assert found["voc20"]["highest_accuracy"]["0.723"] == pytest.approx(highest_accuracy(shares, 0.723), abs=1e-6)
+    assert list(found["voc20"]["lowest_miou"]) == ["0.5249", "0.9651"]
+    assert len(found["own"]["region"]["lowest"]) == len(found["own"]["region"]["accuracy"])
     assert "cannot describe the same predictions" in found["conclusion"] and "at least 84.0 %" in found["conclusion"]
 
 
@@ -62,6 +68,12 @@ def test_the_conclusion_follows_the_numbers(tmp_path):
     found = write_consistency(tmp_path / "consistency.json", OWN, published(accuracy="86"))
     assert found["conclusion"] == "86.00 % of patches right and a mean IoU of 72.3 % can describe the same predictions."
     assert found["readings"][0] == {"id": "same", "can": True, "lowest": pytest.approx(0.5704, abs=1e-4)}
+
+
+def test_between_what_is_reached_and_what_is_excluded_a_reading_is_open(found):
+    (over_images,) = (one for one in found["readings"] if one["id"] == "over_images")
+    assert over_images["bound"] < 0.723 < over_images["reached"] and over_images["can"] is None
+    assert found["conclusion"].endswith("Of 5 other readings 4 can hold both.")
 
 
 def test_a_runs_points_come_from_its_confusion_matrices(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from pacl.evaluation.region import (
     as_background,
+    bound_of_mean_over_images,
     from_background,
     highest_accuracy,
     highest_miou,
@@ -94,6 +95,27 @@ def test_how_much_of_the_background_must_be_a_class():
     assert from_background(np.array([0.3, 0.7]), 0.5, 1.0, 1 / 1.2)[1] == pytest.approx(0.2)
     low, spread = from_background(np.array([0.3, 0.7]), 0.5, 1.0, 0.8)
     assert 0 < low < spread
+
+
+@pytest.mark.parametrize("areas", [[[3], [2, 4]], [[1, 5], [2, 3, 3]], [[2], [4, 4]]], ids=str)
+def test_no_predictions_of_few_pixels_have_a_lower_mean_over_images(areas):
+    total = sum(map(sum, areas))
+    losses = [[own_loss(sizes, errors) for errors in range(sum(sizes) + 1)] for sizes in areas]
+    for errors in range(1, total, 2):
+        splits = [(i, errors - i) for i in range(errors + 1) if i < len(losses[0]) and errors - i < len(losses[1])]
+        least = 1 - max(losses[0][i] + losses[1][j] for i, j in splits) / 2
+        accuracy = 1 - errors / total
+        assert bound_of_mean_over_images(areas, accuracy) <= least + 1e-6
+        assert low_mean_over_images(areas, accuracy) >= least - 1e-9
+        assert bound_of_mean_over_images(areas, accuracy) > least - 0.25  # a bound that says something
+
+
+def own_loss(sizes, errors):
+    """The highest loss of the mean IoU over an image's own classes with so many wrong pixels, by brute force."""
+    n, taken = np.array(sizes), itertools.product(range(errors + 1), repeat=len(sizes) if len(sizes) > 1 else 0)
+    taken = [np.array(f, float) for f in taken if sum(f) <= errors] if len(sizes) > 1 else [np.zeros(1)]
+    missed = [np.array(e) for e in itertools.product(*(range(k + 1) for k in sizes)) if sum(e) == errors]
+    return max((1 - (n - e) / (n + f)).mean() for e in missed for f in taken)
 
 
 def test_a_mean_over_images_falls_with_small_images():
