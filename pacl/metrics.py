@@ -111,7 +111,7 @@ def coherence_roc(
     ignore_index: int = IGNORE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Do patches of one class look alike? The cosine of random patch pairs from different images is a score for "same
-    class" (paper, section 3).
+    class" (paper, section 3; restated so by later papers, such as DiffCut, arXiv 2406.02842, section 4.2).
 
     features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], the two image ids of
     each pair [2, pairs], and the area under the ROC curve.
