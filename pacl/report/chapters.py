@@ -130,7 +130,8 @@ def training(results: Results) -> list[dict]:
         said.append(say("training_validation", **losses, **found))
         if settings.noun_share and last.loss > last.validation_loss:
             said.append(say("training_above"))
-    said.append(say("training_scale", scale=last.logit_scale))
+    kind = "training_scale" if settings.logit_scale == "learned" else "training_scale_fixed"
+    said.append(say(kind, scale=last.logit_scale))
     return [joined(said), figure(results, "training")]
 
 

@@ -28,9 +28,9 @@ GROUPS = {
     "temperature": (
         "Temperature of the loss: learned, or fixed?",
         {
-            "default": "learned",
+            "learned": "learned, as CLIP's",
             "fixed_100": "fixed, × 100 (CLIP's)",
-            "fixed_10": "fixed, × 10 (public code)",
+            "default": "fixed, × 10 (public code)",
             "fixed_1": "fixed, × 1",
         },
     ),
