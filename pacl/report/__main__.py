@@ -10,7 +10,7 @@ import math
 import sys
 from pathlib import Path
 
-from pacl.report.claims import as_text, with_claims
+from pacl.report.claims import as_text, readmes_claims, with_claims
 from pacl.report.metrics import compare
 from pacl.report.results import report_folder
 from pacl.runtime.config import ConfigError, find_file, project_root, read_yaml
@@ -30,10 +30,9 @@ def show(profiles: list[str]) -> int:
 
 
 def write_readme() -> int:
-    """Updates README.md's claims table from reports/mini."""
+    """Updates README.md's claims table from the reports."""
     path = project_root() / "README.md"
-    claims = read_json(report_folder("mini") / "claims.json")
-    write_atomically(path, with_claims(path.read_text(encoding="utf-8"), claims))
+    write_atomically(path, with_claims(path.read_text(encoding="utf-8"), readmes_claims(project_root() / "reports")))
     return 0
 
 

@@ -36,8 +36,8 @@ def chapters(results: Results) -> dict:
     ledger = load_ledger()
     judged = judge(ledger, results.metrics, setting_of(results))
     claims = [row | {"notebook": measured_in(row, entry)} for row, entry in zip(judged, ledger, strict=True)]
-    miniworld = results.params.prepare.source == "miniworld"
-    notices = [words()["notice_random"]] * results.random_weights + [words()["notice_miniworld"]] * miniworld
+    of_source = words().get(f"notice_{results.params.prepare.source}")
+    notices = [words()["notice_random"]] * results.random_weights + [of_source] * bool(of_source)
     notices += [results.prepared["note"]] if results.prepared.get("note") else []
     sections = [
         section("pooling", "Own attention for every pair", "ablations", pooling(results)),

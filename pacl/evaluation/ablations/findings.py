@@ -68,6 +68,10 @@ GROUPS = {
         "Are images with the same text each other's negatives?",
         {"default": "no, masked", "negatives_all": "yes"},
     ),
+    "main_run": (
+        "The main run's own setting, with three seeds",
+        {"default": "smaller, as all points", "main_run": "as the main run"},
+    ),
 }
 
 READINGS = {  # group of pacl.evaluation.ablations.readings -> its question
@@ -79,6 +83,7 @@ STRAW_MAN = "the word “background”"  # a background class in place of a rule
 
 MEASURES = {
     "patch_accuracy": "patch accuracy",
+    "voc_seen": "voc_seen mIoU",
     "voc20": "voc20 mIoU",
     "context59": "context59 mIoU",
     "voc21": "voc21 mIoU",
@@ -86,13 +91,15 @@ MEASURES = {
 
 
 def point_table(folder: Path, points: dict) -> pd.DataFrame:
-    """All runs of all points: columns group, point, setting, seed and the metrics; `default` is in every group."""
+    """All runs of all points: columns group, point, setting, seed and the metrics; `default` is in every group, and a
+    group without another point is left out.
+    """
     rows = []
     for group, (_, settings) in GROUPS.items():
-        for point, setting in settings.items():
-            if point in points:
-                runs = read_json(folder / f"{point}.json")["runs"]
-                rows += [{"group": group, "point": point, "setting": setting, **run} for run in runs]
+        own = {point: setting for point, setting in settings.items() if point in points}
+        for point, setting in own.items() if own.keys() - {"default"} else ():
+            runs = read_json(folder / f"{point}.json")["runs"]
+            rows += [{"group": group, "point": point, "setting": setting, **run} for run in runs]
     return pd.DataFrame(rows)
 
 
