@@ -15,6 +15,7 @@ from torchvision.transforms import Compose
 from pacl.clip.baselines import LAST_BLOCKS, check_last_blocks, whole_block
 from pacl.clip.weights import checksum, open_clip_model
 from pacl.data.images import as_rgb
+from pacl.runtime.config import project_root
 from pacl.runtime.params import Model
 from pacl.runtime.precision import autocast, available
 
@@ -31,6 +32,7 @@ class FrozenCLIP:
     logit_scale: CLIP's learned inverse temperature. random_weights: True if it was never trained. name: what it was
     loaded as. dtype: "bfloat16" or "float32", in which it computes.
     last_block: the default of `patch_features`, a name of `pacl.clip.baselines.LAST_BLOCKS`.
+    kept_texts: the folder where `pacl.clip.texts` keeps embeddings of classes, None for none.
     """
 
     def __init__(self, model, tokenizer, dim: int, *, name: str, tokens: str, device: torch.device, dtype: str):
@@ -39,7 +41,7 @@ class FrozenCLIP:
         _check_supported(visual, tokens)
         self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
         self.name, self.tokens, self.random_weights, self.dim = name, tokens, False, dim
-        self.dtype = available(self.device.type, dtype)
+        self.dtype, self.kept_texts = available(self.device.type, dtype), None
         self.last_block = "maskclip" if tokens == "value" else "clip"
         patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
         self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
@@ -283,9 +285,13 @@ def load_clip(
 
 
 def load_clip_of(model: Model, **changes) -> FrozenCLIP:
-    """The frozen CLIP of a profile's section `model`. changes: arguments of `load_clip` to set or to override."""
+    """The frozen CLIP of a profile's section `model`, which embeds the classes once for all stages. changes: arguments
+    of `load_clip` to set or to override.
+    """
     settings = {"tokens": model.tokens, "dtype": model.dtype} | changes
-    return load_clip(model.backbone, model.pretrained, **settings)
+    clip = load_clip(model.backbone, model.pretrained, **settings)
+    clip.kept_texts = project_root() / "data/texts"
+    return clip
 
 
 def resize_position_embedding(

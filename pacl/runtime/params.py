@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+KEPT_SCENES = 300  # test scenes of each image set whose coarse logits are kept for later stages (pacl.evaluation.dense)
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -210,6 +212,13 @@ class Segmentation(Section):
     batch_size: PositiveInt
     shown: PositiveInt
 
+    @property
+    def shown_benchmarks(self) -> tuple[str, str]:
+        """Those whose scenes are shown: for heat maps the first, for label maps and mistakes one with things and stuff,
+        or else the last.
+        """
+        return self.benchmarks[0], "coco_stuff" if "coco_stuff" in self.benchmarks else self.benchmarks[-1]
+
     @model_validator(mode="after")
     def clip_and_pacl_are_compared(self):
         if missing := [name for name in ("clip", "pacl") if name not in self.methods]:
@@ -233,7 +242,7 @@ class Ablations(Section):
     base: dict
     seeds: Annotated[list[Count], Field(min_length=1)]
     strides: Annotated[list[PositiveInt], Field(min_length=1)]
-    inference_scenes: PositiveInt
+    inference_scenes: Annotated[int, Field(ge=1, le=KEPT_SCENES)]
     points: dict[str, dict]
 
 

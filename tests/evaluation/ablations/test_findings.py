@@ -26,9 +26,7 @@ def test_settings_are_called_by_what_their_points_train_with(profile):
     said = {
         "pooling": lambda one: one["pooling"].replace("_", " "),
         "scale": lambda one: f"{one['scoring']} × {one['scale']:g}",
-        "temperature": lambda one: (
-            "learned" if one["logit_scale"] == "learned" else f"fixed, × {one['logit_scale']:g}"
-        ),
+        "temperature": lambda one: "learned" if one["logit_scale"] == "learned" else f"fixed, × {one['logit_scale']:g}",
         "activation": lambda one: one["activation"],
         "embedder": lambda one: {"residual": "residual", "mlp": "MLP", "linear": "one linear layer"}[one["embedder"]],
         "text_embedder": lambda one: {"frozen": "CLIP's, frozen", "linear": "a linear layer"}[one["text_embedder"]],
