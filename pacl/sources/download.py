@@ -66,7 +66,7 @@ def files_of(raw: Path, one: dict) -> list[dict]:
 
 
 def size_of(file: dict) -> int:
-    return file.get("size", file.get("about"))
+    return file.get("size") or file["about"]
 
 
 def space(raw: Path, files: list[dict]) -> int:
@@ -155,7 +155,7 @@ def check(file: dict, path: Path) -> None:
         found = hashlib.file_digest(content, kind).hexdigest()
     if found != published:
         path.unlink()
-        raise ValueError(f"{path.name} has the {kind} {found} instead of {published}, and was removed: run again")
+        raise ValueError(f"{name_of(file)} has the {kind} {found} instead of {published}, and was removed: run again")
 
 
 def unpack(archive: Path, folder: Path, makes: list[str]) -> None:

@@ -68,6 +68,7 @@ def web(tmp_path, monkeypatch):
     pack(mirror / VOC, {"VOCdevkit/VOC2012": tmp_path / "VOC2012", "other": os.urandom(50_000)})
     publish(monkeypatch, mirror)
     monkeypatch.setattr(download, "get_weights", lambda model, dry: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 50)  # 10 MB are written at a time
     with served(mirror) as server:
         monkeypatch.setenv("PACL_MIRROR", server.address)
         yield server
@@ -239,7 +240,7 @@ def test_redirects_are_followed(web, tmp_path):
     (web.folder / PHOTOS).rename(web.folder / "elsewhere/x")
     web.moved = {f"/{PHOTOS}": f"{web.address}/elsewhere/x"}
     assert main(["flickr8k", "--data", str(tmp_path / "raw")]) == 0
-    assert hold(tmp_path / "raw") >= WHOLE and [entry[2] for entry in web.log if "x" == entry[0][-1]] == [200]
+    assert hold(tmp_path / "raw") >= WHOLE and [entry[2] for entry in web.log if entry[0][-1] == "x"] == [200]
 
 
 def test_a_missing_file_names_the_set_the_address_and_the_manual_way(web, tmp_path, capsys):
@@ -391,10 +392,12 @@ def test_every_source_and_benchmark_is_known_to_the_addresses():
             assert [found["name"] for found in addresses.needed({"benchmarks": [name]}).values()] == [one["name"]]
 
 
+ASK = "import runpy, sys; sys.path.insert(0, sys.argv.pop()); runpy.run_module('pacl.sources.addresses', None, '__main__')"
+
+
 def ask(profile: str, **environment) -> subprocess.CompletedProcess:
     """Asks with a Python that has only the standard library."""
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:] = ['{profile}']; "
-               "import runpy; runpy.run_module('pacl.sources.addresses', run_name='__main__')"]  # fmt: skip
+    command = [sys.executable, "-I", "-S", "-c", ASK, profile, str(ROOT)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | environment)
 
 
