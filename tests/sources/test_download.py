@@ -392,7 +392,11 @@ def test_every_source_and_benchmark_is_known_to_the_addresses():
             assert [found["name"] for found in addresses.needed({"benchmarks": [name]}).values()] == [one["name"]]
 
 
-ASK = "import runpy, sys; sys.path.insert(0, sys.argv.pop()); runpy.run_module('pacl.sources.addresses', None, '__main__')"
+ASK = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop())
+runpy.run_module("pacl.sources.addresses", run_name="__main__")
+"""
 
 
 def ask(profile: str, **environment) -> subprocess.CompletedProcess:
