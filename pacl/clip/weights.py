@@ -103,6 +103,12 @@ def fetch_weights(name: str, pretrained: str) -> Path | None:
     return (find_cached(tag) or _download(name, pretrained, tag)) if tag else None
 
 
+def has_weights(name: str, pretrained: str) -> bool:
+    """Whether weights can be loaded without a download."""
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    return find_cached(tag) is not None if tag else pretrained == "random" or Path(pretrained).exists()
+
+
 def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if tag:
