@@ -24,7 +24,7 @@ from pacl.tools.overlay import blend, colours_of
 from pacl.tools.photos import check_prompts, cosines, labels_of, photo_protocol, similarity_maps, split_prompts
 
 SIDE = 960  # pixels of a photo's longer side, at most: sliders must answer at once
-SHOWN_SIDE = 420  # of each picture
+SHOWN_SIDE = 420  # of each picture, at most
 EXAMPLE = 10  # a scene of the mini world with an apple, a tree and a boat
 
 
@@ -121,7 +121,7 @@ class Panel(ipywidgets.VBox):
         wide = ipywidgets.Layout(width="640px")
         options = {path.name: path for path in photos}
         self.photo = ipywidgets.Dropdown(options=options, description="photo", layout=wide)
-        self.upload = ipywidgets.FileUpload(accept="image/*", description="upload a photo")
+        self.upload = ipywidgets.FileUpload(accept="image/*", description="upload photo")
         words = {"description": "prompts", "placeholder": "cat; sofa; wall", "continuous_update": False}
         self.prompts = ipywidgets.Text("; ".join(prompts), layout=wide, **words)
         step = {"min": 0.0, "max": 1.0, "step": 0.02}
@@ -162,9 +162,9 @@ class Panel(ipywidgets.VBox):
         pictures = self.player.pictures(self.background.value, self.blend.value)
         children = self.shown.children
         if len(children) != len(pictures):
-            self.shown.children = children = [
-                ipywidgets.VBox([ipywidgets.HTML(), ipywidgets.Image(format="png")]) for _ in pictures
-            ]
+            wide = ipywidgets.Layout(width="260px")
+            places = [(ipywidgets.HTML(), ipywidgets.Image(format="png", layout=wide)) for _ in pictures]
+            self.shown.children = children = [ipywidgets.VBox(place, layout=wide) for place in places]
         for box, (title, picture) in zip(children, pictures, strict=True):
             box.children[0].value = title
             box.children[1].value = as_png(picture)
