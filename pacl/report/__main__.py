@@ -22,8 +22,10 @@ def show(profiles: list[str]) -> int:
     for profile in profiles:
         page, claims = report_folder(profile) / "report.html", report_folder(profile) / "claims.json"
         if not page.is_file() or not claims.is_file():
-            how = "make reproduce" if profile == "mini" else f"dvc exp run -S 'profiles=[{profile}]'"
-            print(f"There is no report of {profile} yet ({page}): run `{how}`.", file=sys.stderr)
+            print(
+                f"There is no report of {profile} yet ({page}): run `make reproduce PROFILE={profile}`.",
+                file=sys.stderr,
+            )
             return 1
         print(f"{as_text(read_json(claims))}\n\nReport of {profile}: {page}")
     return 0
