@@ -33,7 +33,7 @@ def expectations(results: Results, chapters: list[str]) -> list[dict]:
 
 
 def numbers(results: Results, chapter: str) -> list[dict]:
-    """A chapter's numbers but PACL's: chapter, method, `on` and `of` as the rules have them, and here, in percent."""
+    """A chapter's numbers but PACL's: chapter, method, `under` and `of` as the rules have them, and here, in percent."""
     metrics = results.metrics[chapter] or {}
     if chapter == "patch_alignment":
         on = results.params.patch_alignment.benchmark
@@ -49,7 +49,7 @@ def numbers(results: Results, chapter: str) -> list[dict]:
     else:
         rows = [("clip", None, name, values["clip"]) for name, values in metrics.items()]
     return [
-        {"chapter": chapter, "method": method, "on": on, "of": of, "here": 100 * value}
+        {"chapter": chapter, "method": method, "under": on, "of": of, "here": 100 * value}
         for method, on, of, value in rows
         if method != "pacl" and value is not None
     ]
@@ -57,7 +57,12 @@ def numbers(results: Results, chapter: str) -> list[dict]:
 
 def applies(rule: dict, one: dict, backbone: str) -> bool:
     same = all(rule[key] == one[key] for key in ("chapter", "method"))
-    return same and rule["backbone"] == backbone and one["on"] in rule.get("on", [None]) and one["of"] in rule["values"]
+    return (
+        same
+        and rule["backbone"] == backbone
+        and one["under"] in rule.get("under", [None])
+        and one["of"] in rule["values"]
+    )
 
 
 def judged(one: dict, found: list[dict], results: Results) -> dict:
@@ -84,7 +89,7 @@ def judged(one: dict, found: list[dict], results: Results) -> dict:
 
 def part_of(one: dict, results: Results) -> str:
     """Why a number can't be compared: not all of the official test images; "" if it can."""
-    benchmark = {"segmentation": one["of"], "patch_alignment": one["on"]}.get(one["chapter"])
+    benchmark = {"segmentation": one["of"], "patch_alignment": one["under"]}.get(one["chapter"])
     whole = results.prepared.get("whole benchmarks", [])
     limited = one["chapter"] == "classification" and results.params.prepare.classification_images is not None
     return "not the whole test split" if limited or (benchmark and benchmark not in whole) else ""
