@@ -343,10 +343,10 @@ def is_earlier_output(folder: Path) -> bool:
 
 
 def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float | None) -> Protocol:
-    """The whole photo at once, or in windows if CLIP takes one size only."""
-    window = {"window": clip.image_size, "window_stride": math.ceil(clip.image_size / 2)} if clip.is_timm else {}
+    """The whole photo at once; a network of timm's does strides below its patches by shifted passes."""
+    passes = "shifted" if clip.is_timm and token_stride else "joint"
     rule = {} if background is None else {"background_rule": "probability", "background_threshold": float(background)}
-    return Protocol(token_stride=token_stride, logit_scale=clip.logit_scale, **window, **rule)
+    return Protocol(token_stride=token_stride, passes=passes, logit_scale=clip.logit_scale, **rule)
 
 
 def label(

@@ -125,18 +125,17 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(folder, tmp_pat
     assert sizes == [(1200, 800), (20, 12), (5, 3)]
 
 
-def test_a_clip_of_one_size_gets_windows(folder, tmp_path):
-    class OneSize(ColourCLIP):
+def test_a_network_of_timms_sees_whole_photos_and_takes_strides_by_shifted_passes(folder):
+    class OfTimm(ColourCLIP):
         is_timm = True
 
     two_colours(size=(100, 40)).save(folder / "a.png")
-    clip = OneSize()
+    clip = OfTimm()
     run(folder, clip=clip)
-    assert set(clip.seen) == {(32, 32)}
+    assert set(clip.seen) == {(40, 100)}
     protocol = photos_module.photo_protocol(clip, 4, None)
-    assert (protocol.window, protocol.window_stride) == (32, 16)  # each half of a window is seen twice
-    assert protocol.token_stride == 4
-    assert Image.open(tmp_path / "out/masks/a.png.png").size == (100, 40)
+    assert (protocol.window, protocol.token_stride, protocol.passes) == (None, 4, "shifted")
+    assert photos_module.photo_protocol(ColourCLIP(), 4, None).passes == "joint"
 
 
 def test_corrupt_photos_are_skipped_and_named(folder, tmp_path):
