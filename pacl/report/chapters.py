@@ -19,7 +19,7 @@ from pacl.runtime.config import project_root
 STAGES = ("prepare", "features", "train", "patch_alignment", "segmentation", "scenes", "classification", "ablations")
 STAGES += ("consistency", "figures", "report")
 WHEN_NULL = {"short_side": "as it is", "window": "whole image", "window_stride": "–", "token_stride": "patch size"}
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "scikit-learn", "pillow", "textblob")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "scikit-learn", "pillow", "spacy")
 PACKAGES += ("matplotlib", "seaborn")
 DECIDING = ("pacl", "notebooks", "params.yaml", "data")  # what the numbers follow from
 

@@ -62,13 +62,13 @@ class Model(Section):
 
 
 class Features(Section):
-    """batch_size: images at a time. templates: the list of data/templates.yaml for noun prompts. nouns: the tagger that
-    finds a caption's nouns, see pacl.data.prompts.nouns.
+    """batch_size: images at a time. templates: the list of data/templates.yaml for noun prompts. nouns: the model of
+    spaCy that finds a caption's nouns.
     """
 
     batch_size: PositiveInt
     templates: str
-    nouns: Literal["textblob", "spacy"]
+    nouns: str
 
 
 class Train(Section):

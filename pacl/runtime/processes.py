@@ -7,6 +7,7 @@ import os
 import pickle
 import platform
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
@@ -75,6 +76,7 @@ def _send(compute, part: range, sender, inherited: list) -> None:
     for receiver in inherited:  # else this process would be a reader itself once the parent is killed
         receiver.close()
     keep_freed_memory()
+    take_own_locks()
     torch.set_num_threads(1)  # a fork must not use the threads that its parent had
     try:
         answer = compute(part), None
@@ -82,6 +84,14 @@ def _send(compute, part: range, sender, inherited: list) -> None:
         answer = None, error
     with suppress(BrokenPipeError):  # the parent was killed
         sender.send_bytes(pickle.dumps(answer))  # bytes: a shared-memory tensor ends with this process
+
+
+def take_own_locks() -> None:
+    """Gives a fork a lock of its own for its progress bars. It dies with tqdm's, which all forks share, if it is killed
+    while it draws, and may have been made while a thread of the parent held it: others, or it, would wait for ever.
+    """
+    for bar in (tqdm.tqdm, tqdm.auto.tqdm):
+        bar.set_lock(threading.RLock())
 
 
 def _receive(process, receiver) -> tuple:

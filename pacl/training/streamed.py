@@ -6,8 +6,7 @@ import hashlib
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +122,7 @@ class Reader(IterableDataset):
 
     def __init__(self, shards: list[str], seed: tuple, preprocess, noun_share: float, features: Features):
         self.shards, self.seed, self.preprocess, self.noun_share = shards, seed, preprocess, noun_share
-        self.tagger, self.templates = features.nouns, templates(features.templates)
+        self.model, self.templates = features.nouns, templates(features.templates)
 
     def __iter__(self):
         worker = get_worker_info()
@@ -132,34 +131,38 @@ class Reader(IterableDataset):
         bad, chunk = Counter(), []
         for sample in good_and_bad(self.shards[first::step], int(rng.integers(2**31)), bad):
             if sample:
-                chunk += self.decoded(rng, *sample[1:], bad)
+                chunk += decoded(self.preprocess, *sample[1:], bad)
             if len(chunk) + bad.total() >= CHUNK:  # counts bad ones too, so that bad shards aren't read to their end
-                yield hand_over(chunk, bad)
+                yield self.hand_over(rng, chunk, bad)
                 chunk = []
-        yield hand_over(chunk, bad)
+        yield self.hand_over(rng, chunk, bad)
 
-    def decoded(self, rng: np.random.Generator, image: bytes, caption: str, bad: Counter) -> list[tuple]:
-        """One sample's picture, text and key; none for a corrupt image, which is counted."""
-        try:
-            picture = self.preprocess(open_image(io.BytesIO(image)))
-        except ValueError:
-            bad["corrupt image"] += 1
-            return []
-        return [(picture, *self.draw(rng, caption))]
+    def hand_over(self, rng: np.random.Generator, chunk: list[tuple[Tensor, str]], bad: Counter) -> tuple:
+        pictures, captions = zip(*chunk, strict=True) if chunk else ((), ())
+        texts, keys = self.draw(rng, captions)
+        counted = dict(bad)  # not a Counter: torch would copy it by its update, which adds up
+        bad.clear()
+        images = torch.stack(pictures) if pictures else torch.zeros(0)
+        return images, texts, torch.tensor(keys, dtype=torch.long), counted
 
-    def draw(self, rng: np.random.Generator, caption: str) -> tuple[str, int]:
-        """The caption or, with probability noun_share, one of its nouns in one of the templates; and its key."""
-        find_nouns = partial(nouns, caption, self.tagger)
-        text, template = draw_text(rng, self.noun_share, [caption], find_nouns, self.templates)
-        return (template.format(text), key_of(f"noun {text}")) if template else (text, key_of(f"caption {text}"))
+    def draw(self, rng: np.random.Generator, captions: Sequence[str]) -> tuple[list[str], list[int]]:
+        """Each caption or, with probability noun_share, one of its nouns in one of the templates; and their keys."""
+        texts, keys = [], []
+        found = nouns(captions, self.model) if self.noun_share else [()] * len(captions)
+        for caption, its_nouns in zip(captions, found, strict=True):
+            text, template = draw_text(rng, self.noun_share, [caption], its_nouns, self.templates)
+            texts.append(template.format(text) if template else text)
+            keys.append(key_of(f"noun {text}" if template else f"caption {text}"))
+        return texts, keys
 
 
-def hand_over(chunk: list, bad: Counter) -> tuple:
-    pictures, texts, keys = zip(*chunk, strict=True) if chunk else ((), (), ())
-    counted = dict(bad)  # not a Counter: torch would copy it by its update, which adds up
-    bad.clear()
-    images = torch.stack(pictures) if pictures else torch.zeros(0)
-    return images, list(texts), torch.tensor(keys, dtype=torch.long), counted
+def decoded(preprocess, image: bytes, caption: str, bad: Counter) -> list[tuple[Tensor, str]]:
+    """One sample's picture, as CLIP takes it, and caption; none for a corrupt image, which is counted."""
+    try:
+        return [(preprocess(open_image(io.BytesIO(image))), caption)]
+    except ValueError:
+        bad["corrupt image"] += 1
+        return []
 
 
 def key_of(text: str) -> int:

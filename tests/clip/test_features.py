@@ -10,19 +10,13 @@ from PIL import Image
 from pacl.clip import load_clip
 from pacl.clip.features import Texts, batches, draw_text, patch_tokens, read_features, text_features, text_table
 from pacl.data.images import Images
-from pacl.data.prompts import nouns, templates
+from pacl.data.prompts import templates
 from pacl.runtime.files import read_json
 
 CAPTIONS = {
     "train": [["a dog and a cat", "one dog"], ["untitled"], ["a brick wall", "a dog and a cat"], ["a dog"]],
     "validation": [["one dog"], ["a duck on a brick wall"]],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tagger():
-    """Made before the text table's forks, which would take seconds each to make it."""
-    nouns("a cat")
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +95,13 @@ def test_only_captions_are_drawn_where_the_share_of_nouns_is_0(folder):
 
 
 def test_a_caption_or_a_noun_prompt_is_drawn_by_three_numbers():
-    """Nouns are looked for only when one is to be drawn."""
-
-    def draw(numbers, find_nouns, captions=("one", "two")):
+    def draw(numbers, nouns):
         rng = SimpleNamespace(random=lambda count: numbers)
-        return draw_text(rng, 0.5, captions, find_nouns, ["a {}", "the {}"])
+        return draw_text(rng, 0.5, ["one", "two"], nouns, ["a {}", "the {}"])
 
-    assert draw((0.5, 0.6, 0.9), lambda: pytest.fail("looked for")) == ("two", None)
-    assert draw((0.49, 0.4, 0.9), lambda: ["cat", "dog", "owl"]) == ("dog", "the {}")
-    assert draw((0.0, 0.4, 0.9), lambda: []) == ("one", None)
+    assert draw((0.5, 0.6, 0.9), ["cat"]) == ("two", None)
+    assert draw((0.49, 0.4, 0.9), ["cat", "dog", "owl"]) == ("dog", "the {}")
+    assert draw((0.0, 0.4, 0.9), []) == ("one", None)
 
 
 def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):

@@ -4,17 +4,16 @@ import json
 import multiprocessing
 import os
 import socket
-import threading
 
 import numpy as np
 import torch
-import tqdm.auto
 from safetensors.torch import save
 
 from pacl.clip.features import Texts
 from pacl.data.pairs import captioned_pairs
 from pacl.runtime.files import write_atomically
 from pacl.runtime.params import Pretrain, Train
+from pacl.runtime.processes import take_own_locks
 from pacl.training import distributed, resume
 from pacl.training.cached import CachedPairs
 from pacl.training.pretrain import model_config, pretrain
@@ -87,7 +86,7 @@ def interrupted(source, steps, error=KeyboardInterrupt):
 
 def stand_alone():
     """For a fork that will be killed: one thread, and no lock in common, which it might die with."""
-    tqdm.auto.tqdm.set_lock(threading.RLock())
+    take_own_locks()
     torch.set_num_threads(1)
 
 

@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
+from tqdm.auto import tqdm as tqdm_auto
 
 from pacl.runtime import processes
 from pacl.runtime.processes import in_parts, progress_bar
@@ -106,6 +109,32 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_a_lock_that_a_killed_fork_or_another_thread_holds_stops_no_fork():
+    """A fork dies while it draws its bar; then the parent forks while a thread of its own draws one."""
+
+    def dies(part):
+        with tqdm.get_lock(), tqdm_auto.get_lock():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def draws(part):
+        return len(list(progress_bar(part))), len(list(tqdm_auto(part, disable=False)))
+
+    def parent():
+        list(tqdm(range(1))), list(tqdm_auto(range(1)))  # they make their locks
+        with pytest.raises(ChildProcessError):
+            in_parts(dies, 9, 3)
+        assert draws(range(2)) == (2, 2) and in_parts(draws, 9, 3) == [(3, 3)] * 3
+        with tqdm.get_lock(), tqdm_auto.get_lock():
+            assert in_parts(draws, 9, 3) == [(3, 3)] * 3
+
+    process = multiprocessing.get_context("fork").Process(target=parent)
+    process.start()
+    process.join(30)
+    hangs = process.is_alive()
+    process.kill()
+    assert not hangs and process.exitcode == 0
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory can be told to stay")

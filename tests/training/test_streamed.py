@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from pacl.checkpoints import load_embedder
 from pacl.clip import load_clip
-from pacl.data.prompts import templates
+from pacl.data.prompts import ENGLISH, templates
 from pacl.runtime.params import Features
 from pacl.training.streamed import StreamedPairs, batches_of, key_of
 from pacl.training.train import train
@@ -35,7 +35,7 @@ def keys_of_all(shards):
 
 def streamed(clip, shards, pairs=28, batch_size=7, workers=0, max_bad_share=0.1, seed=5, noun_share=0.0, **texts):
     settings = params(pairs=pairs, batch_size=batch_size, seed=seed, noun_share=noun_share)
-    features = Features(**{"batch_size": 3, "templates": "seven", "nouns": "textblob"} | texts)
+    features = Features(**{"batch_size": 3, "templates": "seven", "nouns": ENGLISH} | texts)
     return StreamedPairs(clip, shards, settings, features, max_bad_share, workers=workers)
 
 
@@ -216,7 +216,7 @@ def test_the_data_are_told_from_other_data_another_clips_and_those_with_other_te
     others = [streamed(tiny_clip, fewer, 24), streamed(tiny_clip, turned)]
     others += [streamed(tiny_clip, shards | {min(shards): PAIRS + 1})]
     others += [streamed(load_clip("tiny", tiny_folder, tokens="value"), shards)]
-    changes = {"templates": "imagenet80"}, {"nouns": "spacy"}, {"max_bad_share": 0.5}
+    changes = {"templates": "imagenet80"}, {"nouns": "en_core_web_md"}, {"max_bad_share": 0.5}
     others += [streamed(tiny_clip, shards, **change) for change in changes]
     identities = [source.identity for source in (streamed(tiny_clip, shards), *others)]
     assert len(set(identities)) == len(identities) and streamed(tiny_clip, shards).identity == identities[0]

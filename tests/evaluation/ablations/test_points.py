@@ -243,7 +243,7 @@ def test_a_world_has_clips_own_reading_of_its_scenes_beside_the_trained_one(insi
 def test_a_world_is_drawn_read_and_trained_as_the_parameters_say(inside, monkeypatch, bfloat16_everywhere):
     params = load_params("mini", "prepare", "model", "features", "train", "protocols", "ablations")
     params.model = params.model.model_copy(update={"tokens": "value"})
-    params.features = params.features.model_copy(update={"templates": "one", "nouns": "spacy"})
+    params.features = params.features.model_copy(update={"templates": "one", "nouns": "en_core_web_md"})
     images, captions = read_pairs(inside / "data/prepared/mini", "train")
     asked = {}
 
@@ -283,7 +283,7 @@ def test_a_world_is_drawn_read_and_trained_as_the_parameters_say(inside, monkeyp
     assert (clip.tokens, clip.dtype, protocol, counts) == ("value", "bfloat16", params.protocols.native, [6])
     tokens, texts, measured_on, settings = asked["train"]
     assert measured_on == "scenes" and settings == Train.model_validate(params.train.model_dump() | BASE)
-    assert asked["texts"] == (captions[:2], "spacy") and len(tokens) == len(texts) == 2
+    assert asked["texts"] == (captions[:2], "en_core_web_md") and len(tokens) == len(texts) == 2
     assert texts.noun_features.shape[1] == 1 and texts.clip_identity == clip.identity
 
 
