@@ -33,7 +33,7 @@ def expectations(results: Results, chapters: list[str]) -> list[dict]:
 
 
 def numbers(results: Results, chapter: str) -> list[dict]:
-    """A chapter's numbers but PACL's: chapter, method, `under` and `of` as the rules have them, and here, in percent."""
+    """A chapter's numbers but PACL's: chapter, method, `under` and `of` as the rules have them, and here, in %."""
     metrics = results.metrics[chapter] or {}
     if chapter == "patch_alignment":
         on = results.params.patch_alignment.benchmark
