@@ -12,7 +12,7 @@ def speed(results: Results) -> list[dict]:
         return [say("no_speed")]
     items = results.speed["items"]
     return [
-        say("speed", missed=missed(items), machines=machines(items)),
+        say("speed", missed=missed(items), machines=machines(items), gpu="too" if "gpu" in items else "not measured"),
         *picture(results, "speed"),
         against_the_plain_way(items),
         *epoch(items),

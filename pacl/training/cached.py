@@ -1,6 +1,7 @@
 """Training batches from tokens and text embeddings that the stage features computed once (pacl.clip.features)."""
 
 import json
+import mmap
 from collections.abc import Iterator
 from itertools import islice
 
@@ -50,8 +51,7 @@ class CachedPairs:
                 pass
         for batch, text_embeddings, keys in islice(self._draws(epoch), start, None):
             own = np.array_split(np.arange(len(batch)), world_size)[rank]
-            tokens = torch.from_numpy(np.asarray(self.patches[batch[own]])).float()
-            yield tokens, text_embeddings[own], keys[own]
+            yield torch.from_numpy(rows_of(self.patches, batch[own])).float(), text_embeddings[own], keys[own]
 
     def _draws(self, epoch: int) -> Iterator[tuple]:
         """Numbers of images [B], text_embeddings [B, D] and keys [B] of each batch."""
@@ -67,7 +67,7 @@ class CachedPairs:
 def identity_of(patches: np.ndarray, texts: Texts) -> str:
     """A checksum of the texts and of the tokens of 64 images."""
     rows = np.linspace(0, len(patches) - 1, 64).astype(int)
-    arrays = patches[rows], texts.caption_features, texts.noun_features
+    arrays = rows_of(patches, rows), texts.caption_features, texts.noun_features
     numbers = json.dumps([patches.shape, texts.captions, texts.nouns]).encode()
     return checksum(numbers, *(np.ascontiguousarray(array).tobytes() for array in arrays))
 
@@ -76,4 +76,14 @@ def held_out(patches: np.ndarray, texts: Texts, settings: Train) -> Iterator[tup
     """Full batches of all pairs in order, each image with one of its captions."""
     rng, size = np.random.default_rng(0), min(settings.batch_size, len(patches))
     for batch in np.arange(len(patches) // size * size).reshape(-1, size):
-        yield torch.from_numpy(np.asarray(patches[batch])).float(), *texts.draw(rng, batch, 0.0)
+        yield torch.from_numpy(rows_of(patches, batch)).float(), *texts.draw(rng, batch, 0.0)
+
+
+def rows_of(patches: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of some rows. Of a memory map, the process then lets go of the pages: else it would come to hold all that
+    it has ever read, which for a hundred thousand images is tens of gigabytes.
+    """
+    found = np.asarray(patches[rows])
+    if isinstance(patches, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        patches._mmap.madvise(mmap.MADV_DONTNEED)
+    return found

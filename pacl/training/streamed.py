@@ -73,10 +73,20 @@ class StreamedPairs:
         Raises ValueError if too many samples are bad.
         """
         own = len(np.array_split(np.arange(self.settings.batch_size), world_size)[rank])
-        found = batches_of(self._chunks(epoch, rank, world_size), own)
-        for images, texts, keys in itertools.islice(found, start, self.steps):
-            tokens = torch.cat([self.clip.patch_features(part) for part in images.split(self.features.batch_size)])
-            yield tokens, self.clip.text_features(texts), keys
+        sizes = [len(part) for part in torch.arange(own).split(self.features.batch_size)]
+        pieces = pieces_of(self._chunks(epoch, rank, world_size), itertools.cycle(sizes))
+        h, w = self.clip.grid(self.clip.image_size, self.clip.image_size)
+        for number in range(self.steps):
+            tokens = torch.empty(own if number >= start else 0, h * w, self.width, device=self.clip.device)
+            texts, keys = [], []
+            for images, own_texts, own_keys in itertools.islice(pieces, len(sizes)):  # never all of a batch's images
+                if number >= start:
+                    tokens[len(texts) : len(texts) + len(images)] = self.clip.patch_features(images)
+                texts += own_texts
+                keys.append(own_keys)
+            if number >= start:
+                yield tokens, self.clip.text_features(texts), torch.cat(keys)
+            del tokens  # or it would be held while the next batch's are made
 
     def _chunks(self, epoch: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
         """Decoded samples without end: once this rank's shards are read, they are read again in another order."""
@@ -170,9 +180,9 @@ def key_of(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def batches_of(chunks: Iterator[tuple], size: int) -> Iterator[tuple[Tensor, list[str], Tensor]]:
-    """Chunks joined and split into batches of `size`; drops an incomplete last batch."""
-    waiting, count = [], 0
+def pieces_of(chunks: Iterator[tuple], sizes: Iterator[int]) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    """Chunks joined and split into pieces of these sizes in turn; drops an incomplete last piece."""
+    waiting, count, size = [], 0, next(sizes)
     for chunk in chunks:
         waiting.append(chunk)
         count += len(chunk[1])
@@ -181,6 +191,7 @@ def batches_of(chunks: Iterator[tuple], size: int) -> Iterator[tuple[Tensor, lis
             images, texts, keys = torch.cat(images), list(itertools.chain(*texts)), torch.cat(keys)
             yield images[:size], texts[:size], keys[:size]
             waiting, count = [(images[size:], texts[size:], keys[size:])], count - size
+            size = next(sizes)
 
 
 def open_stream(profile: str, shards: Path) -> StreamedPairs:

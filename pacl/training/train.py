@@ -125,8 +125,10 @@ def steps_of_epoch(run: Run, embedder, source, settings: Train, epoch: int) -> I
     """Trains the rest of an epoch, one step per iteration. Raises ValueError if the source ends early."""
     done = run.step - epoch * source.steps
     batches = source.batches(epoch, distributed.rank(), distributed.world_size(), done)
-    for number, batch in enumerate(islice(batches, source.steps - done), done):
+    for batch in islice(batches, source.steps - done):
+        number = run.step - epoch * source.steps
         run.losses.append(train_step(run, embedder, batch, settings, f"epoch {epoch + 1}, batch {number + 1}"))
+        del batch  # or it would be held while the next one is made
         run.step += 1
         yield
     if run.step != (epoch + 1) * source.steps:

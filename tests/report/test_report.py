@@ -344,7 +344,7 @@ def test_without_measurements_of_speed_a_sentence_says_how_to_measure(results):
 def test_measurements_of_two_machines_have_a_letter_each(results):
     results.speed["items"]["epoch"]["machine"] = {"processor": "Sextant", "cores": 2}
     said = costs.speed(results)
-    assert "on one machine: A on 3 cores of Abacus, B on 2 cores of Sextant, without a GPU" in said[0]["text"]
+    assert "on one machine: A on 3 cores of Abacus, B on 2 cores of Sextant; on a GPU" in said[0]["text"]
     assert [row[0] for row in of_kind(said, "table")[0]["rows"]] == [
         "phi, large (against two loops) [A]",
         "phi, small [A]",

@@ -30,6 +30,7 @@ from speed import (
     epoch,
     evaluation,
     features,
+    gpu,
     measuring,
     ranks,
     startup,
@@ -102,6 +103,39 @@ def test_the_losses_of_one_process_are_those_of_a_training(tmp_path, monkeypatch
     found, settings = ranks.losses(tmp_path), settings.model_copy(update=few)
     _, history = train(CachedPairs(*epoch.read_stand_in(tmp_path), settings), settings)
     assert np.mean(np.reshape(found, (2, 2)), axis=1) == pytest.approx([row["loss"] for row in history], abs=1e-5)
+
+
+def test_the_gpus_script_runs_in_a_small_form_and_compares_like_with_like(monkeypatch):
+    """Every row on the CPU: what a GPU would be measured with computes what the plain way computes."""
+    calls, timed = [], gpu.seconds
+    monkeypatch.setattr(gpu, "seconds", lambda call, *how: (calls.append(call), timed(call, *how))[1])
+    found = gpu.measure(gpu.SMALL, "cpu")
+    names = [one["name"] for one in found["rows"]]
+    assert [name.split(",")[0] for name in names] == [
+        "ViT-S-32-alt's patch tokens of 2 images",
+        "phi of all pairs",
+        "the same",
+        "a training step of 8 pairs at ViT-B/16's size",
+        "ViT-S-32-alt's tokens of a photo of 48 x 40",
+    ]
+    assert all(one["seconds"]["ours"] > 0 and one["gigabytes"]["ours"] >= 0 for one in found["rows"])
+    assert ["seconds" in one["ratio"] for one in found["rows"]] == [True, True, True, False, True]
+    assert "with no GPU" in found["machine"]["processor"] and "would take" in found["notes"][1]
+    ours, plain, _ = [call() for call in calls[4:7]]
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+    shifted, joint = (call() for call in calls[8:10])
+    assert shifted.shape == joint.shape == (1, 3 * 5, 384)
+
+
+def test_the_papers_epochs_on_gpus_by_hand(monkeypatch):
+    monkeypatch.setattr(gpu, "load_params", lambda *_: SimpleNamespace(train=SimpleNamespace(pairs=1_000_000)))
+    said = gpu.estimate({"images_a_second": 1000.0}, 2000.0, {"seconds_a_pair": 0.0005})  # 2 ms a pair, ten times
+    assert "5.56 hours on 1, 41.7 minutes on 8 such GPUs" in said
+
+
+def test_without_a_gpu_its_item_is_written_nowhere(on_a_new_machine, capsys):
+    assert not on_a_new_machine("gpu") and "The GPU is not measured" in capsys.readouterr().out
+    assert list(on_a_new_machine("gpu", "startup")["items"]) == list(ITEMS)
 
 
 # --- floors and memory ---
@@ -370,7 +404,7 @@ def measured_on(processor: str) -> dict:
     reading = row("reading", {"ours": 1.0}, bytes_a_second=RATES["read_bytes_a_second"])
     encoding = row("tokens", {"ours": 1.0}, gigabytes={"ours": 0.25}, seconds_an_image=0.08)
     step = row("step", {"ours": 1.0}, gigabytes={"ours": 0.5}, seconds_a_pair=0.002)
-    items = {name: {"rows": [row(name, {"ours": 1.0})]} for name in ITEMS}
+    items = {name: {"rows": [row(name, {"ours": 1.0})]} for name in (*ITEMS, "gpu")}
     items["features"] = {"rows": [reading, encoding], "seconds_a_photo": 0.01, "seconds_a_caption": 0.01}
     items["epoch"]["rows"].append(step)
     return {name: {"machine": ABACUS | {"processor": processor}} | item for name, item in items.items()}
@@ -392,7 +426,8 @@ def test_cost_by_hand_from_the_measured_rates():
 def on_a_new_machine(tmp_path, monkeypatch):
     """main(names) on the machine "new", where all was measured on the machine "old"; gives what it publishes."""
     (tmp_path / "reports").mkdir()
-    (tmp_path / "reports/speed.json").write_text(json.dumps(joined(measured_on("old"))))
+    old = {name: item for name, item in measured_on("old").items() if name in ITEMS}
+    (tmp_path / "reports/speed.json").write_text(json.dumps(joined(old)))
     published, new = [], {name: dict(item) for name, item in measured_on("new").items()}
     monkeypatch.setattr("speed.__main__.project_root", lambda: tmp_path)
     monkeypatch.setattr("speed.__main__.machine", lambda: ABACUS | {"processor": "new"})

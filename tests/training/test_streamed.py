@@ -1,6 +1,7 @@
 """Pairs streamed from shards: every pair once, over ranks and workers; CLIP's own features; bad samples counted."""
 
 import io
+import itertools
 import re
 from types import SimpleNamespace
 
@@ -15,8 +16,9 @@ from pacl.checkpoints import load_embedder
 from pacl.clip import load_clip
 from pacl.data.prompts import ENGLISH, templates
 from pacl.runtime.params import Features
-from pacl.training.streamed import StreamedPairs, batches_of, key_of
+from pacl.training.streamed import StreamedPairs, key_of, pieces_of
 from pacl.training.train import train
+from speed.measuring import held
 
 PAIRS = 4  # in each shard
 
@@ -108,6 +110,15 @@ def test_each_seed_epoch_reading_worker_and_rank_shuffles_a_shard_differently(ti
     source = streamed(tiny_clip, copies, 16, 8)
     first, again, second = ([texts for _, texts, _, _ in source.reader(0, rank, 2)] for rank in (0, 0, 1))
     assert first == again != second and sorted(first[0]) == sorted(second[0]) == [f"caption {i}" for i in range(8)]
+
+
+def test_a_batch_is_encoded_piece_by_piece_and_its_pictures_are_never_held_together(tiny_clip, tmp_path):
+    """What a batch takes beyond its tokens: a few pieces' pictures, not those of 400 pairs, 12 KB each."""
+    source = streamed(tiny_clip, one_shard(tmp_path, 400), 400, 400)
+    list(streamed(tiny_clip, one_shard(tmp_path, 400), 400, 4).batches(0, start=99))  # one-time allocations
+    taken = held(lambda: next(source.batches(0)))
+    pictures, tokens = (400 * size * 4 / 1e9 for size in (3 * 32 * 32, 16 * source.width))
+    assert taken < tokens + pictures / 2
 
 
 def test_batches_before_the_start_are_never_shown_to_clip(tiny_clip, shards, monkeypatch):
@@ -262,10 +273,10 @@ def test_chunks_become_batches():
         (torch.arange(4.0)[:, None], list("abcd"), torch.arange(4)),
         (torch.arange(4.0, 9)[:, None], list("efghi"), torch.arange(4, 9)),
     ]
-    batches = list(batches_of(iter(chunks), 3))
+    batches = list(pieces_of(iter(chunks), itertools.repeat(3)))
     assert [texts for _, texts, _ in batches] == [["a", "b", "c"], ["d", "e", "f"], ["g", "h", "i"]]
     assert torch.cat([images for images, _, _ in batches])[:, 0].tolist() == list(range(9))
-    assert [texts for _, texts, _ in batches_of(iter(chunks), 5)] == [list("abcde")]
+    assert [texts for _, texts, _ in pieces_of(iter(chunks), itertools.repeat(5))] == [list("abcde")]
 
 
 def test_real_shards_are_trained_on(real_data, tiny_clip):
