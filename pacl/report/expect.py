@@ -33,7 +33,7 @@ def expectations(results: Results, chapters: list[str]) -> list[dict]:
 
 
 def numbers(results: Results, chapter: str) -> list[dict]:
-    """A chapter's numbers but PACL's: chapter, method, `under` and `of` as the rules have them, and here, in percent."""
+    """A chapter's numbers but PACL's: chapter, method, `under` and `of` as the rules have them, and here, percent."""
     metrics = results.metrics[chapter] or {}
     if chapter == "patch_alignment":
         on = results.params.patch_alignment.benchmark
@@ -97,8 +97,8 @@ def part_of(one: dict, results: Results) -> str:
 
 def name_of(one: dict) -> str:
     if one["chapter"] == "patch_alignment":
-        return f"patch accuracy, {one['on']}, {one['method']}"
-    measure = f"mIoU, {one['of']}, {one['on']}" if one["chapter"] == "segmentation" else f"accuracy, {one['of']}"
+        return f"patch accuracy, {one['under']}, {one['method']}"
+    measure = f"mIoU, {one['of']}, {one['under']}" if one["chapter"] == "segmentation" else f"accuracy, {one['of']}"
     return f"{measure}, {one['method']}"
 
 
