@@ -1,7 +1,7 @@
 """The frozen CLIP as PACL needs it: patch tokens, also on denser grids, and text embeddings (paper, section 3)."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import product
 
@@ -122,6 +122,20 @@ class FrozenCLIP:
             return self._tokens(images, stride, grid, last_blocks, positions)
 
     @torch.no_grad()
+    def block_features(self, images: Tensor) -> Iterator[Tensor]:
+        """The patch tokens that each block leaves, before the final LayerNorm, [B, N, D_v] a block; none for a
+        network of timm's.
+        """
+        if self.is_timm:
+            return
+        images = self._on_device(images)
+        with self._precision():
+            x = self._embedded(images, self.patch_size, self.grid(*images.shape[2:]))
+            for block in self.model.visual.transformer.resblocks:
+                x = whole_block(block, x)
+                yield x[:, 1:].float()
+
+    @torch.no_grad()
     def project(self, patch_features: Tensor) -> Tensor:
         """The baseline "CLIP": its own projection of patch tokens into the text space, [B, N, D_v] -> [B, N, D]."""
         visual, patch_features = self.model.visual, patch_features.to(self.device)
@@ -211,16 +225,20 @@ class FrozenCLIP:
         """open_clip's transformer, except for the stride, the position embeddings and the last block: that block's
         outputs [B, 1 + N, D_v] before the final LayerNorm.
         """
+        *blocks, last = self.model.visual.transformer.resblocks
+        x = self._embedded(images, stride, grid, positions)
+        for block in blocks:
+            x = whole_block(block, x)
+        return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
+
+    def _embedded(self, images: Tensor, stride: int, grid: tuple[int, int], positions: str = "exact") -> Tensor:
+        """What the first block reads, [B, 1 + N, D_v]."""
         visual = self.model.visual
         x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
         x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on, except for autocast's operations
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
         place = resize_position_embedding(visual.positional_embedding, visual.grid_size, grid, positions)
-        x = visual.ln_pre(x + place)
-        *blocks, last = visual.transformer.resblocks
-        for block in blocks:
-            x = whole_block(block, x)
-        return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
+        return visual.ln_pre(x + place)
 
     def _norm(self, x: Tensor) -> Tensor:
         return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()

@@ -24,7 +24,14 @@ from pacl.data.benchmark import Benchmark
 from pacl.data.prepared import ImageSet, all_scenes
 from pacl.data.prompts import templates
 from pacl.label_maps import idle_rule, label_maps
-from pacl.metrics import confusion_matrix, iou_per_class, mean_iou, mean_iou_labelled, pixel_accuracy
+from pacl.metrics import (
+    confusion_matrix,
+    iou_per_class,
+    mean_iou,
+    mean_iou_foreground,
+    mean_iou_labelled,
+    pixel_accuracy,
+)
 from pacl.runtime.config import load_params
 from pacl.runtime.files import read_json, write_json
 from pacl.runtime.params import Protocol
@@ -160,14 +167,12 @@ def write_segmentation(folder: Path, confmats: dict[str, Confmats], image_sets: 
     """Writes segmentation.json, iou_by_class.csv and confusion_matrices.npz, of confusion matrices by protocol,
     benchmark and method; returns what the JSON holds.
     """
-    result, names = (
-        scores(confmats),
-        {name: b.names for one in image_sets.values() for name, b in one.benchmarks.items()},
-    )
+    benchmarks = benchmarks_of(image_sets)
+    result = scores(confmats, benchmarks)
     rows = [
         (*key, name, iou)
         for key, confmat in each(confmats)
-        for name, iou in zip(names[key[0]], iou_per_class(confmat).tolist(), strict=True)
+        for name, iou in zip(benchmarks[key[0]].names, iou_per_class(confmat).tolist(), strict=True)
     ]
     write_json(folder / "segmentation.json", result)
     table = pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "class", "iou"])
@@ -192,11 +197,19 @@ def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict
         raise ValueError(f"{path} is corrupt ({error}): remove it and run `dvc repro segmentation`.") from None
 
 
-def scores(confmats: dict[str, Confmats]) -> dict:
-    """benchmark -> protocol -> method -> each of MEASURES, of confusion matrices by protocol, benchmark and method."""
+def benchmarks_of(image_sets: ImageSets) -> dict[str, Benchmark]:
+    return {name: benchmark for one in image_sets.values() for name, benchmark in one.benchmarks.items()}
+
+
+def scores(confmats: dict[str, Confmats], benchmarks: dict[str, Benchmark]) -> dict:
+    """benchmark -> protocol -> method -> each of MEASURES, of confusion matrices by protocol, benchmark and method;
+    miou_foreground where the benchmark has a background.
+    """
     found = {}
     for (benchmark, protocol, method), confmat in each(confmats):
         of_method = {name: measure(confmat) for name, measure in MEASURES.items()}
+        if benchmarks[benchmark].has_background:
+            of_method["miou_foreground"] = mean_iou_foreground(confmat)
         found.setdefault(benchmark, {}).setdefault(protocol, {})[method] = of_method
     return found
 
@@ -226,7 +239,7 @@ def measure_profile(profile: str, output: Path) -> None:
             for key, protocol in params.protocols.named(settings.protocols).items()
         }
         if distributed.rank() == 0:
-            write_json(output, scores(confmats))
+            write_json(output, scores(confmats, benchmarks_of(image_sets)))
 
 
 if __name__ == "__main__":

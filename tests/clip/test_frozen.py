@@ -44,6 +44,15 @@ def test_plain_tokens_are_open_clips_own(tiny):
     torch.testing.assert_close(clip.project(tokens), tokens @ reference.visual.proj)
 
 
+def test_tokens_of_every_block_are_open_clips_own(tiny):
+    clip, reference, _ = tiny
+    expected = reference.visual.forward_intermediates(images(), output_fmt="NLC")["image_intermediates"]
+    found = list(clip.block_features(images()))
+    assert len(found) == len(expected) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
 def test_tokens_of_a_real_architecture_are_open_clips_own():
     clip = load_clip("ViT-B/32", "random", device="cpu")
     assert (clip.random_weights, clip.width, clip.dim, clip.patch_size, clip.image_size) == (True, 768, 512, 32, 224)
@@ -329,11 +338,14 @@ def test_timms_networks_take_any_size_as_timms_own_do(name, image, patch, prefix
     torch.testing.assert_close(half[:, 1::2, ::2].flatten(1, 2), lower, **CLOSE)
 
 
-def test_at_its_own_size_timms_network_gives_what_open_clip_computes(timms):
-    """With the trunk that open_clip built: the one for any size has the same weights."""
+def test_at_its_own_size_timms_network_is_that_of_one_size(timms):
+    """The reference is the network as open_clip builds it, with the same weights."""
     clip, x = load_config(timms("token")), images()
+    plain = timm.create_model("nano", num_classes=16, global_pool="token").eval()
+    plain.load_state_dict(clip.model.visual.trunk.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(clip.image_features(x), F.normalize(clip.model.encode_image(x), dim=-1), **CLOSE)
+        torch.testing.assert_close(clip.patch_features(x), plain.forward_features(x)[:, 3:], **CLOSE)
+        torch.testing.assert_close(clip.image_features(x), F.normalize(plain(x), dim=-1), **CLOSE)
     large = clip.patch_features(images(2, 64, 48))
     assert large.shape == (2, 8 * 6, 32) and clip.project(large).shape == (2, 48, 16)
 
@@ -342,6 +354,10 @@ def test_siglip_is_refused_with_the_reason():
     vision = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
     with pytest.raises(ValueError, match=r"has no class token .*SigLIP.*nothing projects a single patch into the text"):
         load_config({**TINY, "custom_text": True, "vision_cfg": vision})
+
+
+def test_the_blocks_of_timms_networks_are_not_looked_into(timms):
+    assert list(load_config(timms("token")).block_features(images())) == []
 
 
 def test_where_timm_averages_patches_their_mean_projected_is_the_images_embedding(timms):

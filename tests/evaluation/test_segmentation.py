@@ -155,7 +155,7 @@ def test_a_profile_measured_by_two_ranks_has_the_numbers_of_one_process(split, t
 
     assert run_together(2, measure_rank) == [0, 0]
     confmats = {"whole": measure(split[0], PROTOCOLS["whole"], METHODS, batch_size=2)}
-    assert json.loads((tmp_path / "found.json").read_text()) == rounded(segmentation.scores(confmats))
+    assert json.loads((tmp_path / "found.json").read_text()) == rounded(segmentation.scores(confmats, BENCHMARKS))
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
@@ -174,6 +174,15 @@ def test_the_command_measures_a_profile_into_a_file_that_can_be_written(tmp_path
         monkeypatch.setattr("sys.argv", ["pacl.evaluation.segmentation", *arguments])
         with pytest.raises(SystemExit, match=message):
             runpy.run_module("pacl.evaluation.segmentation", run_name="__main__")
+
+
+def test_only_a_benchmark_with_a_background_has_a_mean_over_the_foreground():
+    confmat = torch.tensor([[2, 2, 0], [0, 4, 0], [1, 0, 1]])
+    confmats = {"native": {name: {"pacl": confmat} for name in BENCHMARKS}}
+    found = segmentation.scores(confmats, BENCHMARKS)
+    assert "miou_foreground" not in found["plain"]["native"]["pacl"]
+    foreground = found["with_background"]["native"]["pacl"]["miou_foreground"]
+    assert foreground == pytest.approx((4 / 6 + 1 / 2) / 2)
 
 
 def test_what_is_written_is_measured_by_hand_and_read_back(tmp_path):

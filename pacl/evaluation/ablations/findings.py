@@ -16,12 +16,22 @@ GROUPS = {
         "Inner softmax: scoring and scale",
         {
             "scale_1": "cosine × 1",
+            "unit_1": "cosine × 1, of tokens of length 1 (public code)",
             "scale_3": "cosine × 3",
             "default": "cosine × 10",
             "scale_30": "cosine × 30",
             "scale_100": "cosine × 100",
-            "dot_1": "dot × 1",
+            "dot_1": "dot × 1 (public code)",
             "dot_10": "dot × 10",
+        },
+    ),
+    "temperature": (
+        "Temperature of the loss: learned, or fixed?",
+        {
+            "default": "learned",
+            "fixed_100": "fixed, × 100 (CLIP's)",
+            "fixed_10": "fixed, × 10 (public code)",
+            "fixed_1": "fixed, × 1",
         },
     ),
     "activation": (
