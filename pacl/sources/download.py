@@ -35,7 +35,7 @@ SPARE = 1.1  # of an archive's size: what its files take on a disk
 
 
 class DownloadError(ValueError):
-    """What is needed doesn't fit on the disk."""
+    """What is needed doesn't fit on the disk, or isn't known."""
 
 
 class Bar(tqdm):
@@ -47,8 +47,11 @@ class Bar(tqdm):
 
 def lacking(raw: Path, settings: Prepare, only: list[str] | None = None) -> dict[str, dict]:
     """The sets that the settings need and that are missing in raw, by their keys in data/downloads.toml or, if they
-    aren't there, by their names; each with `get`, the manual way. only: keys, of no others.
+    aren't there, by their names; each with `get`, the manual way. only: keys, of no others. Raises DownloadError for
+    an unknown one.
     """
+    if odd := set(only or ()) - known_sets().keys():
+        raise DownloadError(f"{min(odd)!r} is not a data set that can be named; there are {', '.join(known_sets())}.")
     rows = [missing(Path(folder), dataset, split) for folder, dataset, split in wanted(raw, settings)]
     key_of = {one["name"]: key for key, one in known_sets().items()}
     found = {}
@@ -253,11 +256,9 @@ def get_all(raw: Path, settings: Prepare, only: list[str] | None, mirror: str | 
 
 def get_weights(model: Model, *, dry: bool) -> None:
     """Downloads CLIP's weights if they have an open_clip tag. Raises FileNotFoundError if they can't be had."""
-    if model.pretrained == "random" or (project_root() / model.pretrained).exists():
+    if model.pretrained == "random" or "/" in model.pretrained or Path(model.pretrained).exists():
         return
-    print(
-        f"weights: {model.backbone} {model.pretrained}, by open_clip into its cache unless they are there", flush=True
-    )
+    print(f"weights: {model.backbone} {model.pretrained}, by open_clip unless its cache has them", flush=True)
     if not dry:
         from pacl.clip.weights import fetch_weights  # takes seconds to import
 

@@ -342,11 +342,14 @@ def test_timms_networks_take_any_size_as_timms_own_do(name, image, patch, prefix
     torch.testing.assert_close(half[:, 1::2, ::2].flatten(1, 2), lower, **CLOSE)
 
 
-def test_at_its_own_size_timms_network_gives_what_open_clip_computes(timms):
-    """With the trunk that open_clip built: the one for any size has the same weights."""
+def test_at_its_own_size_timms_network_is_that_of_one_size(timms):
+    """The reference is the network as open_clip builds it, with the same weights."""
     clip, x = load_config(timms("token")), images()
+    plain = timm.create_model("nano", num_classes=16, global_pool="token").eval()
+    plain.load_state_dict(clip.model.visual.trunk.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(clip.image_features(x), F.normalize(clip.model.encode_image(x), dim=-1), **CLOSE)
+        torch.testing.assert_close(clip.patch_features(x), plain.forward_features(x)[:, 3:], **CLOSE)
+        torch.testing.assert_close(clip.image_features(x), F.normalize(plain(x), dim=-1), **CLOSE)
     large = clip.patch_features(images(2, 64, 48))
     assert large.shape == (2, 8 * 6, 32) and clip.project(large).shape == (2, 48, 16)
 

@@ -41,7 +41,9 @@ SHOWN_BY = {
     f'{SEGMENT} out.ipynb images=photos prompts="cat,sofa,wall"': "the_notebook_writes_everything_next_to_the_photos",
     f"{SEGMENT} out.ipynb images=photos {IN_REPOSITORY}": "photos_are_segmented_with_what_is_in_the_repository",
     "make rehearse PROFILE=flickr8k DATA=data/raw": "make_rehearse_names_what_is_missing",
-    "dvc exp run -S 'profiles=[mini,flickr8k]'": "named_profiles_are_there",
+    "make data PROFILE=flickr8k": "make_data_and_make_reproduce_say_what_can_t_be_had",
+    "make reproduce PROFILE=flickr8k": "make_data_and_make_reproduce_say_what_can_t_be_had",
+    "python -m pacl.report expect flickr8k": "the_command_says_it_and_its_status_tells",
     "python -m pacl.report flickr8k": "command_line_shows_report_and_claims",
     "jupyter lab notebooks": "jupyterlab_runs_a_notebook_from_top_to_bottom",
     "python -m pacl.notebook strip notebooks/*.ipynb": "notebooks_are_as_strip_leaves_them",
@@ -82,11 +84,6 @@ def test_the_tree_names_each_folder_and_root_file_of_the_library():
     there = [f"{path.parent.name}/" for path in ROOT.glob("pacl/*/__init__.py")]
     there += [path.stem for path in ROOT.glob("pacl/[!_]*.py")]
     assert sorted(named) == sorted(there)
-
-
-def test_named_profiles_are_there():
-    profiles = re.search(r"profiles=\[([^]]*)\]", README)[1].split(",")
-    assert set(profiles) <= set(yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def test_the_committed_run_has_what_dvc_shows():

@@ -285,9 +285,11 @@ def test_a_dry_run_lists_and_writes_nothing(web, tmp_path, capsys):
     assert web.log == [] and not raw.exists()
 
 
-def test_only_some_sets(web, tmp_path):
+def test_only_some_sets(web, tmp_path, capsys):
     assert main(["flickr8k", "--data", str(tmp_path / "raw"), "--only", "voc"]) == 0
     assert {name.split("/")[0] for name in hold(tmp_path / "raw")} == {"VOCdevkit", ".download.lock"}
+    assert main(["flickr8k", "--data", str(tmp_path / "raw"), "--only", "vox"]) == 1
+    assert "'vox' is not a data set that can be named; there are flickr8k, " in capsys.readouterr().err
 
 
 def test_a_set_in_another_layout_is_left_alone(web, tmp_path, capsys):
@@ -313,6 +315,17 @@ def test_what_needs_an_account_is_said_and_never_asked_for(web, tmp_path, capsys
     assert len(told) == 3 and web.log == []
     assert any(line.startswith("Cityscapes: not downloaded, because it is given to registered users") for line in told)
     assert any("register at image-net.org" in line for line in told)
+
+
+def test_weights_with_a_tag_are_fetched_and_files_are_not(monkeypatch, capsys):
+    asked, model = [], load_params("flickr8k", "model").model
+    monkeypatch.setattr("pacl.clip.weights.fetch_weights", lambda *names: asked.append(names))
+    download.get_weights(model, dry=True)
+    assert asked == [] and "weights: ViT-B-16 openai" in capsys.readouterr().out
+    download.get_weights(model, dry=False)
+    for other in ("random", "data/photoclip", str(ROOT / "data/miniclip")):
+        download.get_weights(model.model_copy(update={"pretrained": other}), dry=False)
+    assert asked == [("ViT-B-16", "openai")]
 
 
 def test_the_mini_world_needs_nothing(capsys):

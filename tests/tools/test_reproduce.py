@@ -1,5 +1,7 @@
 """One command for a profile: its pipeline without a change to a tracked file, and what it says of stages at the end."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,3 +121,59 @@ def test_it_ends_with_the_claims_and_the_stages(monkeypatch, capsys):
     assert main([]) == 0
     assert capsys.readouterr().out == "the claims\n\nRan now: train, report.\n"
     assert main(["mini", "--force"]) == 0 and "Ran now: report.\nNot run: train.\n" in capsys.readouterr().out
+
+
+def make(folder: Path, *words: str, **environment) -> subprocess.CompletedProcess:
+    """make in a copy of what it needs before anything is installed; nothing answers at the mirror's address."""
+    for name in ("Makefile", "params.yaml", "data/downloads.toml", *map(str, Path("pacl/sources").glob("*.py"))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pacl/__init__.py", folder / "pacl")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    environment = os.environ | {"PACL_MIRROR": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    command = ["make", *words, f"PYTHON={sys.executable} -I -S {folder / 'isolated.py'}"]
+    (folder / "isolated.py").write_text(ISOLATED)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
+
+
+ISOLATED = """
+import runpy, sys
+sys.path.insert(0, ".")
+if sys.argv[1] == "-c":
+    exec(sys.argv[2])
+else:
+    module, sys.argv = sys.argv[2], sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "profile, sentence",
+    [
+        ("flickr8k", "Flickr8k, PASCAL VOC 2012 must be downloaded, and none of 127.0.0.1:9 answers"),
+        ("paper", "Cityscapes must be got by hand: it is given to registered users only"),
+        ("nope", "'nope' is not a profile of params.yaml; it has mini, flickr8k"),
+    ],
+)
+def test_make_data_and_make_reproduce_say_what_can_t_be_had(tmp_path, profile, sentence, monkeypatch):
+    """Before anything is installed or written, by a Python without any package."""
+    monkeypatch.chdir(ROOT)
+    done = make(tmp_path, "reproduce", f"PROFILE={profile}")
+    assert done.returncode != 0 and sentence in done.stderr and "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".git",
+        "Makefile",
+        "params.yaml",
+        "data",
+        "pacl",
+        "isolated.py",
+    }
+    plan = make(tmp_path, "-n", "-o", ".venv/.installed", "data", f"PROFILE={profile}", "ONLY=voc coco", "DATA=here")
+    assert plan.stdout.splitlines()[-1] == f"python -m pacl.sources.download {profile} --only voc coco --data here"
+
+
+def test_make_reproduce_alone_is_mini_and_force_is_passed_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = make(tmp_path, "-n", "-o", ".venv/.installed", "reproduce", "FORCE=1").stdout.splitlines()
+    assert plan[-1] == "python -m pacl.tools.reproduce mini --force"
+    assert "pacl.sources.addresses mini" in plan[-2]
