@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
-from pacl.data.images import Masks, endings, pictures_in
+from pacl.data.images import Masks, endings, pictures_in, unreadable
 from pacl.runtime.config import project_root, read_yaml
 from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of
 
@@ -189,26 +189,29 @@ def shown(names: list[str]) -> str:
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:
     """Raises ValueError if a mask and its upright image differ in size; reads only the files' headers."""
-    for image_path, mask_path in zip(images, masks, strict=True):
-        try:
-            with Image.open(image_path) as image:
-                turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
-                size, other = size_of(mask_path), turned.size
-        except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
-            raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
-        if size != other:
+    for image, mask in zip(images, masks, strict=True):
+        (stored, upright), (size, _) = sizes_of(image), sizes_of(mask)
+        if size != upright:
+            turned, remedy = "", "make them equal in size"
+            if size == stored:
+                turned, remedy = " after its EXIF tag turns it", "turn the mask, too, or remove the tag"
             raise ValueError(
-                f"{mask_path} has {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: make "
-                "them equal in size."
+                f"{mask} has {size[0]} x {size[1]} pixels, its image {image} {upright[0]} x {upright[1]}{turned}: "
+                f"{remedy}."
             )
 
 
-def size_of(mask: Path) -> tuple[int, int]:
-    """The width and height of a mask, from its file's header."""
-    if mask.suffix.lower() == ".npy":
-        return np.load(mask, mmap_mode="r").shape[1::-1]
-    with Image.open(mask) as image:
-        return image.size
+def sizes_of(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The width and height of an image as stored, by the file's header, and once it is upright."""
+    try:
+        if path.suffix.lower() == ".npy":
+            size = np.load(path, mmap_mode="r").shape[1::-1]
+            return size, size
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
+            return image.size, turned.size
+    except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
+        raise ValueError(unreadable(path, error)) from None
 
 
 def count_values(masks: list[Path], benchmarks: list[Benchmark]) -> np.ndarray:

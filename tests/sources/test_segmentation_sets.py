@@ -457,8 +457,12 @@ def test_a_mask_of_another_size_than_its_image_is_named_before_anything_runs(tmp
     exif[0x0112] = 6  # the same photo, stored lying on its side
     write_image(images[1], size=(4, 6), exif=exif)
     check_sizes(images, masks)
+    write_image(masks[1], size=(4, 6))  # a mask of the photo as it is stored
+    turned = "y.png has 4 x 6 pixels, its image .*y.jpg 6 x 4 after its EXIF tag turns it: turn the mask, too, or rem"
+    with pytest.raises(ValueError, match=turned):
+        check_sizes(images, masks)
     images[0].write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"x.jpg or .*x.png can't be read .*: replace or remove both.$"):
+    with pytest.raises(ValueError, match=r"x.jpg can't be read .*: replace or remove it.$"):
         check_sizes(images, masks)
 
 
