@@ -40,7 +40,7 @@ def test_suffixes_in_capitals_are_read_and_a_member_without_a_suffix_belongs_to_
 
 
 def test_dots_in_names_are_the_reason(tmp_path):
-    """A key ends at the first dot: photo.v1 and photo.v2 are both the sample "photo". A shard's own name may have dots."""
+    """A key ends at the first dot: photo.v1 and photo.v2 are both the sample "photo". A shard itself may have dots."""
     names = {f"000000000.{suffix}": None for suffix in ("jpg", "txt", "json")}
     dotted = {f"photo.v{i}.{suffix}": data for i in (1, 2) for suffix, data in (("jpg", jpeg()), ("txt", b"a dog"))}
     shard = write_shard(tmp_path / "cc3m.v1.0.tar", 0, 1, **names, **dotted)
