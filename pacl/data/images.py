@@ -37,7 +37,7 @@ def pictures_in(folder: Path, wanted: Container[str] = (), *, recursive: bool = 
     )
     parts = [f"{count} x {ending}" for ending, count in sorted(others.items())]
     if below := len(pictures) - len(taken):
-        parts.append(f"{below} pictures in folders below")
+        parts.append(f"{below} x pictures in folders below")
     return taken, f"Left out of {folder}: {', '.join(parts)}." if parts else ""
 
 

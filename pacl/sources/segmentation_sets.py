@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
 from pacl.data.images import Masks, endings, pictures_in, unreadable
 from pacl.runtime.config import project_root, read_yaml
-from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of
+from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of, shown
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
@@ -178,13 +178,8 @@ def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], l
 
 def listed_name(line: str) -> str:
     """The name of an image in a split's line, which may also have its folder, its ending and its mask."""
-    path = PurePosixPath(line.split()[0])
+    path = PurePosixPath(re.split(r"[\s,;]", line)[0].replace("\\", "/"))
     return path.stem if path.suffix.lower() in endings() else path.name
-
-
-def shown(names: list[str]) -> str:
-    """The number of names and the first three, for a message."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "0"
 
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:

@@ -421,7 +421,16 @@ def test_masks_that_fit_no_image_are_described(tmp_path):
     )
 
 
-@pytest.mark.parametrize("line", ["{}", "{}.jpg", "JPEGImages/{}.jpg SegmentationClass/{}.png", "/JPEGImages/{}.jpg"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "{}.jpg",
+        "JPEGImages/{}.jpg SegmentationClass/{}.png",
+        "/JPEGImages/{}.jpg",
+        "JPEGImages\\{}.jpg,SegmentationClass\\{}.png",
+    ],
+)
 def test_a_list_may_have_folders_and_endings(tmp_path, line):
     write_voc(tmp_path, val=["2007_000033", "2011_000003"])
     text = "".join(line.replace("{}", name) + "\n" for name in ("2011_000003", "2007_000033"))
