@@ -37,7 +37,7 @@ def pictures_in(folder: Path, wanted: Container[str] = (), *, recursive: bool = 
     )
     parts = [f"{count} x {ending}" for ending, count in sorted(others.items())]
     if below := len(pictures) - len(taken):
-        parts.append(f"{below} pictures in folders below")
+        parts.append(f"{below} x pictures in folders below")
     return taken, f"Left out of {folder}: {', '.join(parts)}." if parts else ""
 
 
@@ -112,7 +112,7 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
     except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
-        raise ValueError(f"{path} can't be read as an image ({error}): replace or remove it.") from None
+        raise ValueError(unreadable(path, error)) from None
     if not mask:
         refuse_no_range(image, path)
     if image.mode == "F":
@@ -122,6 +122,14 @@ def open_image(path: str | Path, *, mask: bool = False) -> Image.Image:
             f"{path} holds colours ({image.mode}), not one label per pixel: save it with a palette or as greyscale."
         )
     return image.point(lambda value: value // scale) if scale > 1 else image
+
+
+def unreadable(path: str | Path, error: Exception) -> str:
+    """Why Pillow can't open a file, and what to do."""
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6  # Pillow itself only warns of half as many
+        return f"{path} has more than {limit:.3g} million pixels, the most that are read: scale it down or remove it."
+    return f"{path} can't be read as an image ({error}): replace or remove it."
 
 
 def as_rgb(image: Image.Image, name: str | Path = "The picture") -> Image.Image:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pacl.sources.layouts import parts_of, text_of
+from pacl.data.images import pictures_in
+from pacl.sources.layouts import parts_of, shown, text_of
 
 CAPTIONS_AN_IMAGE = 5
 HEADERS = (["image", "caption"], ["image_name", "comment_number", "comment"])  # of captions.txt
@@ -63,12 +64,18 @@ def captioned(folder: str | Path, dataset: dict) -> tuple[list[Path], list[list[
     captions: dict[str, list[str]] = {}
     for name, caption in rows_of(paths["captions"]):
         captions.setdefault(name, []).append(caption.strip())
-    files = (path.relative_to(paths["photos"]).as_posix() for path in paths["photos"].rglob("*") if path.is_file())
+    pictures, left_out = pictures_in(paths["photos"])
+    files = [path.relative_to(paths["photos"]).as_posix() for path in pictures]
     present = set(files) & captions.keys()
     if not present:
-        raise FileNotFoundError(f"{paths['photos']} has no image that {paths['captions']} names: unpack both again.")
+        raise FileNotFoundError(
+            f"{paths['photos']} has no image that {paths['captions']} names; the images are {shown(files)}, the names "
+            f"{shown([*captions])}: write each image's path in that folder, or unpack both again."
+        )
     if dataset is OWN:
-        return own_captions(paths, captions, present)
+        found, names, note = own_captions(paths, captions, present)
+        silent = f"{len(files) - len(present)} images have no line there." if len(files) > len(present) else ""
+        return found, names, " ".join(filter(None, (note, silent, left_out)))
     for name in present:
         few, many = len(captions[name]) < CAPTIONS_AN_IMAGE, len(captions[name]) > CAPTIONS_AN_IMAGE
         if few or not all(captions[name]) or (many and dataset is not COCO):

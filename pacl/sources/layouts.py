@@ -63,6 +63,11 @@ def by_stem(paths: Iterable[Path], ending: str) -> dict[str, Path]:
     return by_name
 
 
+def shown(names: list[str]) -> str:
+    """The number of names and the first three, for a message."""
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "0"
+
+
 def lines_of(path: Path) -> list[str]:
     """The lines of a class list or a split, without blank ones."""
     return [line.strip() for line in text_of(path).splitlines() if line.strip()]

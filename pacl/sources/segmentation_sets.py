@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
-from pacl.data.images import Masks, endings, pictures_in
+from pacl.data.images import Masks, endings, pictures_in, unreadable
 from pacl.runtime.config import project_root, read_yaml
-from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of
+from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of, shown
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
@@ -178,37 +178,35 @@ def scenes(folder: str | Path, dataset: dict, split: str) -> tuple[list[Path], l
 
 def listed_name(line: str) -> str:
     """The name of an image in a split's line, which may also have its folder, its ending and its mask."""
-    path = PurePosixPath(line.split()[0])
+    path = PurePosixPath(re.split(r"[\s,;]", line)[0].replace("\\", "/"))
     return path.stem if path.suffix.lower() in endings() else path.name
-
-
-def shown(names: list[str]) -> str:
-    """The number of names and the first three, for a message."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "0"
 
 
 def check_sizes(images: list[Path], masks: list[Path]) -> None:
     """Raises ValueError if a mask and its upright image differ in size; reads only the files' headers."""
-    for image_path, mask_path in zip(images, masks, strict=True):
-        try:
-            with Image.open(image_path) as image:
-                turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
-                size, other = size_of(mask_path), turned.size
-        except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
-            raise ValueError(f"{image_path} or {mask_path} can't be read ({error}): replace or remove both.") from None
-        if size != other:
+    for image, mask in zip(images, masks, strict=True):
+        (stored, upright), (size, _) = sizes_of(image), sizes_of(mask)
+        if size != upright:
+            turned, remedy = "", "make them equal in size"
+            if size == stored:
+                turned, remedy = " after its EXIF tag turns it", "turn the mask, too, or remove the tag"
             raise ValueError(
-                f"{mask_path} has {size[0]} x {size[1]} pixels, its image {image_path} {other[0]} x {other[1]}: make "
-                "them equal in size."
+                f"{mask} has {size[0]} x {size[1]} pixels, its image {image} {upright[0]} x {upright[1]}{turned}: "
+                f"{remedy}."
             )
 
 
-def size_of(mask: Path) -> tuple[int, int]:
-    """The width and height of a mask, from its file's header."""
-    if mask.suffix.lower() == ".npy":
-        return np.load(mask, mmap_mode="r").shape[1::-1]
-    with Image.open(mask) as image:
-        return image.size
+def sizes_of(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The width and height of an image as stored, by the file's header, and once it is upright."""
+    try:
+        if path.suffix.lower() == ".npy":
+            size = np.load(path, mmap_mode="r").shape[1::-1]
+            return size, size
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) > 1 else image
+            return image.size, turned.size
+    except Exception as error:  # Pillow's decoders raise nearly any kind for a damaged file
+        raise ValueError(unreadable(path, error)) from None
 
 
 def count_values(masks: list[Path], benchmarks: list[Benchmark]) -> np.ndarray:

@@ -27,6 +27,7 @@ SHARDS = {
     "terms": "CC3M and CC12M: Google's terms, free use; YFCC15M: Creative Commons licences of the photos",
 }
 NOT_UTF8 = "caption not in UTF-8"
+DOTS = "more than one dot in a name"
 BUFFER = 1000  # samples from which the next is drawn at random, to separate neighbours in a shard
 
 
@@ -51,10 +52,11 @@ def survey(shards: list[Path], max_bad_share: float) -> tuple[list[int], str]:
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in bad.most_common()) or "none is there"
     everything = good + bad.total()
     sentence = f"{bad.total():,} of {everything:,} samples in the shards are bad ({reasons}), the first in {first}"
+    rename = "leave one dot in each name, " if DOTS in bad else ""
     if not good or bad.total() > max_bad_share * everything:
         raise ValueError(
-            f"{sentence}: let each image lie next to its caption in the tar, download the shards again, or raise "
-            f"prepare.max_bad_share ({max_bad_share})."
+            f"{sentence}: let each image lie next to its caption in the tar, {rename}download the shards again, or "
+            f"raise prepare.max_bad_share ({max_bad_share})."
         )
     return [g for g, _ in found], f"{sentence}; they are skipped."
 
@@ -116,8 +118,8 @@ def data_of(member: tarfile.TarInfo, tar: tarfile.TarFile, pictures: bool) -> by
 def samples(shards: list[Path], *, seed: int | None = None, bad: Counter | None = None) -> Iterator[tuple]:
     """(key, image file's bytes, caption) of all shards, in order or shuffled by the seed.
 
-    bad: counts what is skipped, by reason ("corrupt shard", "too large", "no image", "no caption", "caption
-    not in UTF-8").
+    bad: counts what is skipped, by reason ("corrupt shard", "too large", "no image", DOTS, "no caption",
+    NOT_UTF8).
     """
     return filter(None, good_and_bad(shards, seed, Counter() if bad is None else bad))
 
@@ -148,7 +150,8 @@ def read_sample(sample: dict) -> tuple | str:
         return "too large"
     image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
     if image is None:
-        return "no image"
+        dots = any(name.endswith(tuple(f".{ending}" for ending in IMAGES)) for name in sample)
+        return DOTS if dots else "no image"
     if caption := caption_of(sample):
         return sample["__key__"], image, caption
     return "no caption" if all(map(is_utf8, (sample.get("txt", b""), sample.get("json", b"")))) else NOT_UTF8

@@ -177,7 +177,7 @@ def segment_photos(
     check_settings(short_side, background, prompts)
     protocol = photo_protocol(clip, token_stride, background)
     if idle := idle_rule(protocol, prompts):
-        raise ValueError(f"background is {background!r}, but {idle}, or None.")
+        raise ValueError(f"background is {background!r}, but {idle}; or set it to None.")
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
     check_prompts(clip, prompts, templates)

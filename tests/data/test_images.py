@@ -31,6 +31,18 @@ def test_photos_are_turned_upright(tmp_path):
     assert image.size == (5, 7) and np.array_equal(image, np.rot90(PICTURE, -1))
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_photo_of_too_many_pixels_is_named_with_the_limit(tmp_path, monkeypatch, mask):
+    """Pillow refuses more than twice its limit, 179 million pixels, as a bomb; here 60."""
+    Image.fromarray(LABELS).resize((10, 6)).save(tmp_path / "60.png")
+    Image.fromarray(LABELS).resize((61, 1)).save(tmp_path / "61.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    with pytest.warns(Image.DecompressionBombWarning):
+        open_image(tmp_path / "60.png", mask=mask)
+    with pytest.raises(ValueError, match="61.png has more than 6e-05 million pixels, the most that are read: scale it"):
+        open_image(tmp_path / "61.png", mask=mask)
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])
 def test_images_of_any_mode_are_rgb(mode, tmp_path):
     half = np.zeros((8, 8, 3), np.uint8)

@@ -145,12 +145,20 @@ def test_a_table_of_ones_own_captions(tmp_path):
     """Any number of captions an image, images in folders, and those that are missing are told."""
     for name in ("a.jpg", "2024/b.png", "never named.jpg"):
         write_image(tmp_path / "images" / name)
+    (tmp_path / "images/notes.txt").write_text("taken in May")
     rows = ["image,caption", 'a.jpg,"a dog, and a cat"', "2024/b.png,one", "a.jpg,two", "2024/b.png,", "gone.jpg,three"]
     (tmp_path / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
     images, captions, note = captioned(tmp_path, OWN)
     assert images == [tmp_path / "images/a.jpg", tmp_path / "images/2024/b.png"]
     assert captions == [["a dog, and a cat", "two"], ["one"]]
-    assert note == f"1 of 3 images of {tmp_path}/captions.csv are missing or have no caption, the first gone.jpg."
+    assert note == (
+        f"1 of 3 images of {tmp_path}/captions.csv are missing or have no caption, the first gone.jpg. 1 images have "
+        f"no line there. Left out of {tmp_path}/images: 1 x .txt."
+    )
+    (tmp_path / "captions.csv").write_text("image,caption\nimages/a.jpg,a dog\nnotes.txt,a note\n")
+    there = r"the images are 3 \(2024/b.png, a.jpg, never named.jpg\), the names 2 \(images/a.jpg, notes.txt\): w"
+    with pytest.raises(FileNotFoundError, match=there):
+        captioned(tmp_path, OWN)
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,\n")
     with pytest.raises(ValueError, match="captions.csv has no caption of an image in .*images: write some"):
         captioned(tmp_path, OWN)

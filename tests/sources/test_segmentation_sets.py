@@ -421,7 +421,16 @@ def test_masks_that_fit_no_image_are_described(tmp_path):
     )
 
 
-@pytest.mark.parametrize("line", ["{}", "{}.jpg", "JPEGImages/{}.jpg SegmentationClass/{}.png", "/JPEGImages/{}.jpg"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "{}.jpg",
+        "JPEGImages/{}.jpg SegmentationClass/{}.png",
+        "/JPEGImages/{}.jpg",
+        "JPEGImages\\{}.jpg,SegmentationClass\\{}.png",
+    ],
+)
 def test_a_list_may_have_folders_and_endings(tmp_path, line):
     write_voc(tmp_path, val=["2007_000033", "2011_000003"])
     text = "".join(line.replace("{}", name) + "\n" for name in ("2011_000003", "2007_000033"))
@@ -457,8 +466,12 @@ def test_a_mask_of_another_size_than_its_image_is_named_before_anything_runs(tmp
     exif[0x0112] = 6  # the same photo, stored lying on its side
     write_image(images[1], size=(4, 6), exif=exif)
     check_sizes(images, masks)
+    write_image(masks[1], size=(4, 6))  # a mask of the photo as it is stored
+    turned = "y.png has 4 x 6 pixels, its image .*y.jpg 6 x 4 after its EXIF tag turns it: turn the mask, too, or rem"
+    with pytest.raises(ValueError, match=turned):
+        check_sizes(images, masks)
     images[0].write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"x.jpg or .*x.png can't be read .*: replace or remove both.$"):
+    with pytest.raises(ValueError, match=r"x.jpg can't be read .*: replace or remove it.$"):
         check_sizes(images, masks)
 
 

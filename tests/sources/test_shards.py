@@ -39,6 +39,18 @@ def test_suffixes_in_capitals_are_read_and_a_member_without_a_suffix_belongs_to_
     assert len(list(samples([shard], bad=bad))) == 2 and not bad
 
 
+def test_dots_in_names_are_the_reason(tmp_path):
+    """A key ends at the first dot: photo.v1 and photo.v2 are both the sample "photo". A shard itself may have dots."""
+    names = {f"000000000.{suffix}": None for suffix in ("jpg", "txt", "json")}
+    dotted = {f"photo.v{i}.{suffix}": data for i in (1, 2) for suffix, data in (("jpg", jpeg()), ("txt", b"a dog"))}
+    shard = write_shard(tmp_path / "cc3m.v1.0.tar", 0, 1, **names, **dotted)
+    with pytest.raises(ValueError, match=r"1 x more than one dot in a name\), .*: .* leave one dot in each n"):
+        survey([shard], 0.0)
+    whole = write_shard(tmp_path / "cc3m.v1.1.tar", 0, 9)
+    assert find_shards(tmp_path) == [shard, whole]
+    assert survey([shard, whole], 0.1)[1].startswith("1 of 10 samples in the shards are bad (1 x more than one dot")
+
+
 def test_a_seed_shuffles_and_repeats(tmp_path):
     shards = [write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(3)]
     orders = [[key for key, *_ in samples(shards, seed=seed)] for seed in (1, 1, 2)]

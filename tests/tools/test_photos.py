@@ -246,7 +246,7 @@ REFUSED = [
       for side in (0, -8, 4.5, "448", None, True)),
     *(({"background": x}, "background is .*: give a probability between 0 and 1, or None.$")
       for x in (-0.1, 1.5, "0.2", True, np.nan)),
-    *(({"background": x}, f"background is {x}, but the best of 3 phrases .* use .* at least 0.334, or None.$")
+    *(({"background": x}, f"background is {x}, but the best of 3 phrases .* use .* at least 0.334; or set it to None.$")
       for x in (0, 0.2, 0.333)),
     ({"background": 0.9, "prompts": ["red"]}, "background is 0.9, but a single text .* name other things, too"),
     ({"token_stride": 3}, "stride 3"),
@@ -498,7 +498,7 @@ def test_what_is_left_out_is_told_and_folders_below_are_taken_if_asked_for(folde
     photos, left_out = find_photos(folder)
     assert [path.name for path in photos] == taken
     assert left_out == (
-        f"Left out of {folder}: 2 x .heic, 1 x .mpg, 1 x without an ending, 2 pictures in folders below."
+        f"Left out of {folder}: 2 x .heic, 1 x .mpg, 1 x without an ending, 2 x pictures in folders below."
     )
     photos, left_out = find_photos(folder, recursive=True, without=folder / "out")
     assert [str(path.relative_to(folder)) for path in photos] == [*taken, "more/deep/a.png"]
