@@ -97,8 +97,8 @@ def part_of(one: dict, results: Results) -> str:
 
 def name_of(one: dict) -> str:
     if one["chapter"] == "patch_alignment":
-        return f"patch accuracy, {one['on']}, {one['method']}"
-    measure = f"mIoU, {one['of']}, {one['on']}" if one["chapter"] == "segmentation" else f"accuracy, {one['of']}"
+        return f"patch accuracy, {one['under']}, {one['method']}"
+    measure = f"mIoU, {one['of']}, {one['under']}" if one["chapter"] == "segmentation" else f"accuracy, {one['of']}"
     return f"{measure}, {one['method']}"
 
 
