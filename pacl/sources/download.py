@@ -2,7 +2,7 @@
 
 python -m pacl.sources.download PROFILE [--only SET ...] [--data FOLDER] [--mirror ADDRESS] [--dry-run]
 
-Run it again after an interruption: what is there is skipped, and a file that was cut goes on where it was cut.
+Run it again after an interruption: what is there is skipped, and a partial download is resumed.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def shown(count: float) -> str:
 
 
 def fetch(file: dict, archives: Path, mirror: str | None) -> Path:
-    """A file as published, downloaded into `archives` unless it is there; one that was cut goes on where it was cut.
+    """A file as published, downloaded into `archives` unless it is there; a partial download is resumed.
 
     Raises OSError with the answers of all addresses, and ValueError for another checksum than the published one.
     """
@@ -223,7 +223,8 @@ def get_set(one: dict, files: list[dict], raw: Path, mirror: str | None) -> str:
                 path.rename(raw / file["into"] / path.name)
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
-                return f"{one['name']}: the disk of {raw} is full; make room and run again, which goes on from here."
+                full = f"no space is left on the disk of {raw}: free some and run the command again to resume"
+                return f"{one['name']}: {full}."
             put = f"put {name_of(file)} into {archives} and run again, or {one['get']}"
             return f"{one['name']}: {error}. By hand: {put}. Terms: {one['terms']}."
     return ""

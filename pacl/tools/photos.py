@@ -163,7 +163,7 @@ def segment_photos(
     similarities: bool = False,
 ) -> tuple[list[dict], dict[str, str], dict[str, Image.Image]]:
     """Writes masks/ and areas.csv to the folder `output`, and overlays/ and similarities/ if they are wanted. Until all
-    is done they are in OUTPUT.unfinished, from which the next run with the same settings goes on.
+    is done they are in OUTPUT.unfinished, which the next run with the same settings resumes.
 
     A mask is as large as its photo and holds the prompts' numbers, from 1; similarities are float16 [prompts, H, W], of
     each pixel and prompt the cosine. Photos of several folders are called by their paths below the folder that all

@@ -22,6 +22,7 @@ from pacl.clip import load_clip
 from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Images, Masks
 from pacl.data.prepared import ImageSet
+from pacl.evaluation.dense import Passes, Reading
 from pacl.evaluation.viewer import write_viewer
 from pacl.model import VisionEmbedder
 from pacl.notebook import strip
@@ -70,7 +71,7 @@ def report(tmp_path_factory, tiny_folder) -> Path:
     methods = {"clip": Method(clip.project, "clip"), "pacl": Method(lambda x: clip.project(x.flip(-1)), "clip")}
     scenes = ImageSet(Images(images), Masks(masks), {"own": own})
     protocol = Protocol(templates="seven", logit_scale=40.0)
-    write_viewer(folder / "scenes/viewer.json", clip, methods, scenes, own, protocol)
+    write_viewer(folder / "scenes/viewer.json", Passes(clip, methods, scenes, 16), Reading(own, protocol))
     results = Results("mini", load_params("mini", *Profile.model_fields), folder)
     write_claims(results)
     return write_report(results)

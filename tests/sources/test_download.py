@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(web, tmp_path, capsys, monk
 
     monkeypatch.setattr(download, "http_get", full)
     assert main(["flickr8k", "--data", str(raw), "--only", "flickr8k"]) == 1
-    assert f"the disk of {raw} is full; make room and run again" in capsys.readouterr().err
+    assert f"no space is left on the disk of {raw}: free some and run the command again" in capsys.readouterr().err
     monkeypatch.setattr(download, "http_get", whole)
     extract = zipfile.ZipFile.extract
 
@@ -228,7 +228,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(web, tmp_path, capsys, monk
     (raw / "archives/Flickr8k_text.zip.part").unlink()  # it holds the photos' bytes
     monkeypatch.setattr(zipfile.ZipFile, "extract", full_later)
     assert main(["flickr8k", "--data", str(raw), "--only", "flickr8k"]) == 1
-    assert "is full" in capsys.readouterr().err and not list(raw.rglob("*.jpg"))  # all photos or none
+    assert "no space is left" in capsys.readouterr().err and not list(raw.rglob("*.jpg"))  # all photos or none
     monkeypatch.setattr(zipfile.ZipFile, "extract", extract)
     web.log.clear()
     assert main(["flickr8k", "--data", str(raw), "--only", "flickr8k"]) == 0
