@@ -71,14 +71,6 @@ def training_curves(history: pd.DataFrame):
     return figure
 
 
-def pretraining_curve(history: pd.DataFrame):
-    """The mini CLIP's contrastive loss by step, from the history that pacl.training.pretrain returns."""
-    figure, axis = plt.subplots(figsize=(7, 3.2))
-    axis.plot(history["step"], history["loss"], color=COLOURS["CLIP"])
-    axis.set(title="Pre-training the mini CLIP", xlabel="step", ylabel="InfoNCE, nats (batches of 256)")
-    return figure
-
-
 def matrices(tables: dict, labels: list[str]):
     """Square image-by-caption tables side by side, with their values written in; equal values have equal colours."""
     values = {title: np.asarray(table) for title, table in tables.items()}
