@@ -33,17 +33,18 @@ def contrastive_loss(compatibility: Tensor, logit_scale: Tensor | float, same_te
 
 
 class LogitScale(nn.Module):
-    """CLIP's learned logit scale, one number in [1, max] stored as its logarithm. Calling the module returns the scale.
+    """The logit scale, one number in [1, max] stored as its logarithm. Calling the module returns the scale.
 
-    start: the scale before training (CLIP's is 1 / 0.07). Raises ValueError for a start outside [1, max].
+    start: the scale before training (CLIP's is 1 / 0.07). learned: whether training changes it, as CLIP's; the paper's
+    loss has no learnable temperature (SPARC, arXiv 2401.09865). Raises ValueError for a start outside [1, max].
     """
 
-    def __init__(self, start: float = 1 / 0.07, max: float = 100.0):
+    def __init__(self, start: float = 1 / 0.07, max: float = 100.0, *, learned: bool = True):
         super().__init__()
         if not 1 <= start <= max:
             raise ValueError(f"the logit scale must start between 1 and {max}, not at {start}.")
         self.max = max
-        self.log_scale = nn.Parameter(torch.tensor(math.log(start)))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(start)), requires_grad=learned)
 
     def forward(self) -> Tensor:
         with torch.no_grad():  # clamps the parameter: clamping the result would block the gradient that leads back

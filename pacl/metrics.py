@@ -49,6 +49,11 @@ def mean_iou(confmat: Tensor) -> float:
     return iou_per_class(confmat).nanmean().item()
 
 
+def mean_iou_foreground(confmat: Tensor) -> float:
+    """`mean_iou` over all classes but the first, the background, which predictions and targets may be."""
+    return iou_per_class(confmat)[1:].nanmean().item()
+
+
 def mean_iou_labelled(confmat: Tensor) -> float:
     """Mean of iou_per_class over the classes in the target, NaN if there is none; on a whole official split, which has
     every class, it is mean_iou.
@@ -104,7 +109,7 @@ def coherence_roc(
     ignore_index: int = IGNORE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Do patches of one class look alike? The cosine of random patch pairs from different images is a score for "same
-    class" (paper, section 3).
+    class" (paper, section 3; restated so by later papers, such as DiffCut, arXiv 2406.02842, section 4.2).
 
     features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], the two image ids of
     each pair [2, pairs], and the area under the ROC curve.

@@ -12,6 +12,7 @@ from pacl.runtime.precision import check_weights
 PRODUCTS = ("float32", "bfloat16")
 SCORINGS = ("cosine", "dot")
 ACTIVATIONS = ("softmax", "sigmoid")
+POOLED = ("raw", "unit")
 POOLINGS = ("all_pairs", "matched_only")
 
 
@@ -77,6 +78,7 @@ def compatibility(
     scale: float = 10.0,
     activation: str = "softmax",
     pooling: str = "all_pairs",
+    pooled: str = "raw",
     products: str = "float32",
     first_text: int | None = None,
 ) -> Tensor:
@@ -93,6 +95,7 @@ def compatibility(
     pooling="matched_only" averages image i once, with text i's attention, as public re-implementations do: another
     objective, kept for comparison. It needs B == K, or first_text, the number of image 0's text: image i's text is then
     first_text + i.
+    pooled="unit" averages tokens of length 1, as some public re-implementations do.
     products="bfloat16" rounds the inputs and results of all_pairs' matrix products, which takes about 0.6 of the time;
     speed/README.md says how far off phi and its gradient are. Devices without such products compute in float32
     (pacl.runtime.precision).
@@ -102,6 +105,7 @@ def compatibility(
     _check_choice("scoring", scoring, SCORINGS)
     _check_choice("activation", activation, ACTIVATIONS)
     _check_choice("pooling", pooling, POOLINGS)
+    _check_choice("pooled", pooled, POOLED)
     _check_choice("products", products, PRODUCTS)
     own = text_embeddings[first_text or 0 :][: None if first_text is None else len(patch_embeddings)]
     if pooling == "matched_only" and len(patch_embeddings) != len(own):
@@ -109,6 +113,8 @@ def compatibility(
             f'pooling="matched_only" needs one text per image, not {len(own)} for {len(patch_embeddings)}.'
         )
     with torch.autocast(patch_embeddings.device.type, enabled=False):  # sums over patches need float32
+        if pooled == "unit":
+            patch_embeddings = directions(_at_least_float32(patch_embeddings))
         if pooling == "all_pairs":
             return all_pairs(patch_embeddings, text_embeddings, scoring, scale, activation, products)
         return matched_only(patch_embeddings, text_embeddings, own, scoring, scale, activation)

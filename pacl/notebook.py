@@ -55,6 +55,7 @@ def run(source: Path, target: Path, parameters: dict) -> None:
         check_names(source, papermill.inspect_notebook(plain) if parameters else {}, parameters)
         target.parent.mkdir(parents=True, exist_ok=True)
         # An empty IPython folder keeps the user's start-up files and history out of the results.
+        os.environ.pop("JPY_SESSION_NAME", None)  # by which pacl.tools.play knows JupyterLab
         os.environ.update(IPYTHONDIR=folder, PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
         try:
             execute(plain, copy, parameters)

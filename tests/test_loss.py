@@ -81,6 +81,11 @@ def test_logit_scale_learns_and_stays_within_bounds():
     assert LogitScale()().item() == pytest.approx(1 / 0.07)
 
 
+def test_a_fixed_logit_scale_has_no_gradient():
+    scale = LogitScale(start=10.0, learned=False)
+    assert scale().item() == pytest.approx(10) and not scale().requires_grad
+
+
 def test_logit_scale_refuses_a_start_outside_its_bounds():
     for start in (0.5, 100.5):
         with pytest.raises(ValueError, match="between 1 and 100"):

@@ -15,6 +15,7 @@ from pacl.metrics import (
     confusion_matrix,
     iou_per_class,
     mean_iou,
+    mean_iou_foreground,
     mean_iou_labelled,
     patch_accuracy,
     patch_labels,
@@ -64,6 +65,12 @@ def test_the_two_means_differ_by_a_class_that_is_only_predicted():
     assert mean_iou(every_class) == mean_iou_labelled(every_class)
 
 
+def test_the_foregrounds_mean_leaves_out_the_background_but_not_what_was_taken_for_it():
+    confmat = confusion_matrix(torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2]), 3)
+    assert iou_per_class(confmat).tolist() == [0.5, 0.5, 1]
+    assert mean_iou_foreground(confmat) == 0.75
+
+
 def test_iou_by_hand():
     confmat = confusion_matrix(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 255]), 2)
     assert confmat.tolist() == [[1, 0], [1, 1]]
@@ -79,7 +86,7 @@ def test_a_wrong_pixel_among_many_millions_counts():
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,), (1, 2, 2)])
 def test_a_matrix_that_is_not_square_is_named(shape):
-    for metric in (iou_per_class, mean_iou, mean_iou_labelled, pixel_accuracy):
+    for metric in (iou_per_class, mean_iou, mean_iou_foreground, mean_iou_labelled, pixel_accuracy):
         with pytest.raises(ValueError, match=r"a confusion matrix must be \[K, K\], not \["):
             metric(torch.ones(shape))
 

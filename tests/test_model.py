@@ -10,9 +10,11 @@ from pacl.model import VisionEmbedder, attention, compatibility, similarity_map
 B, K, N = 4, 5, 7
 
 
-def phi_by_loop(patches, text, scoring="cosine", scale=10.0, activation="softmax", pooling="all_pairs"):
+def phi_by_loop(patches, text, scoring="cosine", scale=10.0, activation="softmax", pooling="all_pairs", pooled="raw"):
     """The paper's sentence word by word, one pair at a time."""
     rows = []
+    if pooled == "unit":
+        patches = patches / patches.norm(dim=2, keepdim=True)
     for i in range(len(patches)):
         row = []
         for j in range(len(text)):
@@ -45,7 +47,10 @@ OPTIONS = [
     dict(scale=40.0),
     dict(scoring="dot", scale=1.0),
     dict(activation="sigmoid"),
+    dict(pooled="unit"),
+    dict(pooled="unit", scoring="dot", scale=1.0),
     dict(pooling="matched_only"),
+    dict(pooling="matched_only", pooled="unit"),
     dict(pooling="matched_only", activation="sigmoid"),
     dict(pooling="matched_only", activation="sigmoid", scoring="dot", scale=0.5),
 ]

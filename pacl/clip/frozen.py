@@ -1,10 +1,11 @@
 """The frozen CLIP as PACL needs it: patch tokens, also on denser grids, and text embeddings (paper, section 3)."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import product
 
+import timm
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
@@ -15,6 +16,7 @@ from torchvision.transforms import Compose
 from pacl.clip.baselines import LAST_BLOCKS, check_last_blocks, whole_block
 from pacl.clip.weights import checksum, open_clip_model
 from pacl.data.images import as_rgb
+from pacl.runtime.config import project_root
 from pacl.runtime.params import Model
 from pacl.runtime.precision import autocast, available
 
@@ -31,6 +33,7 @@ class FrozenCLIP:
     logit_scale: CLIP's learned inverse temperature. random_weights: True if it was never trained. name: what it was
     loaded as. dtype: "bfloat16" or "float32", in which it computes.
     last_block: the default of `patch_features`, a name of `pacl.clip.baselines.LAST_BLOCKS`.
+    kept_texts: the folder where `pacl.clip.texts` keeps embeddings of classes, None for none.
     """
 
     def __init__(self, model, tokenizer, dim: int, *, name: str, tokens: str, device: torch.device, dtype: str):
@@ -39,7 +42,7 @@ class FrozenCLIP:
         _check_supported(visual, tokens)
         self.model, self.tokenizer, self.device = model.eval().requires_grad_(False).to(device), tokenizer, device
         self.name, self.tokens, self.random_weights, self.dim = name, tokens, False, dim
-        self.dtype = available(self.device.type, dtype)
+        self.dtype, self.kept_texts = available(self.device.type, dtype), None
         self.last_block = "maskclip" if tokens == "value" else "clip"
         patch_size = visual.trunk.patch_embed.patch_size if self.is_timm else visual.patch_size
         self.patch_size, self.image_size = int(patch_size[0]), int(visual.image_size[0])
@@ -67,13 +70,11 @@ class FrozenCLIP:
         """
         P = self.patch_size
         stride = P if stride is None else stride
-        allowed = [P] if self.is_timm else [s for s in range(1, P + 1) if not P % s]
+        allowed = [s for s in range(1, P + 1) if not P % s]
         if stride not in allowed:
             raise ValueError(f"stride {stride} doesn't fit this CLIP's patches of {P} pixels: use {_one_of(allowed)}.")
         if min(H, W) < P:
             raise ValueError(f"an image of {H} x {W} pixels is smaller than a patch of {P} pixels: enlarge or pad it.")
-        if self.is_timm and not H == W == self.image_size:
-            raise ValueError(f"this CLIP takes only {self.image_size} x {self.image_size} pixels, not {H} x {W}.")
         return (H - P) // stride + 1, (W - P) // stride + 1
 
     def patch_features(
@@ -89,6 +90,7 @@ class FrozenCLIP:
         and all attend to all (the paper's inference uses 4 with ViT-B/16); takes time quadratic in N. "shifted": the
         plain patch grid on the image shifted by each multiple of s, (P / s)^2 passes, each token from the pass that has
         a patch at its place; takes time linear in the number of passes, and the memory of one pass and the tokens.
+        timm's networks can only do these.
         Raises ValueError for shapes, strides and names that don't fit.
         """
         name = self.last_block if last_block is None else last_block
@@ -106,18 +108,34 @@ class FrozenCLIP:
     ) -> dict[str, Tensor]:
         """`patch_features` of several last blocks, each [B, N, D_v], from one run of the blocks before them.
 
-        positions: see `resize_position_embedding`.
+        positions: see `resize_position_embedding`; timm's networks resize theirs in their own way.
         """
         if passes not in PASSES or positions not in POSITIONS:
             allowed = f"passes must be {_one_of(PASSES)} and positions {_one_of(POSITIONS)}"
             raise ValueError(f"{allowed}, not {passes!r} and {positions!r}.")
         check_last_blocks(self.model.visual, last_blocks)
         images, stride = self._on_device(images), self.patch_size if stride is None else stride
+        if self.is_timm and passes == "joint" and stride < self.patch_size:
+            raise ValueError(f"this CLIP's network is timm's, which takes a stride of {stride} by shifted passes only.")
         grid = self.grid(*images.shape[2:], stride)
         with self._precision():
             if passes == "shifted":
                 return self._shifted_passes(images, stride, grid, last_blocks, positions)
             return self._tokens(images, stride, grid, last_blocks, positions)
+
+    @torch.no_grad()
+    def block_features(self, images: Tensor) -> Iterator[Tensor]:
+        """The patch tokens that each block leaves, before the final LayerNorm, [B, N, D_v] a block; none for a
+        network of timm's.
+        """
+        if self.is_timm:
+            return
+        images = self._on_device(images)
+        with self._precision():
+            x = self._embedded(images, self.patch_size, self.grid(*images.shape[2:]))
+            for block in self.model.visual.transformer.resblocks:
+                x = whole_block(block, x)
+                yield x[:, 1:].float()
 
     @torch.no_grad()
     def project(self, patch_features: Tensor) -> Tensor:
@@ -197,8 +215,9 @@ class FrozenCLIP:
         self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str], positions: str
     ) -> dict[str, Tensor]:
         if self.is_timm:
-            trunk = self.model.visual.trunk
-            return dict.fromkeys(last_blocks, trunk.forward_features(images)[:, trunk.num_prefix_tokens :].float())
+            trunk, (H, W) = self.model.visual.trunk, (side * self.patch_size for side in grid)
+            x = trunk.forward_features(images[..., :H, :W])  # with class token and registers
+            return dict.fromkeys(last_blocks, x[:, trunk.num_prefix_tokens :].float())
         whole = self._with_class_token(images, stride, grid, last_blocks, positions)
         return {name: self._norm(x[:, 1:].float()) for name, x in whole.items()}
 
@@ -208,16 +227,20 @@ class FrozenCLIP:
         """open_clip's transformer, except for the stride, the position embeddings and the last block: that block's
         outputs [B, 1 + N, D_v] before the final LayerNorm.
         """
+        *blocks, last = self.model.visual.transformer.resblocks
+        x = self._embedded(images, stride, grid, positions)
+        for block in blocks:
+            x = whole_block(block, x)
+        return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
+
+    def _embedded(self, images: Tensor, stride: int, grid: tuple[int, int], positions: str = "exact") -> Tensor:
+        """What the first block reads, [B, 1 + N, D_v]."""
         visual = self.model.visual
         x = F.conv2d(images, visual.conv1.weight, visual.conv1.bias, stride=stride)  # [B, D_v, h, w]
         x = x.flatten(2).transpose(1, 2).float()  # [B, N, D_v]; float32 from here on, except for autocast's operations
         x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
         place = resize_position_embedding(visual.positional_embedding, visual.grid_size, grid, positions)
-        x = visual.ln_pre(x + place)
-        *blocks, last = visual.transformer.resblocks
-        for block in blocks:
-            x = whole_block(block, x)
-        return {name: LAST_BLOCKS[name](last, x, grid) for name in last_blocks}
+        return visual.ln_pre(x + place)
 
     def _norm(self, x: Tensor) -> Tensor:
         return x if self.tokens == "before_norm" else self.model.visual.ln_post(x).float()
@@ -261,13 +284,19 @@ def load_clip(
     called, dim = f"{name} {pretrained}", config["embed_dim"]
     clip = FrozenCLIP(model, tokenizer, dim, name=called, tokens=tokens, device=device, dtype=dtype)
     clip.random_weights = untrained or str(pretrained) == "random"
+    if clip.is_timm:
+        model.visual.trunk = of_any_size(model.visual, config["vision_cfg"]["timm_model_name"]).to(device)
     return clip
 
 
 def load_clip_of(model: Model, **changes) -> FrozenCLIP:
-    """The frozen CLIP of a profile's section `model`. changes: arguments of `load_clip` to set or to override."""
+    """The frozen CLIP of a profile's section `model`, which embeds the classes once for all stages. changes: arguments
+    of `load_clip` to set or to override.
+    """
     settings = {"tokens": model.tokens, "dtype": model.dtype} | changes
-    return load_clip(model.backbone, model.pretrained, **settings)
+    clip = load_clip(model.backbone, model.pretrained, **settings)
+    clip.kept_texts = project_root() / "data/texts"
+    return clip
 
 
 def resize_position_embedding(
@@ -288,22 +317,48 @@ def resize_position_embedding(
     return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
 
 
+def of_any_size(visual: torch.nn.Module, name: str) -> torch.nn.Module:
+    """A timm ViT again, as timm makes it for images of any size (`dynamic_img_size`, which open_clip doesn't pass on):
+    it resizes its position embeddings, or computes rotary ones, for the patches of each image.
+    """
+    old, projects = visual.trunk, len(visual.head) == 0
+    pooling = {"num_classes": old.num_classes, "global_pool": old.global_pool} if projects else {}
+    trunk = timm.create_model(name, dynamic_img_size=True, **pooling)
+    if not projects:
+        trunk.reset_classifier(0, global_pool=old.global_pool)
+    trunk.load_state_dict(old.state_dict())
+    return trunk.eval().requires_grad_(False)
+
+
 def _check_supported(visual: torch.nn.Module, tokens: str) -> None:
-    trunk = getattr(visual, "trunk", None)
-    if isinstance(visual, VisionTransformer):
-        squares = all(height == width for height, width in (visual.image_size, visual.patch_size))
-        usable = visual.attn_pool is None and visual.pool_type == "tok" and squares
-    else:
-        plain = type(getattr(trunk, "patch_embed", None)).__name__ == "PatchEmbed"  # one convolution, a grid of patches
-        usable = plain and getattr(trunk, "attn_pool", None) is None and tokens == "after_norm"
-    if not usable:
-        raise ValueError(
-            "this CLIP doesn't project patches into the text space (attention pooling, a convolutional network, or "
-            "tokens other than after_norm of a timm network), or its images or patches aren't square: use a ViT that "
-            "projects its class token, such as ViT-B-16."
-        )
+    """Raises ValueError that says why a network gives no patch tokens in the text space."""
+    why = _why_not(visual) if isinstance(visual, VisionTransformer) else _why_not_timm(visual, tokens)
+    if why:
+        raise ValueError(f"this CLIP {why}: use a ViT that projects its class token, such as ViT-B-16.")
     if tokens == "value":
         check_last_blocks(visual, ["maskclip"])
+
+
+def _why_not(visual: VisionTransformer) -> str:
+    """Why a ViT of open_clip's can't be used, "" if it can."""
+    if visual.attn_pool is not None or visual.pool_type != "tok":
+        return "pools its patches into the image's embedding, and nothing projects a single patch into the text space"
+    if any(height != width for height, width in (visual.image_size, visual.patch_size)):
+        return "has images or patches that aren't square"
+    return ""
+
+
+def _why_not_timm(visual: torch.nn.Module, tokens: str) -> str:
+    """Why a network that isn't open_clip's ViT can't be used, "" if it can."""
+    trunk = getattr(visual, "trunk", None)
+    if type(getattr(trunk, "patch_embed", None)).__name__ != "PatchEmbed":  # one convolution, a grid of patches
+        return "doesn't see its images as a grid of patches, but through a convolutional network"
+    if getattr(trunk, "attn_pool", None) is not None:
+        return (
+            "has no class token of its own (SigLIP's network has none): attention pooling makes the image's embedding, "
+            "and nothing projects a single patch into the text space"
+        )
+    return "" if tokens == "after_norm" else f"is a network of timm's, which gives after_norm, but not {tokens}"
 
 
 def _one_of(choices: Iterable) -> str:

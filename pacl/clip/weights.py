@@ -94,6 +94,21 @@ def find_cached(tag: dict) -> Path | None:
     return downloaded if downloaded.is_file() else None
 
 
+def fetch_weights(name: str, pretrained: str) -> Path | None:
+    """The file of an open_clip tag's weights, which is downloaded unless a cache has it; None if it is no tag.
+
+    Raises FileNotFoundError if it can't be downloaded.
+    """
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    return (find_cached(tag) or _download(name, pretrained, tag)) if tag else None
+
+
+def has_weights(name: str, pretrained: str) -> bool:
+    """Whether weights can be loaded without a download."""
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    return find_cached(tag) is not None if tag else pretrained == "random" or Path(pretrained).exists()
+
+
 def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if tag:
@@ -110,7 +125,7 @@ def _pretrained(name: str, pretrained: str, config: dict) -> torch.nn.Module:
         raise ValueError(
             f"{name} computes QuickGELU, but {pretrained!r} was trained without it: use another model name."
         )
-    weights = (find_cached(tag) or _download(name, pretrained, tag)) if tag else Path(pretrained)
+    weights = fetch_weights(name, pretrained) if tag else Path(pretrained)
     model = _build(name, quick_gelu=quick_gelu, preprocess=tag)
     _load(model, weights, name)
     return model

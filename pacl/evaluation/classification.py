@@ -44,7 +44,7 @@ def class_scores(
 ) -> tuple[Tensor, Tensor]:
     """CLIP's cosine and PACL's phi of every image with every class: two tensors [M, K].
 
-    attention: how phi's inner softmax was trained, {"scoring", "scale", "activation"}.
+    attention: how phi's inner softmax was trained, {"scoring", "scale", "activation", "pooled"}.
     """
 
     @torch.no_grad()

@@ -1,171 +1,141 @@
-"""Do a patch accuracy and a mean IoU fit each other? (Paper, section 4: 96.51 % and 72.3 % on Pascal VOC.)
-
-K classes hold the shares p_1 ... p_K of all pixels. A confusion matrix with accuracy a misses e_k of class k and gives
-it the mass f_k of other classes' pixels, so that
-
-    IoU_k = (p_k - e_k) / (p_k + f_k),    sum e = sum f = 1 - a,    0 <= e_k <= p_k,    0 <= f_k,    e_k + f_k <= 1 - a.
-
-The last condition says that an error on class k is not a prediction of k: a matrix with these margins and an empty
-diagonal exists exactly then. `lowest_miou` and `highest_miou` solve the two problems, min and max of the mean of IoU_k.
-
-The minimum without the last condition: for given f the problem is linear in e, so at most one class is missed in part;
-and if class i is missed whole while a smaller class j is not, exchanging their roles never raises the sum, so the
-smallest classes are missed whole, one in part, the others not at all. For given e the problem is convex in f, and its
-solution is f_k = max(0, sqrt(m_k) s - p_k) with m = p - e and one number s. The last condition can bind for one class
-only (or for two, which then hold all errors), and that class's e_k is searched on a line.
-
-The maximum is convex in f, so f lies at a corner: class b takes (1 - a) - e_b and another class c the rest, e_b; e is
-linear again, so the largest p + f is missed first. e_b is searched on a line for every pair of classes.
+"""Writes consistency.json: whether the paper's patch accuracy and mean IoU fit each other on VOC's 20 classes, which
+readings of them could, and the same region for a run's own benchmark and methods (pacl.evaluation.region).
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
+import pandas as pd
 
-LINE = 33  # places along a line before the search is refined
+from pacl.evaluation.region import (
+    as_background,
+    bound_of_mean_over_images,
+    from_background,
+    highest_accuracy,
+    highest_miou,
+    images_with_a_stray_class,
+    low_mean_over_images,
+    lowest_miou,
+    spread_miou,
+    surely_right,
+)
+from pacl.runtime.config import project_root
+from pacl.runtime.files import read_json, write_json
 
-
-def lowest_miou(shares: np.ndarray, accuracy: float) -> float:
-    """The lowest mean IoU that any confusion matrix with this accuracy has; shares [K], summing to 1."""
-    errors = 1 - accuracy
-    total, missed, taken = fewest_right(shares, errors, errors)
-    if (missed + taken <= errors + 1e-12).all():
-        return total / len(shares)
-
-    def with_all_errors(k: int) -> float:
-        others = np.delete(shares, k)
-        return lowest_on_line(
-            lambda e: (shares[k] - e) / (shares[k] + errors - e) + fewest_right(others, errors - e, e)[0],
-            max(0.0, errors - others.sum()),
-            min(shares[k], errors),
-        )
-
-    return min(map(with_all_errors, range(len(shares)))) / len(shares)
+ACCURACIES = np.round(np.concatenate([np.arange(0.1, 0.9, 0.025), np.arange(0.9, 1.0001, 0.01)]), 4)
+EDGES: dict[str, Callable] = {"lowest": lowest_miou, "spread": spread_miou, "highest": highest_miou}
 
 
-def highest_miou(shares: np.ndarray, accuracy: float) -> float:
-    """The highest mean IoU that any confusion matrix with this accuracy has."""
-    errors = 1 - accuracy
+def write_consistency(path: Path, own: dict, published: pd.DataFrame) -> dict:
+    """Writes and returns what the chapter needs, fractions in [0, 1].
 
-    def taken_by(b: int) -> float:
-        others = np.delete(shares, b)
-        return -lowest_on_line(
-            lambda e: -((shares[b] - e) / (shares[b] + errors - e) + most_right(others, errors - e, e)),
-            max(0.0, errors - others.sum()),
-            min(shares[b], errors),
-        )
-
-    return max(map(taken_by, range(len(shares)))) / len(shares)
-
-
-def spread_miou(shares: np.ndarray, accuracy: float) -> float:
-    """The mean IoU when every pixel is as likely to be wrong and every wrong class as likely."""
-    taken = (1 - accuracy) * (1 - shares) / (len(shares) - 1)
-    return float((accuracy * shares / (shares + taken)).mean())
-
-
-def highest_accuracy(shares: np.ndarray, miou: float) -> float:
-    """The highest accuracy at which a mean IoU is still possible: where `lowest_miou` reaches it."""
-    return float(brentq(lambda accuracy: lowest_miou(shares, accuracy) - miou, 0.0, 1.0))
-
-
-def fewest_right(shares: np.ndarray, missed: float, taken: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """The lowest sum of IoU_k with these totals of e and f, and e [K] and f [K], classes from small to large, where
-    e_k + f_k is not bounded.
+    own: as `own_points`. published: the table data/published.csv.
     """
-    p = np.sort(shares)
-    e = np.clip(missed - (p.cumsum() - p), 0, p)
-    f = np.zeros_like(p)
-    alive = np.flatnonzero(p > e)
-    if taken > 0 and len(alive):
-        right = (p - e)[alive]
-        order = alive[np.argsort(-right / p[alive] ** 2, kind="stable")]  # who takes first
-        roots = np.sqrt((p - e)[order])
-        levels = (taken + p[order].cumsum()) / roots.cumsum()  # s, if only the first n classes take anything
-        n = int(np.flatnonzero(levels * roots >= p[order]).max()) + 1
-        f[order[:n]] = levels[n - 1] * roots[:n] - p[order[:n]]
-    return float(((p - e) / (p + f)).sum()), e, f
+    voc = read_json(project_root() / "data/voc2012_val.json", "benchmarks", "areas")
+    shares = shares_of(voc["benchmarks"]["voc20"]["pixels"])
+    points = published_points(published)
+    paper = next(point for point in points if point["name"] == "PACL, ViT-B/16")
+    content = {
+        "voc20": at_points(shares, points) | {"region": region(shares), "points": points},
+        "readings": readings(voc, paper["accuracy"], paper["miou"][0]),
+        "perfect patches": {name: one["perfect patches"] for name, one in voc["benchmarks"].items()},
+        "own": own | {"region": region(shares_of(own["pixels"]))},
+        "source": voc["source"],
+    }
+    content["conclusion"] = conclusion(paper, content["voc20"], content["readings"])
+    write_json(path, content)
+    return content
 
 
-def most_right(shares: np.ndarray, missed: float, taken: float) -> float:
-    """The highest sum of IoU_k with these totals of e and f, all of f on one class."""
-    p = shares + taken * np.eye(len(shares))  # [class that takes, K]: p + f
-    order = np.argsort(-p, axis=1, kind="stable")
-    sizes, own = np.take_along_axis(p, order, 1), shares[order]
-    e = np.clip(missed - (own.cumsum(1) - own), 0, own)
-    return float(((own - e) / sizes).sum(1).max())
+def shares_of(pixels: list[int]) -> np.ndarray:
+    """Shares [K] of the classes that occur."""
+    counts = np.array([count for count in pixels if count], float)
+    return counts / counts.sum()
 
 
-def lowest_on_line(function: Callable[[float], float], low: float, high: float) -> float:
-    """The minimum over [low, high]: the best of LINE places, refined between its neighbours."""
-    places = np.linspace(low, high, LINE)
-    values = [function(place) for place in places]
-    best = int(np.argmin(values))
-    ends = places[max(best - 1, 0)], places[min(best + 1, LINE - 1)]
-    if ends[0] >= ends[1]:
-        return values[best]
-    return min(values[best], minimize_scalar(function, bounds=ends, method="bounded", options={"xatol": 1e-10}).fun)
+def region(shares: np.ndarray) -> dict[str, list[float]]:
+    """The edges of what mean IoU each accuracy allows, and errors spread evenly."""
+    return {"accuracy": ACCURACIES.tolist()} | {
+        name: [edge(shares, accuracy) for accuracy in ACCURACIES] for name, edge in EDGES.items()
+    }
 
 
-def as_background(shares: np.ndarray, accuracy: float, miou: float) -> tuple[float, float]:
-    """The share of the classes' own pixels that must be predicted as background to bring the mean IoU down to `miou`,
-    when background pixels aren't counted: the least possible, and if every pixel is as likely to be.
+def at_points(shares: np.ndarray, points: list[dict]) -> dict[str, dict[str, float]]:
+    """For each published accuracy the mean IoU it allows, for each published mean IoU the highest accuracy."""
+    accuracies = dict.fromkeys(point["accuracy"] for point in points if point["accuracy"])
+    mious = dict.fromkeys(miou for point in points for miou in point["miou"])
+    return {f"{name}_miou": {f"{a:g}": edge(shares, a) for a in accuracies} for name, edge in EDGES.items()} | {
+        "highest_accuracy": {f"{miou:g}": highest_accuracy(shares, miou) for miou in mious}
+    }
 
-    accuracy: of the pixels before any becomes background.
+
+def published_points(published: pd.DataFrame) -> list[dict]:
+    """{"name", "accuracy" or None, "miou": one number, both ends of a range, or none} of CLIP, MaskCLIP and PACL."""
+    points: dict[str, dict] = {}
+    for row in published.itertuples():
+        method = row.method.removesuffix(", as claimed")
+        wanted = row.metric == "patch accuracy" or (row.metric == "mIoU" and row.benchmark == "voc20")
+        if wanted and method in ("CLIP", "MaskCLIP", "PACL"):
+            name = f"{method}, {row.backbone}"
+            point = points.setdefault(name, {"name": name, "accuracy": None, "miou": []})
+            values = [round(float(value) / 100, 6) for value in row.value.split("–")]
+            point |= {"accuracy": values[0]} if row.metric == "patch accuracy" else {"miou": values}
+    return list(points.values())
+
+
+def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
+    """Readings of the two numbers: {"id", "can" (whether predictions exist that have both, None if that is open), and
+    the numbers that say so}.
     """
-    errors = 1 - accuracy
-    taken = errors * (1 - shares) / (len(shares) - 1)
+    shares, areas = shares_of(voc["benchmarks"]["voc20"]["pixels"]), voc["areas"]
+    with_background = voc["benchmarks"]["voc21"]["pixels"]
+    background = with_background[0] / sum(with_background)
+    lowest = lowest_miou(shares, accuracy)
+    bound, reached = bound_of_mean_over_images(areas, accuracy), low_mean_over_images(areas, accuracy)
+    least, spread = as_background(shares, accuracy, miou)
+    wrong_least, wrong_spread = from_background(shares, background, accuracy, miou)
+    images = images_with_a_stray_class(areas, miou)
+    return [
+        {"id": "same", "can": lowest <= miou, "lowest": lowest},
+        {"id": "as_background", "can": least < 1, "least": least, "spread": spread},
+        {
+            "id": "background_counts",
+            "can": wrong_least < 1,
+            "background": background,
+            "least": 1 - wrong_spread,
+            "most": 1 - wrong_least,
+        },
+        {"id": "own_classes", "can": surely_right(areas) <= accuracy, "surely": surely_right(areas)},
+        {"id": "over_images", "can": known(reached <= miou, bound > miou), "bound": bound, "reached": reached},
+        {"id": "over_images_predicted", "can": images < 1, "images": images},
+    ]
 
-    def lowest(share: float) -> float:
-        return fewest_right(shares, errors + share, errors)[0] / len(shares)
 
-    def spread(share: float) -> float:
-        return float((accuracy * (1 - share) * shares / (shares + (1 - share) * taken)).mean())
-
-    return crossing(lowest, miou), crossing(spread, miou)
+def known(possible: bool, impossible: bool) -> bool | None:
+    return True if possible else False if impossible else None
 
 
-def from_background(shares: np.ndarray, background: float, accuracy: float, miou: float) -> tuple[float, float]:
-    """The share of the background's pixels that must be predicted as some class to bring the classes' mean IoU down to
-    `miou`, when background is counted as a target: the least possible, and if they spread over the classes by their
-    sizes. background: its share of all pixels; shares, accuracy: of the others.
+def own_points(report: Path, benchmark: str, protocol: str) -> dict:
+    """What `write_consistency` takes of a run: a benchmark's pixels by class and each method's accuracy and mean IoU,
+    from reports/PROFILE/segmentation.
     """
-    errors, pixels = 1 - accuracy, background / (1 - background)  # in units of the classes' pixels
-    taken = errors * (1 - shares) / (len(shares) - 1)
-
-    def lowest(share: float) -> float:
-        return fewest_right(shares, errors, errors + share * pixels)[0] / len(shares)
-
-    def spread(share: float) -> float:
-        return float((accuracy * shares / (shares + taken + share * pixels * shares)).mean())
-
-    return crossing(lowest, miou), crossing(spread, miou)
+    measured = read_json(report / "segmentation/segmentation.json")[benchmark][protocol]
+    with np.load(report / "segmentation/confusion_matrices.npz") as matrices:
+        pixels = matrices[f"{benchmark}/{protocol}/{next(iter(measured))}"].sum(1).tolist()
+    points = {name: {"accuracy": of["pixel_accuracy"], "miou": of["miou"]} for name, of in measured.items()}
+    return {"benchmark": benchmark, "protocol": protocol, "pixels": pixels, "points": points}
 
 
-def crossing(falling: Callable[[float], float], level: float) -> float:
-    """Where in [0, 1] a falling function reaches the level: 0 if it starts below it."""
-    return 0.0 if falling(0.0) <= level else float(brentq(lambda x: falling(x) - level, 0.0, 1.0))
-
-
-def low_mean_over_images(areas: list[list[int]], accuracy: float) -> float:
-    """A mean over images of each image's mean IoU over its own classes that predictions with this accuracy can have: it
-    is reached by confusing whole areas with another class of their image, those first that cost most for their pixels.
-
-    areas: for each image the pixels of its classes. The lowest such mean is at most this.
-    """
-    wrong = []
-    for sizes in areas:
-        first, *others = sorted(sizes)
-        loss = 1 + (first / (first + others[0]) if others else 0)  # its own IoU, and that of the class that takes it
-        wrong.append((loss / len(sizes) / first, first))
-    errors, lost = (1 - accuracy) * sum(map(sum, areas)), 0.0
-    for rate, pixels in sorted(wrong, reverse=True):
-        if pixels <= errors + 1e-6:  # rounding apart
-            errors, lost = errors - pixels, lost + rate * pixels
-    return 1 - lost / len(areas)
-
-
-def surely_right(areas: list[list[int]]) -> float:
-    """The share of pixels that are right whatever is predicted when only an image's own classes are offered."""
-    return sum(sizes[0] for sizes in areas if len(sizes) == 1) / sum(map(sum, areas))
+def conclusion(paper: dict, voc: dict, found: list[dict]) -> str:
+    """A sentence that follows from the numbers."""
+    accuracy, (miou, *_) = paper["accuracy"], paper["miou"]
+    both = f"{100 * accuracy:.2f} % of patches right and a mean IoU of {100 * miou:.1f} %"
+    lowest, highest = voc["lowest_miou"][f"{accuracy:g}"], voc["highest_accuracy"][f"{miou:g}"]
+    if lowest <= miou:
+        return f"{both} can describe the same predictions."
+    return (
+        f"{both} cannot describe the same predictions on VOC's 20 classes: with that accuracy the mean IoU is at least "
+        f"{100 * lowest:.1f} %, and {100 * miou:.1f} % allows an accuracy of at most {100 * highest:.1f} %. "
+        f"Of {len(found) - 1} other readings {sum(reading['can'] is True for reading in found[1:])} can hold both."
+    )

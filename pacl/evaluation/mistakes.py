@@ -9,18 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
-from pacl.clip.frozen import FrozenCLIP
 from pacl.data.benchmark import IGNORE, Benchmark, phrases_of
-from pacl.data.prepared import ImageSet
-from pacl.evaluation.segmentation import equal_sizes
-from pacl.label_maps import label_maps
+from pacl.evaluation.dense import Kept, Passes, Reading
 from pacl.metrics import bootstrap_interval, iou_per_class
-from pacl.runtime.files import write_json
-from pacl.runtime.params import Protocol
+from pacl.runtime.files import read_json, write_json
 from pacl.runtime.processes import in_parts
-from pacl.segment import Methods, benchmark_texts, token_logits
+
+
+def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict[str, Tensor]:
+    """One benchmark's by one protocol, method -> int64 [K, K], as pacl.evaluation.segmentation wrote them. Raises
+    FileNotFoundError, or ValueError for a corrupt file.
+    """
+    path, methods = folder / "confusion_matrices.npz", read_json(folder / "segmentation.json")[benchmark][protocol]
+    try:
+        with np.load(path) as stored:
+            matrices = {key: torch.from_numpy(stored[key]) for key in stored}  # zipfile checks only what is read
+        return {method: matrices[f"{benchmark}/{protocol}/{method}"] for method in methods}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
+    except Exception as error:  # NumPy's reader raises nearly every kind for a damaged file
+        raise ValueError(f"{path} is corrupt ({error}): remove it and run `dvc repro segmentation`.") from None
 
 PLURALS = {"y": "ies", "f": "ves", "fe": "ves", "us": "i", "man": "men", "person": "people", "child": "children"}
 PLURALS |= {"mouse": "mice", "goose": "geese", "foot": "feet", "tooth": "teeth"}  # ending -> the plural's, by `s` apart
@@ -37,26 +48,22 @@ def confusions(confmat: Tensor, names: list[str], count: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["class", "taken_for", "share", "pixels"])
 
 
-def recall_by_area(
-    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
-) -> pd.DataFrame:
+def recall_by_area(passes: Passes | Kept, reading: Reading) -> pd.DataFrame:
     """How much of each class in each image is found: columns method, class, area (share of the image), recall."""
-    texts, names = benchmark_texts(clip, benchmark, protocol), benchmark.names
-    protocol = benchmark.settings(protocol)
+    run, benchmark = passes(reading.texts, reading.settings), reading.benchmark
 
     def found(part: range) -> list[tuple]:
         rows = []
-        for images, masks in equal_sizes(scenes.take(part), 32):
-            tokens = token_logits(clip, methods, images, texts.features, protocol)
-            for method, logits in tokens.items():
-                for mask, labels in zip(masks, label_maps(logits, texts, protocol).cpu().numpy(), strict=True):
+        for coarse, masks in run(part):
+            for method in passes.methods:
+                for mask, labels in zip(masks, reading.label_maps(coarse, method).cpu().numpy(), strict=True):
                     target = benchmark.target(mask)
                     for k in np.unique(target[target != IGNORE]):
                         here = target == k
-                        rows.append((method, names[k], here.mean(), (labels[here] == k).mean()))
+                        rows.append((method, benchmark.names[k], here.mean(), (labels[here] == k).mean()))
         return rows
 
-    rows = [row for part in in_parts(found, len(scenes), 32) for row in part]
+    rows = [row for part in in_parts(found, len(passes.scenes), passes.batch_size) for row in part]
     return pd.DataFrame(rows, columns=["method", "class", "area", "recall"])
 
 

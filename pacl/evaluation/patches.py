@@ -23,6 +23,8 @@ from pacl.metrics import bootstrap_interval, coherence_interval, coherence_roc, 
 from pacl.runtime.files import write_json
 from pacl.segment import Embed, Method, patch_class_logits
 
+MOST_PATCHES = 20_000  # whose tokens of all blocks are held at once
+
 
 def scene_patches(
     clip: FrozenCLIP, scenes: ImageSet, benchmark: Benchmark, *, last_blocks: list[str], batch_size: int
@@ -111,6 +113,26 @@ def coherence(features: Tensor, labels: Tensor, *, pairs: int, seed: int) -> dic
     }
 
 
+@torch.no_grad()
+def coherence_by_block(
+    clip: FrozenCLIP, images: Images, labels: Tensor, *, pairs: int, seed: int, batch_size: int
+) -> list[float]:
+    """The area of `coherence` for the patch tokens that each of CLIP's blocks leaves, [M, N] labels -> one a block; of
+    MOST_PATCHES labelled patches, drawn by the seed.
+    """
+    labelled = (labels.flatten() != IGNORE).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = labelled[torch.randperm(len(labelled), generator=generator)[:MOST_PATCHES]].sort()[0]
+    image, patch, found, start = chosen // labels.shape[1], chosen % labels.shape[1], [], 0
+    for batch in batches(clip, images, batch_size, "blocks"):
+        here = (image >= start) & (image < start + len(batch))
+        found.append([tokens[image[here] - start, patch[here]].cpu() for tokens in clip.block_features(batch)])
+        start += len(batch)
+    of_chosen = labels.flatten()[chosen]
+    blocks = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return [coherence_roc(tokens, of_chosen, image, pairs=pairs, seed=seed)[-1] for tokens in blocks]
+
+
 def patch_map(
     embeddings: Tensor, labels: Tensor, text: Tensor, *, classes: int, patches: int, seed: int
 ) -> pd.DataFrame:
@@ -134,11 +156,21 @@ def patch_map(
 
 
 def write_patch_alignment(
-    folder: Path, benchmark: Benchmark, preds: dict[str, Tensor], labels: Tensor, curves: dict, maps: dict, *, seed: int
+    folder: Path,
+    benchmark: Benchmark,
+    preds: dict[str, Tensor],
+    labels: Tensor,
+    curves: dict,
+    blocks: list[float],
+    maps: dict,
+    *,
+    seed: int,
 ) -> dict:
-    """Writes patch_alignment.json, patch_accuracy.csv, patch_roc.json and patch_map.csv; returns what the first holds.
+    """Writes patch_alignment.json, patch_accuracy.csv, patch_roc.json, blocks.json and patch_map.csv; returns what the
+    first holds.
 
-    Each argument by method: preds as `patch_predictions` gives them, curves as `coherence`, maps as `patch_map`.
+    By method: preds as `patch_predictions` gives them, curves as `coherence`, maps as `patch_map`. blocks: as
+    `coherence_by_block`.
     """
     names = np.array(benchmark.names)
     result = {
@@ -149,6 +181,7 @@ def write_patch_alignment(
         result[method] = result.get(method, {}) | {"auc": curve["auc"], "auc_interval": curve["interval"]}
     write_json(folder / "patch_alignment.json", result)
     write_json(folder / "patch_roc.json", curves)
+    write_json(folder / "blocks.json", {"auc": blocks})
     by_class = [accuracy_by_class(p, labels, names).assign(method=method) for method, p in preds.items()]
     pd.concat(by_class).round(6).to_csv(folder / "patch_accuracy.csv", index=False)
     plane = pd.concat([one.assign(method=method, label=names[one.label]) for method, one in maps.items()])

@@ -4,6 +4,7 @@ qualitative results).
 
 import base64
 import io
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -13,15 +14,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from pacl.clip.frozen import FrozenCLIP
-from pacl.clip.texts import ClassTexts, class_texts
-from pacl.data.benchmark import IGNORE, Benchmark, phrases_of
+from pacl.data.benchmark import IGNORE
 from pacl.data.images import Masks
-from pacl.data.prepared import ImageSet
-from pacl.data.prompts import templates
+from pacl.evaluation.dense import Coarse, Kept, Passes, Reading, Text
 from pacl.runtime.files import write_json
-from pacl.runtime.params import Protocol
-from pacl.segment import Method, Methods, benchmark_texts, dense_logits, segment
 
 PICTURE_SIDE = 320  # pixels of the longer side of a scene, at most
 HEAT_SIDE = 32  # of a heat map: near the grid of tokens; the browser smooths it
@@ -38,36 +34,40 @@ def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
     return list(islice(rich, count))
 
 
-def prompt_maps(
-    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol, count: int
-) -> Shown:
+def coarse_of(
+    passes: Passes | Kept, reading: Reading, count: int, *, prompts: Iterable[Text] = ()
+) -> dict[int, Coarse]:
+    """The `Coarse` logits of the first `count` examples, by scene."""
+    run = passes([*reading.texts, *prompts], reading.settings)
+    return {i: next(iter(run(range(i, i + 1))))[0] for i in examples(passes.scenes.masks, count)}
+
+
+def prompt_maps(passes: Passes | Kept, reading: Reading, count: int) -> Shown:
     """The cosine of every pixel with the largest class of its scene, of the first `count` scenes: "heat/METHOD/i",
     float16 [H, W].
     """
-    shown, protocol = examples(scenes.masks, count), benchmark.settings(protocol)
-    targets = [benchmark.target(scenes.masks[i]).ravel() for i in shown]
-    prompts = [benchmark.names[np.bincount(target, minlength=256)[:IGNORE].argmax()] for target in targets]
-    texts = class_texts(clip, prompts, templates(protocol.templates)).features
+    benchmark, masks = reading.benchmark, passes.scenes.masks
+    words = [(reading.protocol.templates, name) for name in benchmark.names]
+    found = coarse_of(passes, reading, count, prompts=words)
+    targets = [benchmark.target(masks[i]).ravel() for i in found]
+    prompts = [int(np.bincount(target, minlength=256)[:IGNORE].argmax()) for target in targets]
     maps = {
-        f"heat/{name}/{place}": dense_logits(clip, method, scenes.images[i], texts[[place]], protocol)[0]
-        for name, method in methods.items()
-        for place, i in enumerate(shown)
+        f"heat/{method}/{place}": coarse.of(method, [words[k]]).upscaled()[0, 0].half().cpu().numpy()
+        for method in passes.methods
+        for place, (k, coarse) in enumerate(zip(prompts, found.values(), strict=True))
     }
-    about = {"benchmark": benchmark.name, "scenes": shown, "prompts": prompts}
-    return about, {key: values.half().cpu().numpy() for key, values in maps.items()}
+    about = {"benchmark": benchmark.name, "scenes": [*found], "prompts": [benchmark.names[k] for k in prompts]}
+    return about, maps
 
 
-def label_examples(
-    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol, count: int
-) -> Shown:
+def label_examples(passes: Passes | Kept, reading: Reading, count: int) -> Shown:
     """Label maps of the first `count` scenes, uint8 [H, W]: the "truth/i" and "METHOD/i"."""
-    shown, texts = examples(scenes.masks, count), benchmark_texts(clip, benchmark, protocol)
-    maps = {f"truth/{place}": benchmark.target(scenes.masks[i]) for place, i in enumerate(shown)}
-    for name, method in methods.items():
-        for place, i in enumerate(shown):
-            labels = segment(clip, method, scenes.images[i], texts, benchmark.settings(protocol))
-            maps[f"{name}/{place}"] = labels.cpu().numpy().astype(np.uint8)
-    return {"benchmark": benchmark.name, "scenes": shown, "classes": benchmark.names}, maps
+    benchmark, found = reading.benchmark, coarse_of(passes, reading, count)
+    maps = {f"truth/{place}": benchmark.target(passes.scenes.masks[i]) for place, i in enumerate(found)}
+    for method in passes.methods:
+        for place, coarse in enumerate(found.values()):
+            maps[f"{method}/{place}"] = reading.label_maps(coarse, method)[0].cpu().numpy().astype(np.uint8)
+    return {"benchmark": benchmark.name, "scenes": [*found], "classes": benchmark.names}, maps
 
 
 def write_shown(folder: Path, heat: Shown, labels: Shown) -> None:
@@ -76,45 +76,31 @@ def write_shown(folder: Path, heat: Shown, labels: Shown) -> None:
     np.savez_compressed(folder / "shown.npz", **heat[1], **labels[1])
 
 
-def write_viewer(
-    path: Path,
-    clip: FrozenCLIP,
-    methods: Methods,
-    scenes: ImageSet,
-    benchmark: Benchmark,
-    protocol: Protocol,
-    *,
-    count: int = 12,
-    present: int = 4,
-) -> None:
+def write_viewer(path: Path, passes: Passes | Kept, reading: Reading, *, count: int = 12, present: int = 4) -> None:
     """Writes viewer.json: the first `count` scenes with three labels or more; of each, its `present` largest classes
     and one class that it lacks.
 
     A heat map is the cosine of every pixel with a prompt, coloured from the lowest to the highest value that the method
     has with the scene's prompts; a mask, the pixels that get the prompt among all classes.
     """
-    protocol = benchmark.settings(protocol)
-    names, texts = benchmark.texts(protocol), benchmark_texts(clip, benchmark, protocol)
+    benchmark, names = reading.benchmark, reading.phrases
     unlisted = len(benchmark.classes) - len(names)  # 1 where the background is a class without a text, else 0
     made = []
-    for i in examples(scenes.masks, count):
-        target = benchmark.target(scenes.masks[i]).astype(int)
+    for i, coarse in coarse_of(passes, reading, count).items():
+        target = benchmark.target(passes.scenes.masks[i]).astype(int)
         target = np.where(target == IGNORE, -1, target - unlisted)  # -1: no prompt
         shown = prompts_of(target, len(names), present, len(made))
-        entries = {
-            name: scene_entry(clip, method, scenes.images[i], target, shown, texts, unlisted, protocol)
-            for name, method in methods.items()
-        }
+        entries = {method: scene_entry(coarse, method, target, shown, reading, unlisted) for method in passes.methods}
         prompts = [
             {
-                "name": phrases_of(names[k])[0],
+                "name": names[k][0],
                 "present": bool((target == k).any()),
                 "truth": mask_png(target == k),
                 "methods": {method: entry[place] for method, entry in entries.items()},
             }
             for place, k in enumerate(shown)
         ]
-        made.append({"image": jpeg(scenes.images[i]), "prompts": prompts})
+        made.append({"image": jpeg(passes.scenes.images[i]), "prompts": prompts})
     write_json(path, {"scenes": made})
 
 
@@ -131,20 +117,12 @@ def prompts_of(target: np.ndarray, classes: int, present: int, turn: int) -> lis
 
 
 def scene_entry(
-    clip: FrozenCLIP,
-    method: Method,
-    image: Image.Image,
-    target: np.ndarray,
-    shown: list[int],
-    texts: ClassTexts,
-    unlisted: int,
-    protocol: Protocol,
+    coarse: Coarse, method: str, target: np.ndarray, shown: list[int], reading: Reading, unlisted: int
 ) -> list[dict]:
     """What one method finds in a scene, for each prompt: heat map, its lowest and highest cosine, mask, IoU."""
-    first = texts.first_phrases()  # which stands for its class
-    features = texts.features[[first[k] for k in shown]]
-    maps = dense_logits(clip, method, image, features, protocol).cpu()  # [prompts, H, W]
-    labels = segment(clip, method, image, texts, protocol).cpu().numpy() - unlisted
+    firsts = [(reading.protocol.templates, reading.phrases[k][0]) for k in shown]  # which stand for their classes
+    maps = coarse.of(method, firsts).upscaled()[0].cpu()  # [prompts, H, W]
+    labels = reading.label_maps(coarse, method)[0].cpu().numpy() - unlisted
     low, high = maps.min().item(), maps.max().item()
     return [
         {

@@ -162,3 +162,56 @@ def roc_curves(curves: dict[str, dict]):
     axis.set(aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     return figure
+
+
+def block_curve(areas: list[float]):
+    """Coherence after each of CLIP's blocks, from patch_alignment/blocks.json."""
+    figure, axis = plt.subplots(figsize=(4.4, 2.6))
+    axis.plot(range(1, len(areas) + 1), areas, "o-", color=COLOURS["CLIP"])
+    axis.set(title="Coherence of CLIP's patch tokens", xlabel="after block", ylabel="AUC")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def regions(found: dict):
+    """The pairs of accuracy and mean IoU that VOC's 20 classes allow, with the published ones, next to the pairs of a
+    run's own benchmark, with its methods; from consistency.json.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
+    own = found["own"]
+    region(left, found["voc20"]["region"], "Pascal VOC, 20 classes: published numbers")
+    for point in found["voc20"]["points"]:
+        published(left, point)
+    impossible = next(point for point in found["voc20"]["points"] if point["name"] == "PACL, ViT-B/16")
+    lowest = found["voc20"]["lowest_miou"][f"{impossible['accuracy']:g}"]
+    x, y = 100 * impossible["accuracy"], 100 * impossible["miou"][0]
+    left.annotate("", (x, 100 * lowest), (x, y), arrowprops={"arrowstyle": "->", "color": COLOURS["PACL"], "lw": 1.5})
+    region(right, own["region"], f"This run: {own['benchmark']}, {own['protocol']} protocol")
+    for name, of in own["points"].items():
+        right.plot(100 * of["accuracy"], 100 * of["miou"], "o", color=COLOURS[NAMES[name]], label=NAMES[name])
+    left.set(ylabel="mean IoU, %")
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.tight_layout()
+    return figure
+
+
+def region(axis, edges: dict[str, list[float]], title: str) -> None:
+    """The possible pairs as an area, and errors spread evenly as a line."""
+    accuracy, low, spread, high = (100 * np.array(edges[name]) for name in ("accuracy", "lowest", "spread", "highest"))
+    axis.fill_between(accuracy, low, high, color="#dfe6ee", label="possible")
+    axis.plot(accuracy, spread, "--", color="#7a8794", lw=1, label="errors spread evenly")
+    axis.set(title=title, xlabel="patches or pixels right, %", xlim=(15, 101), ylim=(0, 101))
+
+
+def published(axis, point: dict) -> None:
+    """One published method: a point or, of a range of mean IoU, a bar; a line along the edge if one number is known."""
+    method = point["name"].split(",")[0]
+    colour, miou = COLOURS[method], [100 * value for value in point["miou"]]
+    if point["accuracy"] is None:
+        axis.axhline(miou[0], color=colour, lw=1, ls=":", label=f"{point['name']}, mIoU alone")
+    elif not miou:
+        axis.axvline(100 * point["accuracy"], color=colour, lw=1, ls=":", label=f"{point['name']}, accuracy alone")
+    else:
+        marker = "X" if method == "PACL" else "o"
+        axis.plot([100 * point["accuracy"]] * len(miou), miou, f"{marker}-", color=colour, label=point["name"])

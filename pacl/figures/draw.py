@@ -38,6 +38,11 @@ def scenes(report: Path, image_sets: dict, *, count: int = 6) -> dict:
     return saved(report, {"scenes.png": figure}, dpi=110)
 
 
+def consistency(report: Path) -> dict:
+    """The pairs of accuracy and mean IoU that VOC's 20 classes allow, with the published ones, and this run's own."""
+    return saved(report, {"consistency.png": charts.regions(read_json(report / "consistency.json"))})
+
+
 def training(report: Path) -> dict:
     return saved(report, {"training.png": charts.training_curves(pd.read_csv(report / "train/training.csv"))})
 
@@ -52,6 +57,8 @@ def patches(report: Path, label: str) -> dict:
     curves = {NAMES[method]: curve for method, curve in read_json(folder / "patch_roc.json").items()}
     maps = analyses.patch_maps(dict(iter(places.groupby("method", sort=False))))
     figures = {"patch_accuracy.png": accuracy, "patch_roc.png": charts.roc_curves(curves)}
+    if blocks := read_json(folder / "blocks.json")["auc"]:
+        figures["patch_blocks.png"] = charts.block_curve(blocks)
     return saved(report, figures) | saved(report, {"patch_map.png": maps}, dpi=150)
 
 

@@ -1,6 +1,7 @@
 """The report's command line.
 
 python -m pacl.report [PROFILE]                                    prints the claims and where the report is
+python -m pacl.report expect PROFILE [CHAPTER ...]                 compares its untrained baselines with the literature
 python -m pacl.report readme                                       updates the claims table in README.md
 python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exits with 1 if two metrics.json differ by more
 """
@@ -10,11 +11,14 @@ import math
 import sys
 from pathlib import Path
 
-from pacl.report.claims import as_text, with_claims
+from pacl.report.claims import as_text, readmes_claims, with_claims
+from pacl.report.expect import LOOK, expectations
+from pacl.report.expect import as_text as as_table
 from pacl.report.metrics import compare
-from pacl.report.results import report_folder
-from pacl.runtime.config import ConfigError, find_file, project_root, read_yaml
+from pacl.report.results import MEASURED, Results, report_folder
+from pacl.runtime.config import ConfigError, find_file, load_params, project_root, read_yaml
 from pacl.runtime.files import read_json, write_atomically
+from pacl.runtime.params import Profile
 
 
 def show(profiles: list[str]) -> int:
@@ -22,19 +26,30 @@ def show(profiles: list[str]) -> int:
     for profile in profiles:
         page, claims = report_folder(profile) / "report.html", report_folder(profile) / "claims.json"
         if not page.is_file() or not claims.is_file():
-            how = "make reproduce" if profile == "mini" else f"dvc exp run -S 'profiles=[{profile}]'"
-            print(f"There is no report of {profile} yet ({page}): run `{how}`.", file=sys.stderr)
+            print(
+                f"There is no report of {profile} yet ({page}): run `make reproduce PROFILE={profile}`.",
+                file=sys.stderr,
+            )
             return 1
         print(f"{as_text(read_json(claims))}\n\nReport of {profile}: {page}")
     return 0
 
 
 def write_readme() -> int:
-    """Updates README.md's claims table from reports/mini."""
+    """Updates README.md's claims table from the reports."""
     path = project_root() / "README.md"
-    claims = read_json(report_folder("mini") / "claims.json")
-    write_atomically(path, with_claims(path.read_text(encoding="utf-8"), claims))
+    write_atomically(path, with_claims(path.read_text(encoding="utf-8"), readmes_claims(project_root() / "reports")))
     return 0
+
+
+def show_expectations(profile: str, *chapters: str) -> int:
+    """Prints what others measured beside a run's numbers; the status is 1 if one of them is not met."""
+    if odd := [name for name in chapters if name not in MEASURED]:
+        raise ValueError(f"{odd[0]!r} is not a chapter with numbers; these are {', '.join(MEASURED)}.")
+    results = Results(profile, load_params(profile, *Profile.model_fields))
+    rows = expectations(results, list(chapters or MEASURED))
+    print(as_table(rows))
+    return int(any(row["verdict"] == LOOK for row in rows))
 
 
 def compare_files(arguments: list[str]) -> int:
@@ -74,6 +89,8 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["compare"]:
             return compare_files(arguments[1:])
+        if arguments[:1] == ["expect"] and arguments[1:]:
+            return show_expectations(*arguments[1:])
         if arguments == ["readme"]:
             return write_readme()
         return show(arguments or read_yaml(find_file("params.yaml")).get("profiles", []))

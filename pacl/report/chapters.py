@@ -9,6 +9,7 @@ import yaml
 
 from pacl.report.ablated import ablations, pooling
 from pacl.report.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TERMS, judge, load_ledger, setting_of
+from pacl.report.consistent import consistency
 from pacl.report.costs import speed, trust
 from pacl.report.measured import classification, patch_alignment, segmentation, viewer
 from pacl.report.page import MARKS, capital, code, figure, fold, joined, missing, percent, say, table, words, write_page
@@ -16,7 +17,7 @@ from pacl.report.results import Results
 from pacl.runtime.config import project_root
 
 STAGES = ("prepare", "features", "train", "patch_alignment", "segmentation", "scenes", "classification", "ablations")
-STAGES += ("figures", "report")
+STAGES += ("consistency", "figures", "report")
 WHEN_NULL = {"short_side": "as it is", "window": "whole image", "window_stride": "–", "token_stride": "patch size"}
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "scikit-learn", "pillow", "spacy")
 PACKAGES += ("matplotlib", "seaborn")
@@ -35,8 +36,8 @@ def chapters(results: Results) -> dict:
     ledger = load_ledger()
     judged = judge(ledger, results.metrics, setting_of(results))
     claims = [row | {"notebook": measured_in(row, entry)} for row, entry in zip(judged, ledger, strict=True)]
-    miniworld = results.params.prepare.source == "miniworld"
-    notices = [words()["notice_random"]] * results.random_weights + [words()["notice_miniworld"]] * miniworld
+    of_source = words().get(f"notice_{results.params.prepare.source}")
+    notices = [words()["notice_random"]] * results.random_weights + [of_source] * bool(of_source)
     notices += [results.prepared["note"]] if results.prepared.get("note") else []
     sections = [
         section("pooling", "Own attention for every pair", "ablations", pooling(results)),
@@ -47,6 +48,7 @@ def chapters(results: Results) -> dict:
         section("segmentation", "Segmentation by text", "segmentation", segmentation(results)),
         section("classification", "Zero-shot classification", "classification", classification(results)),
         section("ablations", "What matters?", "ablations", ablations(results)),
+        section("consistency", "Do the paper's numbers fit each other?", "consistency", consistency(results)),
         section("speed", "Speed and memory", None, speed(results)),
         section("trust", "Can a long run be trusted?", None, trust(results)),
         section("protocols", "Evaluation protocols", None, protocols(results.params)),
@@ -128,7 +130,8 @@ def training(results: Results) -> list[dict]:
         said.append(say("training_validation", **losses, **found))
         if settings.noun_share and last.loss > last.validation_loss:
             said.append(say("training_above"))
-    said.append(say("training_scale", scale=last.logit_scale))
+    kind = "training_scale" if settings.logit_scale == "learned" else "training_scale_fixed"
+    said.append(say(kind, scale=last.logit_scale))
     return [joined(said), figure(results, "training")]
 
 

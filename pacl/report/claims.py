@@ -13,13 +13,14 @@ import yaml
 from pacl.report.page import markdown_table
 from pacl.report.results import Results
 from pacl.runtime.config import project_root
-from pacl.runtime.files import write_json
+from pacl.runtime.files import read_json, write_json
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
 TERMS = (
     "mIoU: intersection over union of predicted and true pixels, averaged over classes. AUC: area under the ROC curve; "
     "0.5 is chance. φ (phi): PACL's similarity of an image and a text."
 )  # below each claims table
+IN_README = {"mini": "Drawings, small CLIP", "photos": "Photographs, small CLIP (not OpenAI's)"}  # a column a profile
 MARKERS = ("<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->")  # around the table in README.md
 
 
@@ -27,6 +28,12 @@ def load_ledger(path: Path | None = None) -> list[dict]:
     """The claims of data/claims.yaml, in its order."""
     text = (path or project_root() / "data/claims.yaml").read_text(encoding="utf-8")
     return yaml.load(text, Loader=yaml.CSafeLoader)  # safe_load's, in C
+
+
+def readmes_claims(reports: Path) -> dict[str, list[dict]]:
+    """What `claims_table` takes: of IN_README's profiles those that have been run."""
+    files = {title: reports / profile / "claims.json" for profile, title in IN_README.items()}
+    return {title: read_json(path) for title, path in files.items() if path.is_file()}
 
 
 def write_claims(results: Results) -> list[dict]:
@@ -154,18 +161,20 @@ def as_text(claims: list[dict], widths=(15, 44, 27, 40)) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def claims_table(claims: list[dict]) -> str:
-    """The claims as a Markdown table; a label that all measured values share moves into the column's title."""
-    labels = {match[1] for claim in claims if (match := re.search(r" \(([^()]*)\)$", claim["measured"]))}
-    ends = f" ({labels.pop()})" if len(labels) == 1 else ""
-    rows = [[c["claim"], c["paper"], c["measured"].removesuffix(ends), c["verdict"]] for c in claims]
-    return markdown_table(rows, ["Claim", "Paper", f"Ours{ends}", "Verdict"])
+def claims_table(runs: dict[str, list[dict]]) -> str:
+    """The claims as a Markdown table with two columns a run; runs: the claims.json of each, by the columns' title."""
+    (first, *_), titles = runs.values(), [title for name in runs for title in (name, "Verdict")]
+    rows = [[claim["claim"], claim["paper"]] for claim in first]
+    for claims in runs.values():
+        for row, claim in zip(rows, claims, strict=True):
+            row += [re.sub(r" \([^()]*\)$", "", claim["measured"]), claim["verdict"]]  # without the run's label
+    return markdown_table(rows, ["Claim", "Paper", *titles])
 
 
-def with_claims(readme: str, claims: list[dict]) -> str:
+def with_claims(readme: str, runs: dict[str, list[dict]]) -> str:
     """README.md's text with a new claims table between the markers. Raises ValueError if it lacks them."""
     before, begin, rest = readme.partition(MARKERS[0])
     _, end, after = rest.partition(MARKERS[1])
     if not begin or not end:
         raise ValueError(f"README.md lacks the lines {MARKERS[0]} and {MARKERS[1]}: put them around the claims table.")
-    return f"{before}{begin}\n\n{claims_table(claims)}\n\n{TERMS}\n\n{end}{after}"
+    return f"{before}{begin}\n\n{claims_table(runs)}\n\n{TERMS}\n\n{end}{after}"

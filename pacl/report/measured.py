@@ -11,9 +11,11 @@ from pacl.runtime.config import project_root
 
 MEASURES = {
     "miou": "mIoU",
+    "miou_foreground": "mIoU of the classes but background, which may be predicted",
     "miou_labelled": "mIoU of the classes that the test images show",
     "pixel_accuracy": "pixel accuracy",
 }
+CLAIMED, PACL_YEAR = "PACL, as claimed", 2023
 LITERATURE = "On the real benchmarks, from the literature"
 COLUMNS = {
     "voc21": "VOC21",
@@ -32,6 +34,7 @@ def patch_alignment(results: Results) -> list[dict]:
         say("patch_alignment"),
         *(patch_table(measured) if measured else [missing("patch_alignment/patch_alignment.json")]),
         literature_patches(),
+        *blocks(results),
         *(figure(results, name) for name in ("patch_roc", "patch_map", "patch_accuracy")),
         missing("patch_alignment/patch_accuracy.csv")
         if by_class is None
@@ -57,6 +60,17 @@ def patch_table(measured: dict) -> list[dict]:
     return [shown, say("less_coherent", pacl=pacl, clip=clip)] if pacl < clip else [shown]
 
 
+def blocks(results: Results) -> list[dict]:
+    """Coherence of the tokens that each block of CLIP leaves; nothing where it wasn't measured."""
+    areas = (results.blocks or {"auc": []})["auc"]
+    if not areas:
+        return []
+    best = max(range(len(areas)), key=areas.__getitem__)
+    falls = "falls" if areas[-1] < areas[-3 if len(areas) > 2 else 0] else "does not fall"
+    said = say("blocks", best=best + 1, highest=areas[best], last=areas[-1], count=len(areas), falls=falls)
+    return [said, figure(results, "patch_blocks")]
+
+
 def segmentation(results: Results) -> list[dict]:
     measured, by_class = results.metrics["segmentation"], results.iou_by_class
     return [
@@ -64,6 +78,7 @@ def segmentation(results: Results) -> list[dict]:
         *(segmentation_tables(measured) if measured else [missing("segmentation/segmentation.json")]),
         figure(results, "protocols"),
         literature_segmentation(),
+        beside_its_time(),
         heading("Class by class"),
         figure(results, "iou_by_class"),
         *([missing("segmentation/iou_by_class.csv")] if by_class is None else class_tables(by_class)),
@@ -77,7 +92,7 @@ def segmentation(results: Results) -> list[dict]:
 
 def segmentation_tables(measured: dict) -> list[dict]:
     """Tables of MEASURES: one row for each benchmark and protocol, one column for each method. mIoU of the labelled
-    classes has rows only where it is another number.
+    classes has rows only where it is another number, mIoU without background those of benchmarks that have one.
     """
     tables = []
     for key, title in MEASURES.items():
@@ -86,7 +101,7 @@ def segmentation_tables(measured: dict) -> list[dict]:
             for benchmark, of_benchmark in measured.items()
             for protocol, of_protocol in of_benchmark.items()
             for method, values in of_protocol.items()
-            if key != "miou_labelled" or values.get(key, values["miou"]) != values["miou"]
+            if key in values and (key != "miou_labelled" or values[key] != values["miou"])
         ]
         if not rows:
             continue
@@ -203,14 +218,35 @@ def literature_patches() -> dict:
     return table(columns, lines, caption=f"{LITERATURE}: Pascal VOC", outside=True)
 
 
+def published_miou(method: str, benchmark: str) -> float:
+    rows = published("mIoU")
+    return float(rows[(rows.method == method) & (rows.benchmark == benchmark)].value.iloc[0])
+
+
+def beside_its_time() -> dict:
+    """Where PACL's published numbers stand among methods published up to its year."""
+    rows = published("mIoU")
+    rows = rows[rows.source.str.extract(r"\b(20\d\d)", expand=False).astype(float) <= PACL_YEAR]
+    best = rows[(rows.benchmark == "context59") & (rows.method != CLAIMED)].copy()
+    best["number"] = best.value.str.split("–").str[-1].astype(float)
+    best = best.sort_values("number").iloc[-1]
+    ours = {name: published_miou(CLAIMED, name) for name in ("voc20", "context59")}
+    maskclip = published_miou("MaskCLIP", "voc20")
+    place = "below" if ours["voc20"] < maskclip else "above"
+    above = "above" if ours["context59"] > best.number else "below"
+    numbers = {"maskclip": maskclip, "best": best.method, "number": best.number}
+    return say("beside_its_time", place=place, above=above, **ours, **numbers)
+
+
 def literature_segmentation() -> dict:
     lines = []
     for (method, backbone), rows in published("mIoU").groupby(["method", "backbone"], sort=False):
         values = {row.benchmark: row.value + "?" * (row.certainty == "uncertain") for row in rows.itertuples()}
         sources = " · ".join(dict.fromkeys(rows.source.str.split(";").str[0]))
-        lines.append([method, backbone or "–", *(values.get(name, "–") for name in COLUMNS), sources])
-    strong = tuple(i for i, line in enumerate(lines) if line[0] == "PACL, as claimed")
+        supervision = rows.supervision.iloc[0]
+        lines.append([method, backbone or "–", supervision, *(values.get(name, "–") for name in COLUMNS), sources])
+    strong = tuple(i for i, line in enumerate(lines) if line[0] == CLAIMED)
     said = "None of these was measured here. “?”: uncertain. NACLIP's code today has other settings."
     caption = f"{LITERATURE}: mIoU in %. {said}"
-    columns = ["Method", "Backbone", *COLUMNS.values(), "First described in"]
+    columns = ["Method", "Backbone", "Supervision", *COLUMNS.values(), "First described in"]
     return table(columns, lines, caption=caption, strong=strong, outside=True)

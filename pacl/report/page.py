@@ -49,8 +49,8 @@ def heading(title: str) -> dict:
 
 
 def missing(name: str) -> dict:
-    """The sentence in place of a file that isn't there; the file's folder is the stage that writes it."""
-    stage = name.split("/")[0]
+    """The sentence in place of a file that isn't there; its folder, or its own name, is the stage that writes it."""
+    stage = name.split("/")[0].removesuffix(".json")
     return text(f"*`{name}` isn't there: run the stage **{stage}**, which writes it (`dvc repro {stage}`).*")
 
 

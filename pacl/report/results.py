@@ -38,6 +38,8 @@ class Results:
         self.findings = self.read("ablations/findings.json") or {}
         self.logit_scales = self.read("ablations/logit_scales.csv")
         self.worlds = self.read("ablations/worlds.csv")
+        self.blocks = self.read("patch_alignment/blocks.json")
+        self.consistency = self.read("consistency.json")
         self.speed = self.read("../speed.json")  # measured once for all profiles, as the next three
         self.ranks = self.read("../ranks.json")
         self.memory = self.read("../streaming_memory.json")

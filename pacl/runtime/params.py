@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+KEPT_SCENES = 300  # test scenes of each image set whose coarse logits are kept for later stages (pacl.evaluation.dense)
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -70,8 +72,9 @@ class Features(Section):
 
 
 class Train(Section):
-    """products: the type of all_pairs' matrix products. accumulate: number of parts of a batch, whose activations are
-    held one part at a time; each part is computed twice.
+    """pooled: whether phi averages the tokens as they are or at length 1. products: the type of all_pairs' matrix
+    products. logit_scale: of the loss, "learned" or a number that stays. accumulate: number of parts of a batch, whose
+    activations are held one part at a time; each part is computed twice.
     """
 
     embedder: Literal["residual", "mlp", "linear"]
@@ -80,6 +83,7 @@ class Train(Section):
     scale: Positive
     activation: Literal["softmax", "sigmoid"]
     pooling: Literal["all_pairs", "matched_only"]
+    pooled: Literal["raw", "unit"]
     products: Literal["float32", "bfloat16"] = "float32"
     pairs: PositiveInt
     noun_share: Fraction
@@ -91,6 +95,7 @@ class Train(Section):
     eps: Positive
     weight_decay: NonNegative
     warmup_steps: Count
+    logit_scale: Literal["learned"] | Annotated[float, Field(ge=1, allow_inf_nan=False)]
     max_logit_scale: Annotated[float, Field(ge=15, allow_inf_nan=False)]  # CLIP's starts at 1 / 0.07
     precision: Literal["float32", "bfloat16"]
     compile: bool
@@ -104,6 +109,9 @@ class Train(Section):
         steps = self.epochs * (self.pairs // self.batch_size)
         if self.warmup_steps >= steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below all of its {steps} steps")
+        if self.logit_scale != "learned" and self.logit_scale > self.max_logit_scale:
+            most = f"max_logit_scale ({self.max_logit_scale})"
+            raise ValueError(f"logit_scale ({self.logit_scale}) must be at most {most}")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})")
         return self
@@ -204,6 +212,13 @@ class Segmentation(Section):
     batch_size: PositiveInt
     shown: PositiveInt
 
+    @property
+    def shown_benchmarks(self) -> tuple[str, str]:
+        """Those whose scenes are shown: for heat maps the first, for label maps and mistakes one with things and stuff,
+        or else the last.
+        """
+        return self.benchmarks[0], "coco_stuff" if "coco_stuff" in self.benchmarks else self.benchmarks[-1]
+
     @model_validator(mode="after")
     def clip_and_pacl_are_compared(self):
         if missing := [name for name in ("clip", "pacl") if name not in self.methods]:
@@ -227,7 +242,7 @@ class Ablations(Section):
     base: dict
     seeds: Annotated[list[Count], Field(min_length=1)]
     strides: Annotated[list[PositiveInt], Field(min_length=1)]
-    inference_scenes: PositiveInt
+    inference_scenes: Annotated[int, Field(ge=1, le=KEPT_SCENES)]
     points: dict[str, dict]
 
 

@@ -73,7 +73,7 @@ def perfect_patches(target: torch.Tensor, K: int, stride: int) -> torch.Tensor:
     """The confusion matrix [K, K] of a model that knows every patch's majority label, upscaled bilinearly."""
     one_hot = F.one_hot(target.long().clamp(max=K), K + 1)[..., :K].permute(2, 0, 1).float()  # [K, H, W]; IGNORE: none
     votes = F.avg_pool2d(one_hot[None], PATCH, stride)[0]  # [K, h, w]
-    tokens = F.one_hot(votes.argmax(0), K).permute(2, 0, 1).float()
+    tokens = F.one_hot(votes.argmax(0), K).permute(2, 0, 1) * (votes.sum(0) > 0)  # without a labelled pixel: none
     sides = zip(target.shape, tokens.shape[1:], strict=True)
     rows, columns = (interpolation_matrix(size, grid, stride, PATCH, size) for size, grid in sides)
     preds = label_maps(TokenLogits(tokens, rows, columns), None, Protocol())

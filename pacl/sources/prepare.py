@@ -83,13 +83,7 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
     finished: the folder's later name. Returns notes on the data.
     """
     raw = Path(settings.raw)
-    layouts.check_present(
-        [
-            *((raw / dataset["folder"], dataset, "") for dataset in datasets_of(settings.source)),
-            *segmentation_sets.check_benchmarks(raw, settings.benchmarks),
-            *classification_sets.check_sets(raw, settings.classification_sets),
-        ]
-    )
+    layouts.check_present(wanted(raw, settings))
     if settings.source == "webdataset":
         notes = [write_shards(folder, finished, raw / shards.SHARDS["folder"], settings)]
         notes += [borders.note(sorted((folder / "train_images").iterdir()))]
@@ -102,6 +96,15 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):
         notes += write_image_set(folder, raw, dataset, names, settings)
     return notes + [classification_sets.write_set(folder, raw, name, settings) for name in settings.classification_sets]
+
+
+def wanted(raw: Path, settings: Prepare) -> list[tuple[Path, dict, str]]:
+    """The (folder, data set, split) that the settings need, as `check_present` takes them."""
+    return [
+        *((raw / dataset["folder"], dataset, "") for dataset in datasets_of(settings.source)),
+        *segmentation_sets.check_benchmarks(raw, settings.benchmarks),
+        *classification_sets.check_sets(raw, settings.classification_sets),
+    ]
 
 
 def datasets_of(source: str) -> list[dict]:

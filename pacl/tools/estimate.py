@@ -13,14 +13,14 @@ import numpy as np
 from pacl.clip.frozen import FrozenCLIP
 from pacl.data.prepared import all_scenes
 from pacl.data.prompts import templates
+from pacl.evaluation.ablations.readings import settings_of
 from pacl.runtime.files import read_json
-from pacl.runtime.params import Protocol, Train
+from pacl.runtime.params import KEPT_SCENES, Protocol, Train
 from pacl.segment import window_starts
 from pacl.sources import caption_sets, classification_sets, segmentation_sets
 
 TEXT = 0.1  # of an image's operations, at most: a text's in ViT-B/16
 NOUNS_GROW = 0.7  # distinct nouns grow with this power of the number of photos, in Flickr8k's first 1,000
-READINGS = 14  # of the native protocol with PACL, in the ablations: strides, templates, rules, searches for scales
 
 
 def seconds(times: list[float], works: list[float], whole: float) -> float:
@@ -115,10 +115,13 @@ def work(params: SimpleNamespace, rehearsed: Rehearsed, *, whole: bool) -> dict[
     image = rehearsed.passes(Protocol(), clip.image_size, clip.image_size)
     methods = 1 + (len(segmentation.methods) - 1) / rehearsed.layers  # they differ in CLIP's last block only
     protocols = params.protocols.named(segmentation.protocols)
-    shown = "coco_stuff" if "coco_stuff" in segmentation.benchmarks else segmentation.benchmarks[-1]
     streamed = params.train.epochs * params.train.pairs * (1 + TEXT) * image
-    searched = sum(rehearsed.scene(protocol, "voc21") for protocol in protocols.values())
-    read = READINGS * rehearsed.scene(params.protocols.native, "voc20") + methods * searched
+    native = params.protocols.native
+    searched = sum(
+        rehearsed.scene(protocol, "voc21") for protocol in params.protocols.named(["native", "sclip", "tcl"]).values()
+    )
+    strides = settings_of(native, ablations.strides, clip.patch_size)["stride"].values()
+    read = sum(rehearsed.scene(protocol, "voc20") for protocol in strides if protocol != native)
 
     def prompts(name: str) -> float:
         return found.nouns * (len(templates(name)) if whole else 1) * TEXT * image
@@ -139,9 +142,9 @@ def work(params: SimpleNamespace, rehearsed: Rehearsed, *, whole: bool) -> dict[
         "train": rehearsed.training(params.train) + (streamed if params.prepare.source == "webdataset" else 0.0),
         "patch_alignment": found.scenes.get(params.patch_alignment.benchmark, 0),
         "segmentation": methods * sum(map(dense, protocols.values())),
-        "scenes": min(300, found.scenes[shown]) * rehearsed.scene(next(iter(protocols.values())), shown),
+        "scenes": min(KEPT_SCENES, found.scenes[segmentation.shown_benchmarks[1]]),
         "classification": found.labelled,
         "world": ablations.base["pairs"] + found.images if params.prepare.source == "miniworld" else 0,
         "ablation_points": found.images * image + sum(map(point, ablations.points.values())),
-        "ablations": ablations.inference_scenes * read,
+        "ablations": ablations.inference_scenes * (read + methods * searched),
     }

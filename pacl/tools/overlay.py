@@ -24,13 +24,15 @@ def colours_of(prompts: int) -> np.ndarray:
     return np.vstack([np.zeros((1, 3)), 255 * palette(prompts)]).round().astype(np.uint8)
 
 
-def blend(image: Image.Image, mask: np.ndarray, prompts: int, side: int) -> Image.Image:
-    """The photo, at most `side` pixels long, tinted by its labels' colours; the background stays as it is."""
+def blend(image: Image.Image, mask: np.ndarray, prompts: int, side: int, share: float = 0.55) -> Image.Image:
+    """The photo, at most `side` pixels long, tinted by its labels' colours, of which it takes a share; the background
+    stays as it is.
+    """
     image = image.copy()
     image.thumbnail((side, side))
     labels = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
     pixels = np.asarray(image).astype(np.float32)
-    mixed = np.where(labels[..., None] > 0, 0.45 * pixels + 0.55 * colours_of(prompts)[labels], pixels)
+    mixed = np.where(labels[..., None] > 0, (1 - share) * pixels + share * colours_of(prompts)[labels], pixels)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 

@@ -343,22 +343,39 @@ def is_earlier_output(folder: Path) -> bool:
 
 
 def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float | None) -> Protocol:
-    """The whole photo at once, or in windows if CLIP takes one size only."""
-    window = {"window": clip.image_size, "window_stride": math.ceil(clip.image_size / 2)} if clip.is_timm else {}
+    """The whole photo at once; a network of timm's does strides below its patches by shifted passes."""
+    passes = "shifted" if clip.is_timm and token_stride else "joint"
     rule = {} if background is None else {"background_rule": "probability", "background_threshold": float(background)}
-    return Protocol(token_stride=token_stride, logit_scale=clip.logit_scale, **window, **rule)
+    return Protocol(token_stride=token_stride, passes=passes, logit_scale=clip.logit_scale, **rule)
 
 
 def label(
     clip, method: Method, image: Image.Image, texts: ClassTexts, protocol: Protocol, short_side: int, maps: Path | None
 ) -> np.ndarray:
     """uint8 [H, W]: 0 for background, k for the k-th prompt, from 1. maps: the file for the similarities, if any."""
-    limited = protocol.model_copy(update=sizes(clip, image.size, short_side, protocol))
-    tokens = token_logits(clip, {"": method}, image, texts.features, limited)[""]
+    tokens = cosines(clip, method, image, texts, protocol, short_side)
     if maps:
         write_similarities(maps, tokens, texts)
-    labels = label_maps(tokens, texts, limited).to(torch.uint8).cpu().numpy()
+    return labels_of(tokens, texts, protocol)
+
+
+def cosines(clip, method: Method, image, texts: ClassTexts, protocol: Protocol, short_side: int) -> TokenLogits:
+    """The cosines of a photo's tokens with the texts."""
+    limited = protocol.model_copy(update=sizes(clip, image.size, short_side, protocol))
+    return token_logits(clip, {"": method}, image, texts.features, limited)[""]
+
+
+def labels_of(tokens: TokenLogits, texts: ClassTexts, protocol: Protocol) -> np.ndarray:
+    """uint8 [H, W], as `label` returns it."""
+    labels = label_maps(tokens, texts, protocol).to(torch.uint8).cpu().numpy()
     return labels + (protocol.background_rule == "none")
+
+
+def similarity_maps(tokens: TokenLogits, texts: ClassTexts) -> Iterator[np.ndarray]:
+    """The cosines of all pixels with each prompt, float32 [H, W]; of several phrases the largest."""
+    index = texts.phrase_index.to(tokens.logits.device)
+    for k in range(int(index.max()) + 1):
+        yield replace(tokens, logits=tokens.logits[index == k]).upscaled().amax(0).cpu().numpy()
 
 
 def sizes(clip, size: tuple[int, int], short_side: int, protocol: Protocol) -> dict[str, int]:
@@ -373,16 +390,12 @@ def sizes(clip, size: tuple[int, int], short_side: int, protocol: Protocol) -> d
 
 
 def write_similarities(path: Path, tokens: TokenLogits, texts: ClassTexts) -> None:
-    """Writes the cosines of pixels with prompts, float16 [K, H, W] in NumPy's format, one prompt after the other; of
-    several phrases the largest.
-    """
+    """Writes the `similarity_maps`, float16 [K, H, W] in NumPy's format, one prompt after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    index = texts.phrase_index.to(tokens.logits.device)
-    shape = (int(index.max()) + 1, len(tokens.rows), len(tokens.columns))
+    shape = (int(texts.phrase_index.max()) + 1, len(tokens.rows), len(tokens.columns))
     maps = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-    for k in range(len(maps)):
-        of_prompt = replace(tokens, logits=tokens.logits[index == k])
-        maps[k] = of_prompt.upscaled().amax(0).half().cpu().numpy()
+    for k, values in enumerate(similarity_maps(tokens, texts)):
+        maps[k] = values
     maps.flush()
 
 

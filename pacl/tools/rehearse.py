@@ -151,7 +151,7 @@ def lay_out(root: Path, place: Path, table: dict) -> None:
     (place / "data").mkdir(parents=True)
     (place / "params.yaml").write_text(yaml.safe_dump(table, sort_keys=False), encoding="utf-8")
     for path in (root / "dvc.yaml", root / "notebooks", root / "pacl", *(root / "data").iterdir()):
-        if path.name not in ("prepared", "features", "raw", "templates.yaml"):
+        if path.name not in ("prepared", "features", "dense", "texts", "raw", "templates.yaml"):
             (place / path.relative_to(root)).symlink_to(path.absolute())
     first = {name: forms[:1] for name, forms in read_yaml(root / "data/templates.yaml").items()}
     (place / "data/templates.yaml").write_text(yaml.safe_dump(first), encoding="utf-8")

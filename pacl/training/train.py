@@ -34,7 +34,9 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         embedder = VisionEmbedder(source.width, source.text_width, settings.embedder, settings.text_embedder)
         self.embedder = embedder.to(self.device)
-        self.logit_scale = LogitScale(max=settings.max_logit_scale).to(self.device)
+        learned = settings.logit_scale == "learned"
+        scale = {} if learned else {"start": settings.logit_scale}
+        self.logit_scale = LogitScale(max=settings.max_logit_scale, learned=learned, **scale).to(self.device)
         self.optimizer = AdamW(
             parameter_groups(self.embedder, self.logit_scale, settings.weight_decay),
             lr=settings.learning_rate,
@@ -219,6 +221,7 @@ def phi_of(embedder, tokens: Tensor, text_embeddings: Tensor, settings: Train, f
             scale=settings.scale,
             activation=settings.activation,
             pooling=settings.pooling,
+            pooled=settings.pooled,
             products=settings.products,
             first_text=first,
         )

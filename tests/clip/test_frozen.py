@@ -44,6 +44,15 @@ def test_plain_tokens_are_open_clips_own(tiny):
     torch.testing.assert_close(clip.project(tokens), tokens @ reference.visual.proj)
 
 
+def test_tokens_of_every_block_are_open_clips_own(tiny):
+    clip, reference, _ = tiny
+    expected = reference.visual.forward_intermediates(images(), output_fmt="NLC")["image_intermediates"]
+    found = list(clip.block_features(images()))
+    assert len(found) == len(expected) == 2
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
 def test_tokens_of_a_real_architecture_are_open_clips_own():
     clip = load_clip("ViT-B/32", "random", device="cpu")
     assert (clip.random_weights, clip.width, clip.dim, clip.patch_size, clip.image_size) == (True, 768, 512, 32, 224)
@@ -292,15 +301,60 @@ def test_a_timm_vit_gives_plain_tokens_only_and_none_for_its_registers(timms):
     features, patches = clip.image_and_patch_features(x)
     torch.testing.assert_close(features, F.normalize(clip.model.visual(x), dim=-1))
     assert torch.equal(patches, tokens)
-    with pytest.raises(ValueError, match="stride 4 .* use 8"):
+    with pytest.raises(ValueError, match="timm's, which takes a stride of 4 by shifted passes only"):
         clip.patch_features(x, 4)
-    for H, W in ((40, 40), (32, 40)):
-        with pytest.raises(ValueError, match=f"only 32 x 32 pixels, not {H} x {W}"):
-            clip.patch_features(images(1, H, W))
     with pytest.raises(ValueError, match="maskclip can't replace this CLIP's last block: use clip"):
         clip.patch_features(x, last_block="maskclip")
-    with pytest.raises(ValueError, match="tokens other than after_norm of a timm network"):
+    with pytest.raises(ValueError, match="network of timm's, which gives after_norm, but not value"):
         load_config(timms("token"), tokens="value")
+
+
+def test_the_blocks_of_timms_networks_are_not_looked_into(timms):
+    assert list(load_config(timms("token")).block_features(images())) == []
+
+
+@pytest.mark.parametrize(
+    "name, image, patch, prefix",
+    [
+        ("eva02_tiny_patch14_224", 224, 14, 1),  # rotary positions and learned ones, as in open_clip's EVA02
+        ("vit_small_patch16_dinov3", 256, 16, 5),  # rotary ones alone, a class token, four registers
+        ("vit_tiny_patch16_224", 224, 16, 1),
+        ("deit3_small_patch16_224", 224, 16, 1),  # positions without the class token's
+    ],
+)
+def test_timms_networks_take_any_size_as_timms_own_do(name, image, patch, prefix):
+    """The reference is timm's network made with dynamic_img_size=True, with the same weights."""
+    vision = {"image_size": image, "timm_model_name": name, "timm_pool": "token", "timm_proj": None}
+    clip = load_config({**TINY, "custom_text": True, "vision_cfg": vision})
+    own = timm.create_model(name, num_classes=16, global_pool="token", dynamic_img_size=True).eval()
+    own.load_state_dict(clip.model.visual.trunk.state_dict())
+    rows, columns = 3, 5
+    x = images(1, rows * patch + patch // 2, columns * patch + 1)  # what is left over is cut off, as everywhere
+    tokens = clip.patch_features(x)
+    assert clip.grid(*x.shape[2:]) == (rows, columns) and tokens.shape == (1, rows * columns, clip.width)
+    with torch.no_grad():
+        expected = own.forward_features(x[..., : rows * patch, : columns * patch])
+    assert own.num_prefix_tokens == prefix and expected.shape[1] == prefix + rows * columns
+    torch.testing.assert_close(tokens, expected[:, prefix:], **CLOSE)
+    half = clip.patch_features(x, patch // 2, passes="shifted").unflatten(1, clip.grid(*x.shape[2:], patch // 2))
+    torch.testing.assert_close(half[:, ::2, ::2].flatten(1, 2), tokens, **CLOSE)
+    lower = clip.patch_features(x[..., patch // 2 :, :])  # the pass that begins half a patch below
+    torch.testing.assert_close(half[:, 1::2, ::2].flatten(1, 2), lower, **CLOSE)
+
+
+def test_at_its_own_size_timms_network_gives_what_open_clip_computes(timms):
+    """With the trunk that open_clip built: the one for any size has the same weights."""
+    clip, x = load_config(timms("token")), images()
+    with torch.no_grad():
+        torch.testing.assert_close(clip.image_features(x), F.normalize(clip.model.encode_image(x), dim=-1), **CLOSE)
+    large = clip.patch_features(images(2, 64, 48))
+    assert large.shape == (2, 8 * 6, 32) and clip.project(large).shape == (2, 48, 16)
+
+
+def test_siglip_is_refused_with_the_reason():
+    vision = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
+    with pytest.raises(ValueError, match=r"has no class token .*SigLIP.*nothing projects a single patch into the text"):
+        load_config({**TINY, "custom_text": True, "vision_cfg": vision})
 
 
 def test_where_timm_averages_patches_their_mean_projected_is_the_images_embedding(timms):

@@ -10,6 +10,7 @@ import torch
 from helpers.colour_world import BENCHMARKS, METHODS, PROTOCOLS, ColourCLIP, image_set, pictures
 
 from pacl.data.benchmark import Benchmark
+from pacl.evaluation.dense import Passes, Reading
 from pacl.evaluation.mistakes import (
     by_mention,
     by_size,
@@ -42,8 +43,8 @@ def test_confusions_are_sorted_by_pixels_and_shares_are_of_the_true_class():
 def test_areas_add_up_to_the_confusion_matrix(name, changes):
     benchmark, protocol = BENCHMARKS[name], PROTOCOLS["whole"].model_copy(update=changes)
     scenes = image_set(*pictures([(14, 20)] * 3), {name: benchmark})
-    table = recall_by_area(ColourCLIP(), METHODS, scenes, benchmark, protocol)
-    confmats = confusion_matrices(ColourCLIP(), METHODS, {"": scenes}, [name], protocol)[name]
+    table = recall_by_area(Passes(ColourCLIP(), METHODS, scenes, 2), Reading(benchmark, protocol))
+    confmats = confusion_matrices(ColourCLIP(), METHODS, {"": scenes}, [name], {"": protocol})[""][name]
     for method, expected in confmats.items():
         rows = table[table.method == method]
         found = (rows.area * rows.recall).groupby(rows["class"]).sum() * 280

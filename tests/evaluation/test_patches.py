@@ -20,6 +20,7 @@ from pacl.evaluation.patches import (
     accuracy_by_class,
     accuracy_interval,
     coherence,
+    coherence_by_block,
     patch_colours,
     patch_map,
     patch_predictions,
@@ -102,6 +103,21 @@ def test_coherence_is_1_for_tokens_of_one_direction_a_class_and_a_half_for_noise
         assert (false_positives[0], true_positives[0], false_positives[-1], true_positives[-1]) == (0, 0, 1, 1)
 
 
+def test_coherence_of_each_block_is_that_of_its_own_tokens(tiny_clip, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    labels = torch.randint(0, 2, (5, 16), generator=torch.Generator().manual_seed(0))
+    labels[1, :9] = IGNORE
+    x = torch.stack([tiny_clip.preprocess(Image.fromarray(one)) for one in images])
+    tokens = [block.flatten(0, 1) for block in tiny_clip.block_features(x)]
+    ids = torch.arange(5).repeat_interleave(16)
+    expected = [coherence_roc(block, labels.flatten(), ids, pairs=3000, seed=0)[-1] for block in tokens]
+    found = coherence_by_block(tiny_clip, Images(images), labels, pairs=3000, seed=0, batch_size=2)
+    assert found == pytest.approx(expected) and len(found) == tiny_clip.model.visual.transformer.layers
+    monkeypatch.setattr("pacl.evaluation.patches.MOST_PATCHES", 30)
+    fewer = coherence_by_block(tiny_clip, Images(images), labels, pairs=3000, seed=0, batch_size=2)
+    assert fewer != found and all(0 <= area <= 1 for area in fewer)
+
+
 def test_interval_of_the_patch_accuracy_resamples_images():
     labels = torch.zeros(400, 4, dtype=torch.long)
     labels[:, 3] = 255
@@ -171,7 +187,7 @@ def test_files_hold_accuracies_curves_and_the_plane(tmp_path):
     plane = pd.DataFrame({"x": [0.12345, 1.0], "y": 2.0, "label": [1, 0], "is_text": [False, True]})
     benchmark = Benchmark("two", ("cat, kitten", "dog"), (0, 1))
     curves, maps = {"pacl": curve, "colours": curve}, {"clip": plane, "pacl": plane}
-    result = write_patch_alignment(tmp_path, benchmark, preds, labels, curves, maps, seed=0)
+    result = write_patch_alignment(tmp_path, benchmark, preds, labels, curves, [0.5, 0.6], maps, seed=0)
     assert list(result) == ["clip", "pacl", "colours"] and result["colours"] == {
         "auc": 0.75,
         "auc_interval": (0.5, 1.0),
@@ -180,6 +196,7 @@ def test_files_hold_accuracies_curves_and_the_plane(tmp_path):
     written = json.loads((tmp_path / "patch_alignment.json").read_text())
     assert written["pacl"] == {"accuracy": 1, "accuracy_interval": [1, 1], "auc": 0.75, "auc_interval": [0.5, 1.0]}
     assert json.loads((tmp_path / "patch_roc.json").read_text())["colours"] == curve | {"interval": [0.5, 1.0]}
+    assert json.loads((tmp_path / "blocks.json").read_text()) == {"auc": [0.5, 0.6]}
     by_class, plane = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("patch_accuracy", "patch_map"))
     assert by_class.values.tolist()[1:3] == [["dog", 0.0, 2, "clip"], ["cat", 1.0, 1, "pacl"]]
     assert plane.columns.tolist() == ["method", "x", "y", "label", "is_text"]

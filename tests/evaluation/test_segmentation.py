@@ -18,24 +18,23 @@ from pacl.clip.texts import class_texts
 from pacl.data.benchmark import Benchmark
 from pacl.data.prompts import templates
 from pacl.evaluation import segmentation
+from pacl.evaluation.dense import equal_sizes
+from pacl.evaluation.mistakes import read_confusion_matrices
 from pacl.evaluation.segmentation import (
     confusion_matrices,
-    equal_sizes,
     idle_rules,
-    measured_together,
-    read_confusion_matrices,
-    texts_of,
     write_segmentation,
 )
 from pacl.runtime.files import rounded
 from pacl.runtime.params import OnBenchmark, Protocol
-from pacl.segment import benchmark_texts, dense_logits, segment
+from pacl.segment import dense_logits, segment
 from pacl.training import distributed
 
 
 def measure(scenes, protocol, methods=PACL, **options):
     """confusion_matrices of all benchmarks of one image set."""
-    return confusion_matrices(ColourCLIP(), methods, {"": scenes}, list(scenes.benchmarks), protocol, **options)
+    names, options = list(scenes.benchmarks), {"batch_size": 32} | options
+    return confusion_matrices(ColourCLIP(), methods, {"": scenes}, names, {"": protocol}, **options)[""]
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_masks_of_another_size_or_with_other_values_are_errors(masks, message):
 
 def test_an_unknown_benchmark_is_named_with_those_there_are(split):
     with pytest.raises(ValueError, match="no scenes of ade20k: prepare.benchmarks made plain, with_background"):
-        confusion_matrices(ColourCLIP(), PACL, {"": split[0]}, ["plain", "ade20k"], Protocol())
+        confusion_matrices(ColourCLIP(), PACL, {"": split[0]}, ["plain", "ade20k"], {"": Protocol()})
 
 
 def test_each_rank_measures_whole_batches_and_all_counts_are_added_up(monkeypatch):
@@ -155,7 +154,7 @@ def test_a_profile_measured_by_two_ranks_has_the_numbers_of_one_process(split, t
 
     assert run_together(2, measure_rank) == [0, 0]
     confmats = {"whole": measure(split[0], PROTOCOLS["whole"], METHODS, batch_size=2)}
-    assert json.loads((tmp_path / "found.json").read_text()) == rounded(segmentation.scores(confmats))
+    assert json.loads((tmp_path / "found.json").read_text()) == rounded(segmentation.scores(confmats, BENCHMARKS))
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
@@ -174,6 +173,15 @@ def test_the_command_measures_a_profile_into_a_file_that_can_be_written(tmp_path
         monkeypatch.setattr("sys.argv", ["pacl.evaluation.segmentation", *arguments])
         with pytest.raises(SystemExit, match=message):
             runpy.run_module("pacl.evaluation.segmentation", run_name="__main__")
+
+
+def test_only_a_benchmark_with_a_background_has_a_mean_over_the_foreground():
+    confmat = torch.tensor([[2, 2, 0], [0, 4, 0], [1, 0, 1]])
+    confmats = {"native": {name: {"pacl": confmat} for name in BENCHMARKS}}
+    found = segmentation.scores(confmats, BENCHMARKS)
+    assert "miou_foreground" not in found["plain"]["native"]["pacl"]
+    foreground = found["with_background"]["native"]["pacl"]["miou_foreground"]
+    assert foreground == pytest.approx((4 / 6 + 1 / 2) / 2)
 
 
 def test_what_is_written_is_measured_by_hand_and_read_back(tmp_path):
@@ -223,29 +231,6 @@ def test_a_protocol_changes_only_what_it_says_on_one_benchmark(monkeypatch):
     for name, changes in own.items():
         expected = measure(replace(scenes, benchmarks={name: benchmarks[name]}), Protocol(**(plain | changes)))
         assert torch.equal(together[name]["pacl"], expected[name]["pacl"]), name
-
-
-def test_benchmarks_of_one_set_and_size_are_measured_together():
-    scenes = image_set(*pictures([(14, 20)] * 2), BENCHMARKS | {"small": replace(BENCHMARKS["plain"], name="small")})
-    sets = {"one": scenes, "two": replace(scenes, benchmarks={"own": replace(BENCHMARKS["plain"], name="own")})}
-    protocol = Protocol(per_benchmark={"small": {"short_side": 8}})
-    names = ["own", "small", "with_background", "plain"]
-    together = [list(one.benchmarks) for one in measured_together(sets, names, protocol)]
-    assert sorted(together) == [["own"], ["plain", "with_background"], ["small"]]
-    assert list(confusion_matrices(ColourCLIP(), PACL, sets, names, protocol)) == names
-
-
-def test_a_class_of_several_benchmarks_is_embedded_once_and_everywhere_the_same():
-    clip, classes = ColourCLIP(), {"one": ("cat, kitten", "dog"), "two": ("sea", "dog", "cat, kitten")}
-    asked, seen = {name: Benchmark(name, own, ()) for name, own in classes.items()}, []
-    embed = clip.text_features
-    clip.text_features = lambda prompts: seen.extend(prompts) or embed(prompts)
-    found = texts_of(clip, asked, Protocol(templates="one"))
-    assert sorted(seen) == sorted(f"a photo of a {name}." for name in ("cat", "kitten", "dog", "sea"))
-    for name, benchmark in asked.items():
-        expected = benchmark_texts(clip, benchmark, Protocol(templates="one"))
-        assert torch.equal(found[name].features, expected.features)
-        assert torch.equal(found[name].phrase_index, expected.phrase_index)
 
 
 def test_a_protocols_own_phrases_name_the_background_too():

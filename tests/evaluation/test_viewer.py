@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Masks
 from pacl.data.prompts import templates
+from pacl.evaluation.dense import Passes, Reading
 from pacl.evaluation.segmentation import confusion_matrices
 from pacl.evaluation.viewer import (
     LEVELS,
@@ -66,9 +67,8 @@ SEES_ALL = {"all": Method(lambda x: x, "clip")}
 def written(folder, scenes, benchmark, protocol=PROTOCOL, methods=SEES_ALL, clip=None, **options):
     """The scenes of viewer.json."""
     images, masks = zip(*scenes, strict=True)
-    write_viewer(
-        folder / "viewer.json", clip or ColourCLIP(), methods, image_set(images, masks), benchmark, protocol, **options
-    )
+    passes = Passes(clip or ColourCLIP(), methods, image_set(images, masks), 1)
+    write_viewer(folder / "viewer.json", passes, Reading(benchmark, protocol), **options)
     assert [path.name for path in folder.iterdir()] == ["viewer.json"]
     return json.loads((folder / "viewer.json").read_text())["scenes"]
 
@@ -173,9 +173,9 @@ def test_as_many_scenes_as_asked_for_each_lack_another_class_and_texts_are_the_p
 def test_label_maps_for_figures_are_those_that_are_measured(name):
     benchmark, scenes = BENCHMARKS[name], image_set(*pictures([(14, 20)] * 2))
     clip, protocol = colour_world.ColourCLIP(), PROTOCOLS["whole"]
-    about, maps = label_examples(clip, METHODS, scenes, benchmark, protocol, 2)
+    about, maps = label_examples(Passes(clip, METHODS, scenes, 1), Reading(benchmark, protocol), 2)
     assert about == {"benchmark": name, "scenes": [0, 1], "classes": benchmark.names}
-    expected = confusion_matrices(clip, METHODS, {"": scenes}, [name], protocol)[name]
+    expected = confusion_matrices(clip, METHODS, {"": scenes}, [name], {"": protocol})[""][name]
     for method in METHODS:
         confmats = [
             confusion_matrix(
@@ -197,7 +197,8 @@ def test_prompt_maps_are_cosines_with_the_largest_classs_name_and_are_written_wi
     masks[1][:2], masks[1][2:3] = 2, 1
     masks[2][:8] = 3
     scenes, clip, benchmark = image_set(images, masks), colour_world.ColourCLIP(), BENCHMARKS["plain"]
-    about, maps = prompt_maps(clip, METHODS, scenes, benchmark, Protocol(), 2)
+    passes, reading = Passes(clip, METHODS, scenes, 1), Reading(benchmark, Protocol())
+    about, maps = prompt_maps(passes, reading, 2)
     assert about == {"benchmark": "plain", "scenes": [1, 2], "prompts": ["duck", "sea"]}
     text = clip.text_features([form.format("duck") for form in templates("seven")]).mean(0)
     picture = torch.from_numpy(images[1].copy()).permute(2, 0, 1)[None] / 255 - 0.5
@@ -205,7 +206,7 @@ def test_prompt_maps_are_cosines_with_the_largest_classs_name_and_are_written_wi
     found = maps["heat/pacl/0"]
     assert found.dtype == np.float16 and found.shape == (14, 20)
     assert (found[0, 0], found[13, 19]) == pytest.approx((cosines[0].item(), cosines[14].item()), abs=1e-3)
-    labels = label_examples(clip, METHODS, scenes, benchmark, Protocol(), 1)
+    labels = label_examples(passes, reading, 1)
     write_shown(tmp_path, (about, maps), labels)
     assert json.loads((tmp_path / "shown.json").read_text()) == {"heat": about, "labels": labels[0]}
     first = (tmp_path / "shown.npz").read_bytes()

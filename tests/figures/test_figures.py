@@ -64,6 +64,7 @@ def all_figures(report) -> dict:
         | draw.segmentation(report, label)
         | draw.segmented_scenes(report, label, lambda benchmark: IMAGES if benchmark == "voc20" else IMAGES[::-1])
         | draw.classification(report, label)
+        | draw.consistency(report)
         | draw.ablations(report, label)
     )
 

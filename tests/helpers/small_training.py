@@ -22,9 +22,9 @@ from pacl.training.train import Run, batch_loss, train
 B, N, D_v, D = 32, 4, 12, 8
 SETTINGS = dict(
     embedder="residual", text_embedder="frozen", scoring="cosine", scale=10.0, activation="softmax",
-    pooling="all_pairs", pairs=B, noun_share=0.0, mask_same_text=True, batch_size=B, epochs=2, learning_rate=1e-2,
-    betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup_steps=0, max_logit_scale=100.0, precision="float32",
-    compile=False, accumulate=1, seed=0,
+    pooling="all_pairs", pooled="raw", logit_scale="learned", pairs=B, noun_share=0.0, mask_same_text=True,
+    batch_size=B, epochs=2, learning_rate=1e-2, betas=(0.9, 0.98), eps=1e-6,
+    weight_decay=0.2, warmup_steps=0, max_logit_scale=100.0, precision="float32", compile=False, accumulate=1, seed=0,
 )  # fmt: skip
 SHORT = dict(pairs=30, batch_size=5, epochs=6, noun_share=0.5, warmup_steps=3, weight_decay=0.1)  # 36 steps
 processes = multiprocessing.get_context("fork")  # which have imported torch and open_clip already

@@ -22,6 +22,7 @@ from pacl.clip import load_clip
 from pacl.data.benchmark import IGNORE, Benchmark
 from pacl.data.images import Images, Masks
 from pacl.data.prepared import ImageSet
+from pacl.evaluation.dense import Passes, Reading
 from pacl.evaluation.viewer import write_viewer
 from pacl.model import VisionEmbedder
 from pacl.notebook import strip
@@ -38,6 +39,14 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 KERNEL_IS_READY = """() => {
     const session = window.jupyterapp?.shell.currentWidget?.sessionContext;
     return session?.isReady && session.session?.kernel?.status === "idle";
+}"""
+PIXELS = """() => {
+    const images = [...document.querySelectorAll(".widget-image")];
+    return images.every((image) => image.complete && image.naturalWidth) && images.map((image) => {
+        const canvas = Object.assign(document.createElement("canvas"), {width: 64, height: 64});
+        canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
+        return canvas.toDataURL();
+    });
 }"""
 LAB_NOTEBOOKS = ("segment_your_images.ipynb", "00_pacl_explained.ipynb")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
@@ -62,7 +71,7 @@ def report(tmp_path_factory, tiny_folder) -> Path:
     methods = {"clip": Method(clip.project, "clip"), "pacl": Method(lambda x: clip.project(x.flip(-1)), "clip")}
     scenes = ImageSet(Images(images), Masks(masks), {"own": own})
     protocol = Protocol(templates="seven", logit_scale=40.0)
-    write_viewer(folder / "scenes/viewer.json", clip, methods, scenes, own, protocol)
+    write_viewer(folder / "scenes/viewer.json", Passes(clip, methods, scenes, 16), Reading(own, protocol))
     results = Results("mini", load_params("mini", *Profile.model_fields), folder)
     write_claims(results)
     return write_report(results)
@@ -266,3 +275,63 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(name, browser, jupyterlab
     strip([path])
     assert path.read_text(encoding="utf-8") == source
     assert (project / "photos_segmented/areas.csv").is_file() or name != "segment_your_images.ipynb"
+
+
+@pytest.mark.slow
+def test_a_photo_is_uploaded_and_three_prompts_show_three_maps(browser, jupyterlab, tmp_path):
+    """Without photos and weights, the notebook begins with a scene of the mini world and the CLIP that knows it. Then a
+    photo of the reader's: three prompts, three maps, sliders, a mistake said in a sentence. Screenshots in tmp_path.
+    """
+    address, project = jupyterlab
+    path, photo = project / "notebooks/segment_your_images.ipynb", tmp_path / "a <b> photo.png"
+    shutil.copy(ROOT / "notebooks" / path.name, path)
+    shutil.rmtree(project / "photos")
+    Image.linear_gradient("L").convert("RGB").resize((200, 120)).save(photo)
+    wait_for(address)
+    page, complaints = browser.new_context(viewport={"width": 1280, "height": 1100}).new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.goto(f"{address}/lab/tree/notebooks/{path.name}?token=here")
+    cells = run_all_cells(page, path)
+    assert [o.evalue for cell in cells for o in cell.outputs if o.output_type == "error"] == []
+
+    def shown(count: int, before: list[str] = ()) -> list[str]:
+        """The pixels of the pictures, when there are so many and they are no longer those `before`."""
+        changed = f"const now = ({PIXELS})(); return now.length === count && now.join() !== before"
+        page.wait_for_function(f"([count, before]) => {{ {changed} }}", arg=[count, ",".join(before)], timeout=120_000)
+        return page.evaluate(PIXELS)
+
+    page.locator(".widget-upload").scroll_into_view_if_needed()
+    scene = shown(2 + 4)  # apple, tree, boat, pond
+    page.screenshot(path=tmp_path / "scene.png")
+    with page.expect_file_chooser() as chooser:
+        page.locator(".widget-upload").click()
+    chooser.value.set_files(photo)
+    first = shown(2 + 4, scene)
+    words = page.locator(".widget-text input").first
+    words.fill("dark; <i>bright; grey, silver")
+    words.press("Enter")
+    found = shown(2 + 3)
+    assert found[0] == first[0] != scene[0]
+    titles = page.locator(".widget-vbox .widget-vbox .widget-html-content").all_inner_texts()
+    assert [title.split(":")[0] for title in titles] == [
+        "photo", "best prompt of each pixel", "■ dark", "■ <i>bright", "■ grey, silver"
+    ]  # fmt: skip
+    page.screenshot(path=tmp_path / "photo.png")
+    values = page.locator(".widget-slider .widget-readout")
+    values.nth(1).fill("0.2")
+    values.nth(1).press("Enter")
+    paler = shown(2 + 3, found)
+    assert paler[0] == found[0] and not set(paler[1:]) & set(found[1:])  # blend: all but the photo
+    values.nth(0).fill("0.98")
+    values.nth(0).press("Enter")
+    fewer = shown(2 + 3, paler)
+    assert [one == other for one, other in zip(fewer, paler, strict=True)] == [True, False, True, True, True]
+    page.screenshot(path=tmp_path / "sliders.png")
+    words.fill("dark; Dark")
+    words.press("Enter")
+    playwright.expect(page.locator(".widget-html-content > b").first).to_contain_text(
+        "CLIP reads the same in the prompts"
+    )
+    page.context.close()
+    assert complaints == []

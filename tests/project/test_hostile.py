@@ -38,7 +38,7 @@ from pacl.clip.features import Texts, read_features
 from pacl.data.benchmark import Benchmark
 from pacl.data.images import Masks, open_image
 from pacl.data.prepared import read_labelled, read_pairs, write_labelled, write_pairs
-from pacl.evaluation.segmentation import read_confusion_matrices
+from pacl.evaluation.mistakes import read_confusion_matrices
 from pacl.model import VisionEmbedder
 from pacl.runtime.config import read_yaml
 from pacl.sources.caption_sets import COCO, FLICKR8K, captioned

@@ -20,8 +20,9 @@ STOPS = {
     "06_scenes": NO_SCENES,
     "07_classification": NOT_TRAINED,
     "08_ablations": "default.json is missing: run `dvc repro`, or the notebook before this one.",
-    "09_figures": "reports/mini/prepare/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
-    "10_report": "patch_alignment.json is missing: run the stage patch_alignment (`dvc repro patch_alignment`).",
+    "09_consistency": "segmentation.json is missing: run `dvc repro`, or the notebook before this one.",
+    "10_figures": "reports/mini/prepare/prepare.json is missing: run `dvc repro`, or the notebook before this one.",
+    "11_report": "patch_alignment.json is missing: run the stage patch_alignment (`dvc repro patch_alignment`).",
     "segment_your_images": "photos does not exist: set images=... to the folder that holds your photos.",
 }
 FIRST = {"01_prepare", "pretrain_clip"}  # they need nothing

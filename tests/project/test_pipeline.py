@@ -75,7 +75,7 @@ def test_a_stage_writes_one_folder_of_reports_and_reads_other_stages_folders():
         name: [next(iter(o)) if isinstance(o, dict) else o for o in stage["outs"]] for name, stage in STAGES.items()
     }
     for name in set(STAGES) - {"report"}:
-        assert len([out for out in outs[name] if out.startswith("reports/")]) == 1, name
+        assert len([out for out in outs[name] if out.startswith("reports/") and not out.endswith(".json")]) <= 1, name
     written = {out for paths in outs.values() for out in paths} | {"reports/${item.profile}/worlds"}
     for stage in STAGES.values():
         reads = {dep for dep in stage["deps"] if dep.startswith("reports/${item.profile}")}
@@ -111,6 +111,7 @@ def test_profiles_have_equal_keys():
     first, *others = PROFILES
     for other in others:
         odd = sorted(keys(PARAMS[first]) ^ keys(PARAMS[other]))
+        odd = [name for name in odd if "main_run" not in name]  # whose three seeds would take mini minutes
         assert not odd, f"params.yaml: only one of {first} and {other} has {', '.join(odd)}"
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pacl.report.__main__ import main
-from pacl.report.claims import claims_table, with_claims
+from pacl.report.claims import claims_table, readmes_claims, with_claims
 from pacl.report.metrics import compare, headline, write_metrics
 from pacl.report.results import Results
 from pacl.runtime.config import load_params
@@ -146,20 +146,26 @@ def claim(measured: str, verdict: str = "reproduced") -> dict:
     return {"claim": "One | claim.", "paper": "50.1", "measured": measured, "verdict": verdict}
 
 
-def test_the_readmes_table_says_once_what_all_measured_values_were_measured_on():
-    head, _, first, second = claims_table([claim("1.0 % (a world)"), claim("not measured", "not tested")]).splitlines()
-    assert head == "| Claim | Paper | Ours (a world) | Verdict |"
-    assert first == "| One \\| claim. | 50.1 | 1.0 % | reproduced |"
-    assert second == "| One \\| claim. | 50.1 | not measured | not tested |"
-    head, _, *rows = claims_table([claim("1.0 % (a world)"), claim("2.0 % (another)")]).splitlines()
-    assert head == "| Claim | Paper | Ours | Verdict |"
-    assert "1.0 % (a world)" in rows[0] and "2.0 % (another)" in rows[1]
+def test_the_readmes_table_has_two_columns_a_run():
+    drawings = [claim("1.0 % (a world)"), claim("not measured", "not tested")]
+    photographs = [claim("2.0 % (photos)", "not reproduced"), claim("3.0 % (photos)")]
+    head, _, first, second = claims_table({"Drawings": drawings, "Photographs": photographs}).splitlines()
+    assert head == "| Claim | Paper | Drawings | Verdict | Photographs | Verdict |"
+    assert first == "| One \\| claim. | 50.1 | 1.0 % | reproduced | 2.0 % | not reproduced |"
+    assert second == "| One \\| claim. | 50.1 | not measured | not tested | 3.0 % | reproduced |"
+
+
+def test_the_readme_shows_the_runs_that_there_are(tmp_path):
+    write_json(tmp_path / "mini/claims.json", [claim("1.0 %")])
+    assert list(readmes_claims(tmp_path)) == ["Drawings, small CLIP"]
+    write_json(tmp_path / "photos/claims.json", [claim("2.0 %")])
+    assert [claims[0]["measured"] for claims in readmes_claims(tmp_path).values()] == ["1.0 %", "2.0 %"]
 
 
 def test_a_readme_without_both_markers_is_left_alone():
     begin, end = "<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->"
-    made = with_claims(f"top\n{begin}\nold\n{end}\nrest", [claim("1.0 %")])
+    made = with_claims(f"top\n{begin}\nold\n{end}\nrest", {"Ours": [claim("1.0 %")]})
     assert made.startswith(f"top\n{begin}\n\n| Claim |") and made.endswith(f"\n\n{end}\nrest") and "old" not in made
     for incomplete in (f"{begin}\nold", f"old\n{end}"):
         with pytest.raises(ValueError, match="README.md lacks the lines"):
-            with_claims(incomplete, [claim("1.0 %")])
+            with_claims(incomplete, {"Ours": [claim("1.0 %")]})

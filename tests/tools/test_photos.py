@@ -11,10 +11,9 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from helpers import stand_in
+from helpers.colour_photos import COLOURS, ColourCLIP, two_colours
 from matplotlib import pyplot as plt
 from PIL import Image
-from torch.nn import functional as F
 
 from pacl.checkpoints import save_embedder
 from pacl.model import VisionEmbedder
@@ -32,45 +31,6 @@ from pacl.tools.photos import (
 )
 
 ROOT = Path(__file__).parents[2]
-P = 8
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-
-
-class Letters:
-    """A tokenizer that knows no capitals and reads 40 letters."""
-
-    def encode(self, text):
-        return [ord(letter) for letter in text.lower()]
-
-    def __call__(self, texts):
-        return torch.tensor([(self.encode(text) + 40 * [0])[:40] for text in texts])
-
-
-class ColourCLIP(stand_in.ColourCLIP):
-    """It knows the words for three colours, and keeps the sizes of what it has seen."""
-
-    patch_size, image_size, logit_scale, dim = P, 32, 100.0, 3
-    is_timm, random_weights = False, False
-    seen, tokenizer = (), Letters()
-
-    def grid(self, H, W, stride=None):
-        if stride not in (None, 1, 2, 4, 8):
-            raise ValueError(f"stride {stride} does not suit")
-        return super().grid(H, W, stride)
-
-    def patch_features(self, images, stride=None):
-        self.seen = (*self.seen, tuple(images.shape[2:]))
-        return super().patch_features(images, stride)
-
-    def text_features(self, prompts):
-        words = [next((word for word in COLOURS if word in prompt), None) for prompt in prompts]
-        return F.normalize(torch.tensor([COLOURS.get(word, (1, 1, 1)) for word in words]).float(), dim=-1)
-
-
-def two_colours(left="red", right="blue", size=(64, 32)):
-    image = Image.new("RGB", size, COLOURS[left])
-    image.paste(COLOURS[right], (size[0] // 2, 0, *size))
-    return image
 
 
 def run(folder, prompts=("red", "green", "blue"), clip=None, output=None, **settings):
@@ -165,18 +125,17 @@ def test_large_photos_are_shrunk_and_small_ones_are_not_enlarged(folder, tmp_pat
     assert sizes == [(1200, 800), (20, 12), (5, 3)]
 
 
-def test_a_clip_of_one_size_gets_windows(folder, tmp_path):
-    class OneSize(ColourCLIP):
+def test_a_network_of_timms_sees_whole_photos_and_takes_strides_by_shifted_passes(folder):
+    class OfTimm(ColourCLIP):
         is_timm = True
 
     two_colours(size=(100, 40)).save(folder / "a.png")
-    clip = OneSize()
+    clip = OfTimm()
     run(folder, clip=clip)
-    assert set(clip.seen) == {(32, 32)}
+    assert set(clip.seen) == {(40, 100)}
     protocol = photos_module.photo_protocol(clip, 4, None)
-    assert (protocol.window, protocol.window_stride) == (32, 16)  # each half of a window is seen twice
-    assert protocol.token_stride == 4
-    assert Image.open(tmp_path / "out/masks/a.png.png").size == (100, 40)
+    assert (protocol.window, protocol.token_stride, protocol.passes) == (None, 4, "shifted")
+    assert photos_module.photo_protocol(ColourCLIP(), 4, None).passes == "joint"
 
 
 def test_corrupt_photos_are_skipped_and_named(folder, tmp_path):

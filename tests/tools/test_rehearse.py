@@ -237,8 +237,14 @@ def test_each_stages_work_by_hand(rehearsed):
     scene, nouns = rehearsed.scene(Protocol(), "voc20"), 4 * 1024**0.7 * 0.1 * image
     assert found["features"] == pytest.approx(4096 * (1 + 2 * 0.1) * image + nouns)
     assert (found["prepare"], found["patch_alignment"], found["classification"]) == (4096 + 1449, 1449, 0)
-    assert found["segmentation"] == pytest.approx(1449 * 1.5 * scene) and found["scenes"] == 300 * scene
-    assert found["ablations"] == pytest.approx(100 * (14 + 1.5) * scene) and found["world"] == 0
+    assert found["segmentation"] == pytest.approx(1449 * 1.5 * scene) and found["scenes"] == 300
+    strides = [
+        Protocol(token_stride=s, passes=p) for s, p in ((16, "joint"), (8, "joint"), (4, "joint"), (4, "shifted"))
+    ]
+    searched = [params.protocols.native, params.protocols.sclip, params.protocols.tcl]  # by both methods
+    read = sum(rehearsed.scene(one, "voc20") for one in strides)
+    read += 1.5 * sum(rehearsed.scene(one, "voc21") for one in searched)
+    assert found["ablations"] == pytest.approx(100 * read) and found["world"] == 0
     trained = rehearsed.training(params.train.model_copy(update=params.ablations.base))
     points = 3 * 3 * trained + (4000 + 1449) * image + nouns
     assert found["ablation_points"] == pytest.approx(1449 * image + points)

@@ -301,6 +301,14 @@ def test_equal_seeds_give_equal_weights_and_only_the_first_pairs_count(tmp_path)
     assert same(weights[0], weights[1]) and not torch.equal(weights[0]["skip.weight"], weights[2]["skip.weight"])
 
 
+def test_a_fixed_logit_scale_stays_as_it_is_and_changes_what_is_learned(tmp_path):
+    pairs, short = separable_pairs(tmp_path), dict(epochs=3, pairs=8, batch_size=8)
+    learned, ten, again = (train_on(*pairs, params(**short, logit_scale=scale)) for scale in ("learned", 10.0, 10))
+    assert all(row["logit_scale"] == pytest.approx(10) for row in ten[1]) and learned[1][-1]["logit_scale"] != 10
+    assert same(ten[0].state_dict(), again[0].state_dict())
+    assert not same(ten[0].state_dict(), learned[0].state_dict())
+
+
 def test_the_logit_scale_stays_below_its_maximum(tmp_path):
     pairs, short = separable_pairs(tmp_path), dict(epochs=60, pairs=8, batch_size=8, learning_rate=5e-2)
     scales, free = (

@@ -16,12 +16,22 @@ GROUPS = {
         "Inner softmax: scoring and scale",
         {
             "scale_1": "cosine × 1",
+            "unit_1": "cosine × 1, of tokens of length 1 (public code)",
             "scale_3": "cosine × 3",
             "default": "cosine × 10",
             "scale_30": "cosine × 30",
             "scale_100": "cosine × 100",
-            "dot_1": "dot × 1",
+            "dot_1": "dot × 1 (public code)",
             "dot_10": "dot × 10",
+        },
+    ),
+    "temperature": (
+        "Temperature of the loss: learned, or fixed?",
+        {
+            "learned": "learned, as CLIP's",
+            "fixed_100": "fixed, × 100 (CLIP's)",
+            "default": "fixed, × 10 (public code)",
+            "fixed_1": "fixed, × 1",
         },
     ),
     "activation": (
@@ -58,6 +68,10 @@ GROUPS = {
         "Are images with the same text each other's negatives?",
         {"default": "no, masked", "negatives_all": "yes"},
     ),
+    "main_run": (
+        "The main run's own setting, with three seeds",
+        {"default": "smaller, as all points", "main_run": "as the main run"},
+    ),
 }
 
 READINGS = {  # group of pacl.evaluation.ablations.readings -> its question
@@ -69,6 +83,7 @@ STRAW_MAN = "the word “background”"  # a background class in place of a rule
 
 MEASURES = {
     "patch_accuracy": "patch accuracy",
+    "voc_seen": "voc_seen mIoU",
     "voc20": "voc20 mIoU",
     "context59": "context59 mIoU",
     "voc21": "voc21 mIoU",
@@ -76,13 +91,15 @@ MEASURES = {
 
 
 def point_table(folder: Path, points: dict) -> pd.DataFrame:
-    """All runs of all points: columns group, point, setting, seed and the metrics; `default` is in every group."""
+    """All runs of all points: columns group, point, setting, seed and the metrics; `default` is in every group, and a
+    group without another point is left out.
+    """
     rows = []
     for group, (_, settings) in GROUPS.items():
-        for point, setting in settings.items():
-            if point in points:
-                runs = read_json(folder / f"{point}.json")["runs"]
-                rows += [{"group": group, "point": point, "setting": setting, **run} for run in runs]
+        own = {point: setting for point, setting in settings.items() if point in points}
+        for point, setting in own.items() if own.keys() - {"default"} else ():
+            runs = read_json(folder / f"{point}.json")["runs"]
+            rows += [{"group": group, "point": point, "setting": setting, **run} for run in runs]
     return pd.DataFrame(rows)
 
 

@@ -4,23 +4,17 @@ section 4 and appendix). Nothing is trained: one run a setting.
 
 from itertools import product
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pacl.clip.frozen import FrozenCLIP
-from pacl.data.benchmark import Benchmark
-from pacl.data.prepared import ImageSet
 from pacl.evaluation.ablations.findings import STRAW_MAN
-from pacl.evaluation.segmentation import ImageSets, confusion_matrices, equal_sizes
-from pacl.label_maps import label_maps
-from pacl.metrics import confusion_matrix, mean_iou
+from pacl.evaluation.dense import READ_TEMPLATES, Kept, Passes, Reading, measure
+from pacl.evaluation.segmentation import ImageSets
+from pacl.metrics import mean_iou
 from pacl.runtime.params import Ablations, Protocol
-from pacl.runtime.processes import in_parts
-from pacl.segment import Method, Methods, benchmark_texts, token_logits
+from pacl.segment import Methods
 
-TEMPLATES = {"plain": "the name alone", "one": "one", "seven": "seven (the paper)", "imagenet80": "80 (ImageNet's)"}
+TEMPLATES = dict(zip(READ_TEMPLATES, ("the name alone", "one", "seven (the paper)", "80 (ImageNet's)"), strict=True))
 RULES = {
     "entropy above 1.5 nats (the paper)": ("entropy", 1.5),
     "entropy above 1.0 nats": ("entropy", 1.0),
@@ -68,19 +62,32 @@ def background_rules(native: Protocol) -> dict[str, Protocol]:
 
 
 def scale_table(
-    clip: FrozenCLIP, methods: Methods, image_sets: ImageSets, protocols: dict[str, Protocol], count: int
+    clip: FrozenCLIP,
+    methods: Methods,
+    image_sets: ImageSets,
+    protocols: dict[str, tuple[Protocol, tuple[str, ...]]],
+    count: int,
 ) -> pd.DataFrame:
-    """mIoU on voc21 of each protocol and method with each of SCALES as logit scale, on the first `count` scenes:
+    """mIoU on voc21 of each protocol and its methods with each of SCALES as logit scale, on the first `count` scenes:
     columns protocol, method, logit_scale, voc21; no rows where no image set has voc21.
 
     The threshold of a background rule means nothing without a scale: both must be chosen together, on validation
     scenes.
     """
     rows = []
-    for scenes in image_sets.values():
-        for name, protocol in protocols.items() if "voc21" in scenes.benchmarks else ():
-            confmats = confmats_of_scales(clip, methods, scenes.first(count), scenes.benchmarks["voc21"], protocol)
-            rows += [(name, *method_and_scale, mean_iou(confmat)) for method_and_scale, confmat in confmats.items()]
+    for scenes in (one.first(count) for one in image_sets.values() if "voc21" in one.benchmarks):
+        own = {
+            (name, scale): changed(protocol.on("voc21"), logit_scale=scale, per_benchmark={})
+            for name, (protocol, _) in protocols.items()
+            for scale in SCALES
+        }
+        readings = {key: Reading(scenes.benchmarks["voc21"], one, protocols[key[0]][1]) for key, one in own.items()}
+        confmats = measure(Passes(clip, methods, scenes, 16), readings)
+        rows += [
+            (name, method, scale, mean_iou(confmats[name, scale][method]))
+            for name, (_, named) in protocols.items()
+            for method, scale in product(named, SCALES)
+        ]
     return pd.DataFrame(rows, columns=["protocol", "method", "logit_scale", "voc21"])
 
 
@@ -89,40 +96,29 @@ def best_scales(table: pd.DataFrame) -> dict[str, float]:
     return table.loc[table.groupby("protocol").voc21.idxmax()].set_index("protocol").logit_scale.to_dict()
 
 
-def confmats_of_scales(
-    clip: FrozenCLIP, methods: Methods, scenes: ImageSet, benchmark: Benchmark, protocol: Protocol
-) -> dict[tuple[str, float], Tensor]:
-    """Confusion matrices of one benchmark by method and logit scale, all scales of the same cosines."""
-    texts = benchmark_texts(clip, benchmark, protocol)
-
-    def measured(part: range) -> dict[tuple[str, float], Tensor]:
-        found = dict.fromkeys(product(methods, SCALES), 0)
-        for images, masks in equal_sizes(scenes.take(part), 16):
-            targets = torch.from_numpy(np.stack([benchmark.target(mask) for mask in masks]))
-            tokens = token_logits(clip, methods, images, texts.features, protocol)
-            for method, scale in found:
-                preds = label_maps(tokens[method], texts, changed(protocol, logit_scale=scale)).cpu()
-                found[method, scale] += confusion_matrix(preds, targets, len(benchmark.classes))
-        return found
-
-    parts = in_parts(measured, len(scenes), 16)
-    return {key: sum(part[key] for part in parts) for key in product(methods, SCALES)}
-
-
 def readings_table(
-    clip: FrozenCLIP, method: Method, scenes: ImageSet, native: Protocol, settings: Ablations, scales: dict[str, float]
+    passes: Passes, kept: Kept | None, native: Protocol, settings: Ablations, scales: dict[str, float]
 ) -> pd.DataFrame:
-    """mIoU of one trained model, read in several ways, on the first `inference_scenes` test scenes: columns group,
+    """mIoU of one trained model, PACL, read in several ways, on the test scenes that `passes` reads: columns group,
     point, setting, seed, and benchmarks (voc20 and context59; for the background rule voc21). scales: see
-    `settings_of`.
+    `settings_of`. kept: the coarse logits of these scenes, as far as the stage segmentation left them.
     """
-    scenes, rows = scenes.first(settings.inference_scenes), []
-    for group, changes in settings_of(native, settings.strides, clip.patch_size, scales).items():
-        wanted = ("voc21",) if group == "background" else ("voc20", "context59")
-        measured = [name for name in wanted if name in scenes.benchmarks]
+    benchmarks, rows = passes.scenes.benchmarks, []
+    groups = settings_of(native, settings.strides, passes.clip.patch_size, scales)
+    readings = {
+        (group, setting, name): Reading(benchmarks[name], protocol, ("pacl",))
+        for group, changes in groups.items()
+        for setting, protocol in changes.items()
+        for name in (("voc21",) if group == "background" else ("voc20", "context59"))
+        if name in benchmarks
+    }
+    at_hand = {key: one for key, one in readings.items() if kept and kept.has(one)}
+    confmats = measure(passes, {key: one for key, one in readings.items() if key not in at_hand})
+    confmats |= measure(kept, at_hand) if kept else {}
+    for group, changes in groups.items():
         for setting, protocol in changes.items():
-            confmats = confusion_matrices(clip, {"pacl": method}, {"": scenes}, measured, protocol, batch_size=16)
             point = "default" if protocol == native else f"{group}_{len(rows)}"
             row = {"group": group, "point": point, "setting": setting, "seed": 0}
-            rows.append(row | {name: mean_iou(of_method["pacl"]) for name, of_method in confmats.items()})
+            found = {key[2]: confmats[key]["pacl"] for key in readings if key[:2] == (group, setting)}
+            rows.append(row | {name: mean_iou(confmat) for name, confmat in found.items()})
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
 @pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
 def test_every_point_has_a_place_in_the_figures(profile):
     drawn = {point for _, settings in GROUPS.values() for point in settings}
-    assert drawn == set(PARAMS[profile]["ablations"]["points"])
+    assert drawn - {"main_run"} == PARAMS[profile]["ablations"]["points"].keys() - {"main_run"}
 
 
 @pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
@@ -26,6 +26,7 @@ def test_settings_are_called_by_what_their_points_train_with(profile):
     said = {
         "pooling": lambda one: one["pooling"].replace("_", " "),
         "scale": lambda one: f"{one['scoring']} × {one['scale']:g}",
+        "temperature": lambda one: "learned" if one["logit_scale"] == "learned" else f"fixed, × {one['logit_scale']:g}",
         "activation": lambda one: one["activation"],
         "embedder": lambda one: {"residual": "residual", "mlp": "MLP", "linear": "one linear layer"}[one["embedder"]],
         "text_embedder": lambda one: {"frozen": "CLIP's, frozen", "linear": "a linear layer"}[one["text_embedder"]],
@@ -45,13 +46,17 @@ def test_settings_are_called_by_what_their_points_train_with(profile):
     assert steps["pairs_1000"] == pytest.approx(steps["default"], rel=0.05)
 
 
-def test_default_stands_in_every_group_and_skipped_points_in_none(tmp_path):
+def test_the_main_runs_own_setting_is_that_of_its_training():
+    settings, trained = PARAMS["photos"]["ablations"], PARAMS["photos"]["train"]
+    assert trained | settings["base"] | settings["points"]["main_run"] == trained
+
+
+def test_default_stands_in_every_group_that_has_another_point_and_skipped_points_in_none(tmp_path):
     runs = {"default": [{"seed": 0, "voc20": 0.5}], "mlp": [{"seed": 0, "voc20": 0.4}], "linear": []}
     for point, found in runs.items():
         (tmp_path / f"{point}.json").write_text(json.dumps({"point": point, "runs": found}))
     table = point_table(tmp_path, runs)
-    assert set(table[table.point == "default"].group) == set(GROUPS)
-    assert table[table.group == "embedder"].point.tolist() == ["default", "mlp"]
+    assert table.group.unique().tolist() == ["embedder"] and table.point.tolist() == ["default", "mlp"]
 
 
 def test_the_table_of_worlds_is_in_their_order_without_those_that_were_skipped(tmp_path):

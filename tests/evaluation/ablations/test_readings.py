@@ -1,6 +1,7 @@
 """One model read in several ways: every row is what the evaluation says with that protocol."""
 
 import re
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,14 +16,14 @@ from pacl.evaluation.ablations.readings import (
     TEMPLATES,
     background_rules,
     best_scales,
-    confmats_of_scales,
     readings_table,
     scale_table,
     settings_of,
 )
+from pacl.evaluation.dense import Passes
 from pacl.evaluation.segmentation import confusion_matrices
 from pacl.metrics import mean_iou
-from pacl.runtime.params import Protocol
+from pacl.runtime.params import OnBenchmark, Protocol
 
 RULE = "probability below 0.5 (TCL's)"
 NATIVE = Protocol(token_stride=2, background_rule="entropy", background_threshold=1.5, logit_scale=3.0)
@@ -31,7 +32,8 @@ VOC21 = {"voc21": replace(BENCHMARKS["with_background"], name="voc21")}
 
 def miou(method, scenes, name, protocol):
     """The evaluation's own."""
-    return mean_iou(confusion_matrices(ColourCLIP(), {"": METHODS[method]}, {"": scenes}, [name], protocol)[name][""])
+    only, sets = {"": METHODS[method]}, {"": scenes}
+    return mean_iou(confusion_matrices(ColourCLIP(), only, sets, [name], {"": protocol})[""][name][""])
 
 
 @pytest.mark.parametrize("stride", [2, 4])
@@ -59,12 +61,31 @@ def test_rules_that_a_scale_is_searched_for_are_all_but_the_straw_man():
     assert (rules[RULE].background_rule, rules[RULE].background_threshold) == RULES[RULE]
 
 
-def test_rows_are_the_evaluations_own_numbers():
+class CountingCLIP(ColourCLIP):
+    """Counts how many images it sees by stride and kind of pass."""
+
+    def __init__(self):
+        self.passes = Counter()
+
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint", **how):
+        self.passes[stride or self.patch_size, passes] += len(images)
+        return super().patch_features_by(images, last_blocks, stride, passes=passes, **how)
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Computes here what else is computed in forks, whose counts would be lost."""
+    monkeypatch.setattr("pacl.evaluation.dense.in_parts", lambda compute, count, multiple: [compute(range(count))])
+
+
+def test_rows_are_the_evaluations_own_numbers(one_process):
     benchmarks = VOC21 | {name: replace(BENCHMARKS["plain"], name=name) for name in ("voc20", "context59")}
     benchmarks["context59"] = replace(benchmarks["context59"], classes=("bag", "bed", "bird", "boat"))
     scenes, scales = image_set(*pictures([(14, 20)] * 5), benchmarks), {RULE: 5.0}
-    settings = SimpleNamespace(strides=[4, 2], inference_scenes=3)
-    table = readings_table(ColourCLIP(), METHODS["pacl"], scenes, NATIVE, settings, scales)
+    settings, clip = SimpleNamespace(strides=[4, 2]), CountingCLIP()
+    passes = Passes(clip, {"pacl": METHODS["pacl"]}, scenes.first(3), 16)
+    table = readings_table(passes, None, NATIVE, settings, scales)
+    assert clip.passes == Counter({(4, "joint"): 3, (2, "joint"): 3, (2, "shifted"): 3}), "one a scene and stride"
     assert settings_of(NATIVE, [], 4, scales)["background"][RULE].logit_scale == 5.0
     for group, changes in settings_of(NATIVE, [4, 2], 4, scales).items():
         rows = table[table.group == group].set_index("setting")
@@ -74,14 +95,16 @@ def test_rows_are_the_evaluations_own_numbers():
                 assert rows[name][setting] == pytest.approx(miou("pacl", scenes.first(3), name, protocol))
 
 
-def test_each_scale_is_what_the_evaluation_says_with_it(monkeypatch):
+def test_each_scale_is_what_the_evaluation_says_with_it(monkeypatch, one_process):
     monkeypatch.setattr("pacl.evaluation.ablations.readings.SCALES", SCALES[::4])
     scenes = image_set(*pictures([(14, 20)] * 5), VOC21)
     sets = {"": scenes, "other": replace(scenes, benchmarks={"ade20k": BENCHMARKS["plain"]})}
     rule = {"background_rule": "probability", "background_threshold": 0.5}
     windows = Protocol(short_side=16, window=8, window_stride=4, **rule)
     protocols = {"native": NATIVE, "windows": windows, "words": windows.model_copy(update={"phrases": "words"})}
-    table = scale_table(ColourCLIP(), METHODS, sets, protocols, 3)
+    asked, clip = {name: (protocol, tuple(METHODS)) for name, protocol in protocols.items()}, CountingCLIP()
+    table = scale_table(clip, METHODS, sets, asked, 3)
+    assert sum(clip.passes.values()) == 3 + 3 * 15, "native's scenes, and the windows of those of both other protocols"
     assert list(table.protocol) == [name for name in protocols for _ in range(2 * 3)]
     assert list(table.method) == (["clip"] * 3 + ["pacl"] * 3) * 3
     for name, method, scale, value in table.itertuples(index=False):
@@ -92,13 +115,13 @@ def test_each_scale_is_what_the_evaluation_says_with_it(monkeypatch):
         own = table[table.protocol == name].set_index("logit_scale").voc21
         assert own[scale] == own.max()
     for none in ({}, {"other": sets["other"]}):  # no validation scenes, or none with voc21
-        assert best_scales(scale_table(ColourCLIP(), METHODS, none, {"native": NATIVE}, 3)) == {}
+        assert best_scales(scale_table(clip, METHODS, none, {"native": (NATIVE, ("pacl",))}, 3)) == {}
 
 
-def test_scales_are_tried_on_all_images_however_many_batches_they_are(monkeypatch):
-    monkeypatch.setattr("pacl.evaluation.ablations.readings.SCALES", (3.0,))
-    scenes = image_set(*pictures([(8, 12)] * 18 + [(12, 8)] * 2), VOC21)
-    found = confmats_of_scales(ColourCLIP(), METHODS, scenes, VOC21["voc21"], NATIVE)
-    expected = confusion_matrices(ColourCLIP(), METHODS, {"": scenes}, ["voc21"], NATIVE)["voc21"]
-    assert found.keys() == {("clip", 3.0), ("pacl", 3.0)}
-    assert all(found[method, 3.0].equal(confmat) for method, confmat in expected.items())
+def test_a_scale_of_its_own_on_a_benchmark_does_not_hide_the_scales_that_are_tried(monkeypatch):
+    monkeypatch.setattr("pacl.evaluation.ablations.readings.SCALES", (1.0, 30.0))
+    scenes = image_set(*pictures([(14, 20)] * 2), VOC21)
+    own = {"per_benchmark": {"voc21": OnBenchmark(logit_scale=2.0)}, "background_threshold": 0.55}
+    own = NATIVE.model_copy(update=own)
+    table = scale_table(ColourCLIP(), METHODS, {"": scenes}, {"native": (own, ("pacl",))}, 2)
+    assert table.voc21.nunique() == 2

@@ -1,0 +1,171 @@
+"""Coarse logits that stay on the disk give what a pass gives, and each image is passed once."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.colour_world import BENCHMARKS, METHODS, ColourCLIP, image_set, pictures
+
+from pacl.clip.texts import class_texts
+from pacl.evaluation import dense
+from pacl.evaluation.dense import Keep, Passes, Reading, find_kept, measure
+from pacl.evaluation.mistakes import recall_by_area
+from pacl.evaluation.segmentation import confusion_matrices, keeps_of
+from pacl.evaluation.viewer import label_examples, prompt_maps
+from pacl.runtime.params import OnBenchmark, Protocol
+
+VOC = {name: replace(BENCHMARKS["with_background"], name=name) for name in ("voc21", "other")}
+NATIVE = Protocol(token_stride=2, background_rule="entropy", background_threshold=0.55, logit_scale=3.0)
+COARSE = NATIVE.model_copy(update={"token_stride": None})
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Computes here what else is computed in forks, whose counts would be lost."""
+    monkeypatch.setattr(dense, "in_parts", lambda compute, count, multiple: [compute(range(count))])
+
+
+class Counting(ColourCLIP):
+    """Counts how often it sees each image by stride, and which prompts it embeds."""
+
+    def __init__(self):
+        self.seen, self.prompts = Counter(), Counter()
+
+    def patch_features_by(self, images, last_blocks, stride=None, **how):
+        self.seen.update((image.sum().item(), stride) for image in images)
+        return super().patch_features_by(images, last_blocks, stride, **how)
+
+    def text_features(self, prompts):
+        self.prompts.update(prompts)
+        return super().text_features(prompts)
+
+
+@pytest.fixture
+def scenes():
+    return image_set(*pictures([(14, 20)] * 3 + [(20, 14)] * 2), BENCHMARKS | VOC)
+
+
+def test_an_image_is_passed_once_for_all_benchmarks_methods_and_protocols_of_one_geometry(scenes, one_process):
+    clip, names = Counting(), list(scenes.benchmarks)
+    own = {"other": OnBenchmark(short_side=12)}
+    protocols = {
+        "entropy": NATIVE,
+        "probability": NATIVE.model_copy(update={"background_rule": "probability", "templates": "one"}),
+        "coarse": COARSE.model_copy(update={"per_benchmark": own}),
+    }
+    together = confusion_matrices(clip, METHODS, {"": scenes}, names, protocols, batch_size=2)
+    assert len(clip.seen) == 15 and set(clip.seen.values()) == {1}, "two strides, and one size of its own"
+    for key, protocol in protocols.items():
+        alone = confusion_matrices(ColourCLIP(), METHODS, {"": scenes}, names, {key: protocol}, batch_size=3)[key]
+        for name in names:
+            assert all(together[key][name][method].equal(alone[name][method]) for method in METHODS), (key, name)
+
+
+@pytest.fixture
+def kept(scenes, tmp_path, monkeypatch):
+    """The folder that the stage segmentation leaves, of the first three scenes."""
+    monkeypatch.setattr(dense, "KEPT_SCENES", 3)
+    keeps = keeps_of(tmp_path, {"": scenes}, ["plain", "other"], NATIVE)
+    confusion_matrices(
+        ColourCLIP(), METHODS, {"": scenes}, list(scenes.benchmarks), {"": NATIVE}, keeps=keeps, batch_size=2
+    )
+    return tmp_path
+
+
+def test_what_is_read_from_the_disk_is_what_a_pass_gives(scenes, kept):
+    passes = Passes(ColourCLIP(), METHODS, scenes.first(3), 1)
+    for name in ("plain", "other", "voc21"):
+        stored, benchmark = find_kept(kept, scenes, name, NATIVE), scenes.benchmarks[name]
+        assert len(stored.scenes) == 3 and list(stored.methods) == list(METHODS)
+        reading = Reading(benchmark, NATIVE)
+        for make in (
+            lambda some, one=reading: measure(some, {"": one})[""],
+            lambda some, one=reading: prompt_maps(some, one, 2)[1],
+        ):
+            ours, plain = make(stored), make(passes)
+            assert ours.keys() == plain.keys() and all(
+                np.allclose(ours[key], plain[key], rtol=0, atol=1e-3) for key in ours
+            )
+        assert recall_by_area(stored, reading).equals(recall_by_area(passes, reading))
+        ours, plain = (label_examples(some, reading, 2) for some in (stored, passes))
+        assert ours[0] == plain[0] and all(np.array_equal(ours[1][key], plain[1][key]) for key in plain[1])
+
+
+def test_pacls_logits_are_kept_for_the_ablations_texts_too(scenes, kept):
+    stored = find_kept(kept, scenes, "voc21", NATIVE)
+    for templates in dense.READ_TEMPLATES:
+        for rule in ("none", "entropy"):
+            protocol = NATIVE.model_copy(update={"templates": templates, "background_rule": rule})
+            reading = Reading(scenes.benchmarks["voc21"], protocol, ("pacl",))
+            assert stored.has(reading)
+            ours, plain = (
+                measure(some, {"": reading})[""]["pacl"]
+                for some in (stored, Passes(ColourCLIP(), METHODS, scenes.first(3), 2))
+            )
+            assert ours.equal(plain)
+    assert not stored.has(Reading(scenes.benchmarks["voc21"], COARSE))
+    assert not stored.has(Reading(scenes.benchmarks["voc21"], NATIVE.model_copy(update={"templates": "tcl"})))
+
+
+def test_logits_that_are_not_there_are_named_with_the_remedy(scenes, kept):
+    with pytest.raises(FileNotFoundError, match="no coarse logits of plain: run `dvc repro segmentation`"):
+        find_kept(kept, scenes, "plain", COARSE)
+    assert find_kept(kept, scenes, "plain", COARSE, needed=False) is None
+    stored = find_kept(kept, scenes, "plain", NATIVE)
+    with pytest.raises(ValueError, match="no coarse logits of 'cat' in templates tcl: run `dvc repro segmentation`"):
+        stored.read(0).of("pacl", [("tcl", "cat")])
+    path = stored.folder / "00000.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=re.escape(f"{path} is corrupt")):
+        stored.read(0)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{path} is missing: run `dvc repro segmentation`")):
+        stored.read(0)
+
+
+def test_kept_logits_are_those_of_the_protocol_they_were_made_for(scenes, tmp_path):
+    (keep,) = Keep.all_of(tmp_path / "set", scenes.benchmarks, ["plain"], NATIVE)
+    assert ("seven", "kitten") in keep.texts["clip"] and ("one", "kitten") not in keep.texts["pacl"]
+    assert {("one", "cow"), ("plain", "background")} <= {*keep.texts["pacl"]} - {*keep.texts["clip"]}, "voc21's"
+    own = NATIVE.model_copy(update={"per_benchmark": {"plain": OnBenchmark(short_side=12)}})
+    plain, other = Keep.all_of(tmp_path / "set", scenes.benchmarks, ["plain", "other"], own)
+    assert (plain.geometry[0], other.geometry[0]) == (12, None) and plain.folder != other.folder
+    assert ("seven", "cow") not in plain.texts["clip"]
+
+
+class Identified(Counting):
+    dtype, identity = "float32", {"weights": "a checksum"}
+
+    def __init__(self, folder):
+        super().__init__()
+        self.kept_texts = folder
+
+
+def test_a_text_is_embedded_once_for_all_clips_of_one_checksum_and_alike_without_the_table(tmp_path):
+    first, second, plain = Identified(tmp_path), Identified(tmp_path), ColourCLIP()
+    for clip in (first, second):
+        for names in (["cat, kitten", "dog"], ["dog", "cow"]):
+            ours, expected = (class_texts(one, names, ["{}", "a {}"]) for one in (clip, plain))
+            assert torch.equal(ours.features, expected.features) and torch.equal(
+                ours.phrase_index, expected.phrase_index
+            )
+    assert set(first.prompts.values()) == {1} and len(first.prompts) == 8 and not second.prompts
+    other = Identified(tmp_path)
+    other.identity = {"weights": "another"}
+    class_texts(other, ["dog"], ["{}", "a {}"])
+    class_texts(second, ["dog"], ["a {}"])
+    assert set(other.prompts) == {"dog", "a dog"} and set(second.prompts) == {"a dog"}
+
+
+def test_a_damaged_text_is_embedded_again(tmp_path):
+    expected = class_texts(Identified(tmp_path), ["cat"], ["{}"]).features
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:64], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        clip = Identified(tmp_path)
+        assert torch.equal(class_texts(clip, ["cat"], ["{}"]).features, expected)
+        assert clip.prompts == {"cat": 1} and path.read_bytes() == whole

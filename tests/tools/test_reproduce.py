@@ -1,0 +1,121 @@
+"""One command for a profile: its pipeline without a change to a tracked file, and what it says of stages at the end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pacl.runtime.config import ConfigError
+from pacl.tools import reproduce
+from pacl.tools.reproduce import main, own_stages, pipeline, repro, told
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINE = """
+stages:
+  once:
+    matrix: {profile: [other]}
+    cmd: echo once > once
+    outs: [once]
+  first:
+    matrix: {profile: "${profiles}"}
+    cmd: mkdir -p reports/${item.profile} && head -c 3 text > reports/${item.profile}/first
+    deps: [text, once]
+    params: ["${item.profile}.prepare"]
+    outs: ["reports/${item.profile}/first": {cache: false}]
+  world:
+    matrix: {profile: "${profiles}", seed: "${world_seeds}"}
+    cmd: echo ${item.seed} > reports/${item.profile}/${item.seed}
+    deps: ["reports/${item.profile}/first"]
+    outs: ["reports/${item.profile}/${item.seed}": {cache: false}]
+  report:
+    matrix: {profile: "${profiles}"}
+    cmd: cat reports/${item.profile}/first reports/${item.profile}/5 > reports/${item.profile}/report
+    deps: ["reports/${item.profile}/first", "reports/${item.profile}/5"]
+    outs: ["reports/${item.profile}/report": {cache: false}]
+"""
+PARAMS = "profiles:\n  - mini\nworld_seeds:\n  - 5\nmini:\n  prepare: {n: 1}\nbig:\n  prepare: {n: 2}\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project with a small pipeline of the same form, whose profile mini is up to date."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "text").write_text("one text")
+    monkeypatch.chdir(tmp_path)
+    assert repro("once@other", force=False)[0] == 0 and repro("report@mini", force=False)[0] == 0
+    return tmp_path
+
+
+def test_it_says_which_stages_ran_and_which_were_taken_from_the_lock(project, capfd):
+    (project / "text").write_text("one other text")  # of which the first stage makes the same three letters
+    status, ran = repro("report@mini", force=False)
+    assert status == 0 and ran == {"once": False, "first": True, "world": False, "report": False}
+    assert "Running stage 'first@mini'" in capfd.readouterr().out  # DVC's own words are shown, too
+    words = told(ran, "mini")
+    assert words.startswith("Ran now: first.\nNot run: once, world, report.\n")
+    assert "byte-equal to those that dvc.lock records" in words and "make reproduce PROFILE=mini FORCE=1" in words
+    assert repro("report@mini", force=True)[1] == {"once": True, "first": True, "world": True, "report": True}
+    assert told({"first": True}, "mini") == "Ran now: first."
+
+
+def test_a_profile_that_is_not_listed_gets_a_pipeline_of_its_own(project, capfd):
+    before = {path: (project / path).read_bytes() for path in ("params.yaml", "dvc.yaml", "dvc.lock")}
+    assert pipeline("mini") == "report@mini" and pipeline("big") == "reports/big/dvc.yaml"
+    assert repro("reports/big/dvc.yaml", force=False)[1] == {
+        "once": False,
+        "first": True,
+        "world": True,
+        "report": True,
+    }
+    assert (project / "reports/big/report").read_text() == "one5\n"
+    assert repro(pipeline("big"), force=False)[1] == {"once": False, "first": False, "world": False, "report": False}
+    assert {path: (project / path).read_bytes() for path in before} == before
+    (project / "params.yaml").write_text(PARAMS.replace("n: 2", "n: 3"))
+    assert repro(pipeline("big"), force=False)[1]["first"] is True  # its own parameters count
+    capfd.readouterr()
+    fresh = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--allow-missing", "--dry"], cwd=project, capture_output=True, text=True
+    )
+    assert "up to date" in fresh.stdout  # plain repro still means the listed profiles, and they are
+
+
+def test_a_failing_stage_ends_with_its_status(project, capfd):
+    (project / "text").unlink()
+    assert repro("report@mini", force=False)[0] != 0
+    assert "text" in capfd.readouterr().err
+
+
+def test_the_projects_own_stages_for_one_profile_are_dvc_s_own_expansion():
+    """As DVC resolves the matrix of params.yaml, but for the working directory."""
+    made = own_stages("flickr8k", [11, 23])["stages"]
+    assert made.keys() == STAGES.keys() - {"pretrain"} and made["world"]["matrix"] == {"seed": [11, 23]}
+    for name, stage in made.items():
+        expected = yaml.safe_load(yaml.safe_dump(STAGES[name]).replace("${item.profile}", "flickr8k"))
+        del expected["matrix"]
+        stage.pop("matrix", None)
+        assert stage.pop("wdir") == "../.." and stage == expected, name
+
+
+def test_without_data_nothing_runs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(reproduce, "get_data", lambda arguments: 1)
+    monkeypatch.setattr(reproduce, "pipeline", lambda profile: "none")
+    monkeypatch.setattr(reproduce, "repro", lambda *_, **__: pytest.fail("the pipeline was run"))
+    assert main(["flickr8k"]) == 1
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="'nope' is not a profile of params.yaml; it has mini, flickr8k"):
+        pipeline("nope")
+    assert main(["nope"]) == 1 and "is not a profile" in capsys.readouterr().err
+
+
+def test_it_ends_with_the_claims_and_the_stages(monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "repro", lambda target, force: (0, {"train": not force, "report": True}))
+    monkeypatch.setattr(reproduce, "show_report", lambda arguments: print("the claims") or 0)
+    assert main([]) == 0
+    assert capsys.readouterr().out == "the claims\n\nRan now: train, report.\n"
+    assert main(["mini", "--force"]) == 0 and "Ran now: report.\nNot run: train.\n" in capsys.readouterr().out
