@@ -33,6 +33,7 @@ def read_confusion_matrices(folder: Path, benchmark: str, protocol: str) -> dict
     except Exception as error:  # NumPy's reader raises nearly every kind for a damaged file
         raise ValueError(f"{path} is corrupt ({error}): remove it and run `dvc repro segmentation`.") from None
 
+
 PLURALS = {"y": "ies", "f": "ves", "fe": "ves", "us": "i", "man": "men", "person": "people", "child": "children"}
 PLURALS |= {"mouse": "mice", "goose": "geese", "foot": "feet", "tooth": "teeth"}  # ending -> the plural's, by `s` apart
 
