@@ -199,7 +199,7 @@ def test_paper_is_white_has_no_controls_and_cuts_nothing_off(opened):
 def jupyterlab(tmp_path, tiny_folder):
     """A JupyterLab server on a copy of the project with a tiny model in it: its address, and the project."""
     project = tmp_path / "project"
-    for name in ("notebooks", "data", "checkpoints/mini", "photos"):
+    for name in ("notebooks/photos", "data", "checkpoints/mini"):
         (project / name).mkdir(parents=True)
     for path in (ROOT / "params.yaml", *(ROOT / "data").iterdir()):
         if path.name not in ("prepared", "features", "raw"):
@@ -208,7 +208,7 @@ def jupyterlab(tmp_path, tiny_folder):
     embedder = VisionEmbedder(clip.width, clip.dim)
     save_embedder(project / "checkpoints/mini/best", embedder, {"history": [{"logit_scale": 20.0}]})
     photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(photo).save(project / "photos/a.png")
+    Image.fromarray(photo).save(project / "notebooks/photos/a.png")
     for name in LAB_NOTEBOOKS:  # with the first cell as a reader would change it
         text = (ROOT / "notebooks" / name).read_text(encoding="utf-8").replace("ViT-B-16", "tiny", 2)
         text = text.replace('pretrained = \\"openai\\"', f'pretrained = \\"{tiny_folder}\\"')
@@ -274,7 +274,7 @@ def test_jupyterlab_runs_a_notebook_from_top_to_bottom(name, browser, jupyterlab
     assert any("image/png" in output.get("data", {}) for output in outputs)
     strip([path])
     assert path.read_text(encoding="utf-8") == source
-    assert (project / "photos_segmented/areas.csv").is_file() or name != "segment_your_images.ipynb"
+    assert (project / "notebooks/photos_segmented/areas.csv").is_file() or name != "segment_your_images.ipynb"
 
 
 @pytest.mark.slow
@@ -285,7 +285,7 @@ def test_a_photo_is_uploaded_and_three_prompts_show_three_maps(browser, jupyterl
     address, project = jupyterlab
     path, photo = project / "notebooks/segment_your_images.ipynb", tmp_path / "a <b> photo.png"
     shutil.copy(ROOT / "notebooks" / path.name, path)
-    shutil.rmtree(project / "photos")
+    shutil.rmtree(project / "notebooks/photos")
     Image.linear_gradient("L").convert("RGB").resize((200, 120)).save(photo)
     wait_for(address)
     page, complaints = browser.new_context(viewport={"width": 1280, "height": 1100}).new_page(), []
