@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from pacl.data.benchmark import IGNORE
 
-IGNORE_INDEX = IGNORE
-
 
 def confusion_matrix(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = IGNORE) -> Tensor:
     """Counts int64 [K, K] of two label maps of one shape; rows are the target's classes, columns the prediction's.

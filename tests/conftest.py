@@ -50,14 +50,6 @@ def bfloat16_everywhere(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def random_vit(one_tokenizer):
-    """OpenAI's ViT-B-16 with random weights."""
-    from pacl.clip import load_clip
-
-    return load_clip("ViT-B-16", "random", dtype="bfloat16")
-
-
-@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory, one_tokenizer) -> Path:
     """A folder that load_clip reads: a CLIP of 32 pixels, patches of 8, with random weights."""
     import open_clip

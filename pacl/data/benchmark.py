@@ -105,10 +105,3 @@ class Benchmark:
         """The protocol with its changes for this benchmark, and without a background rule if this has no background."""
         own = protocol.on(self.name)
         return own if self.has_background else own.model_copy(update={"background_rule": "none"})
-
-    def __getitem__(self, key: str):  # until all readers of entries have moved to the fields
-        return self.entry()[key]
-
-
-def target_of(mask: np.ndarray, table) -> np.ndarray:
-    return Benchmark("", (), tuple(table)).target(mask)

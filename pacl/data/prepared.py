@@ -143,9 +143,6 @@ class LabelledSet:
     classes: list[str]
     templates: list[str]
 
-    def __iter__(self):  # until all readers of tuples have moved to the fields
-        return iter((self.images, self.labels, self.classes))
-
 
 def write_labelled(folder: Path, split: str, set_name: str, images, labels: list[int], classes, templates=()) -> None:
     """Writes what `read_labelled` reads. images: as `write_pairs` takes them, or what `TorchvisionImages` takes."""

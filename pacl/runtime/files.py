@@ -97,16 +97,3 @@ def read_json(path: Path, *keys: str):
         raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is corrupt: remove it and run the stage that writes it again.") from None
-
-
-# Until all callers have moved to `new_folder`:
-def unfinished(folder: Path) -> Path:
-    path = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
-
-
-def finish(path: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    path.rename(folder)
