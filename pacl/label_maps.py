@@ -1,7 +1,7 @@
 """Label maps from the cosines of tokens with texts: upscaling, the best class, background rules (paper, section 4)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,25 +31,31 @@ class TokenLogits:
         return self.rows @ self.logits @ self.columns.T
 
 
-@torch.no_grad()
 def label_maps(tokens: TokenLogits, texts: ClassTexts | None, protocol: Protocol) -> Tensor:
     """Label maps int64 [(B,) H, W]: `predict` of the upscaled cosines, a tile at a time.
 
     texts: None where each class has one phrase. A tile multiplies only the tokens that its pixels use, so memory holds
     no more than the label maps and the cosines of one tile and of its columns of tokens.
     """
+    return label_maps_by(tokens, texts, [protocol])[0]
+
+
+@torch.no_grad()
+def label_maps_by(tokens: TokenLogits, texts: ClassTexts | None, protocols: Sequence[Protocol]) -> Tensor:
+    """`label_maps` by several protocols, which may differ in logit scale and background rule: int64 [P, (B,) H, W]."""
     H, W = len(tokens.rows), len(tokens.columns)
     grids = tokens.logits.float().contiguous()
-    labels = torch.empty(*grids.shape[:-3], H, W, dtype=torch.long, device=grids.device)
+    labels = torch.empty(len(protocols), *grids.shape[:-3], H, W, dtype=torch.long, device=grids.device)
     images, height, width = _tile(grids, H, W)
     row_bands, column_bands = _bands(tokens.rows, height), _bands(tokens.columns, width)
-    parts = (t.view(-1, *t.shape[t.ndim - n :]).split(images) for t, n in ((grids, 3), (labels, 2)))
+    parts = grids.view(-1, *grids.shape[-3:]).split(images), labels.view(len(protocols), -1, H, W).split(images, dim=1)
     for grid, label in zip(*parts, strict=True):
         for x, tokens_x, weights_x in column_bands:
             band = grid[..., tokens_x] @ weights_x.T  # [images, M, h, a tile's columns]
             for y, tokens_y, weights_y in row_bands:
                 tile = weights_y @ band[..., tokens_y, :]  # [images, M, a tile's rows, its columns]
-                label[:, y, x] = predict(tile, texts, protocol)
+                for of_protocol, found in zip(label, predictions(tile, texts, protocols), strict=True):
+                    of_protocol[:, y, x] = found
     return labels
 
 
@@ -65,19 +71,29 @@ def predict(logits: Tensor, texts: ClassTexts | None, protocol: Protocol) -> Ten
     (SCLIP's and TCL's evaluations), "none" nowhere. Background is label 0 and moves the classes up by one, unless texts
     list it: then class 0 is the background. Raises ValueError where texts have another number of phrases than logits.
     """
+    return next(predictions(logits, texts, [protocol]))
+
+
+def predictions(logits: Tensor, texts: ClassTexts | None, protocols: Sequence[Protocol]) -> Iterator[Tensor]:
+    """`predict` by several protocols; the best class is the same for all."""
     phrase_index = texts.phrase_index if texts else None
     _check_phrases(phrase_index, logits.shape[-3])
     logits = logits.float()
     largest, best = _largest(logits)
     labels = best if _one_each(phrase_index) else phrase_index.to(best.device)[best]
-    if protocol.background_rule == "none":
-        return labels
-    below = (logits - largest.unsqueeze(-3)).mul_(protocol.logit_scale)
-    if protocol.background_rule == "entropy":
-        is_background = entropy(best_phrase(below, phrase_index, -3)) > protocol.background_threshold
-    else:  # the largest of a softmax is one over the sum of exp(logit - largest)
-        is_background = below.exp_().sum(-3).reciprocal_() < protocol.background_threshold
-    return (labels if texts and texts.background_listed else labels + 1).masked_fill(is_background, 0)
+    if any(protocol.background_rule != "none" for protocol in protocols):
+        lower = logits - largest.unsqueeze(-3)
+        moved = labels if texts and texts.background_listed else labels + 1
+    for protocol in protocols:
+        if protocol.background_rule == "none":
+            yield labels
+            continue
+        below = lower * protocol.logit_scale
+        if protocol.background_rule == "entropy":
+            is_background = entropy(best_phrase(below, phrase_index, -3)) > protocol.background_threshold
+        else:  # the largest of a softmax is one over the sum of exp(logit - largest)
+            is_background = below.exp_().sum(-3).reciprocal_() < protocol.background_threshold
+        yield moved.masked_fill(is_background, 0)
 
 
 def idle_rule(protocol: Protocol, names: Sequence[str]) -> str:

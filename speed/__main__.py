@@ -1,7 +1,7 @@
 """Measures time and memory, each item in a process of its own: reports/speed.json, its figure, README.md's tables.
 
-python -m speed [--print] [ITEM ...]    (without ITEM all but gpu; other items keep their numbers. --print writes
-nothing, and neither does gpu without a GPU)
+python -m speed [--print] [ITEM ...]    (without ITEM all but growth and gpu; other items keep their numbers. --print
+writes nothing, and neither does gpu without a GPU)
 """
 
 import json
@@ -18,14 +18,14 @@ from speed import cost, tables
 from speed.measuring import in_own_process, machine
 
 ITEMS = ("compatibility", "dense_inference", "evaluation", "features", "epoch", "startup")
-ON_REQUEST = ("gpu",)
+ON_REQUEST = ("growth", "gpu")  # they take long, or need a GPU
 
 
 def main(names: list[str], *, write: bool = True) -> None:
     """Raises ValueError for an unknown item."""
     known = (*ITEMS, *ON_REQUEST)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"there is no item {unknown[0]}: name some of {', '.join(known)}, or none for all but gpu.")
+        raise ValueError(f"there is no item {unknown[0]}: name some of {', '.join(known)}, or none for most of them.")
     write = write and not (names == ["gpu"] and not torch.cuda.is_available())
     reports = project_root() / "reports"
     items = read_json(reports / "speed.json", "items")["items"] if names and write else {}

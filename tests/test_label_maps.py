@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pacl import label_maps as labels_module
 from pacl.clip.texts import ClassTexts
-from pacl.label_maps import TokenLogits, best_phrase, entropy, idle_rule, label_maps, predict
+from pacl.label_maps import TokenLogits, best_phrase, entropy, idle_rule, label_maps, label_maps_by, predict
 from pacl.runtime.params import Protocol
 from pacl.segment import interpolation_matrix
 
@@ -240,3 +240,17 @@ def test_a_single_text_is_never_background_and_no_rule_needs_no_remedy():
     assert "name other things" in idle_rule(Protocol(background_rule="entropy"), ["sea, lake"])
     assert "name other things" in idle_rule(Protocol(background_rule="probability", background_threshold=1), ["sea"])
     assert idle_rule(Protocol(), ["sea"]) == ""
+
+
+def test_several_protocols_together_have_the_label_maps_of_each_alone():
+    tokens, texts = TokenLogits(random_logits(2, M), ROWS, COLUMNS), ClassTexts(None, torch.arange(M) // 3)
+    protocols = [
+        Protocol(background_rule=rule, background_threshold=threshold, logit_scale=scale)
+        for rule, threshold in (("none", 0.0), ("entropy", 0.8), ("probability", 0.5))
+        for scale in (1.0, 10.0)
+    ]
+    together = label_maps_by(tokens, texts, protocols)
+    assert together.shape[0] == 6 and len({one.sum().item() for one in together}) > 3
+    assert all(
+        torch.equal(one, label_maps(tokens, texts, protocol)) for one, protocol in zip(together, protocols, strict=True)
+    )

@@ -2,6 +2,7 @@
 (paper, section 3: both encoders are frozen). Reading them needs no CLIP.
 """
 
+import mmap
 import tempfile
 from collections.abc import Sequence
 from itertools import chain
@@ -20,6 +21,9 @@ from pacl.runtime.processes import in_parts, processes, progress_bar
 
 if TYPE_CHECKING:
     from pacl.clip.frozen import FrozenCLIP
+
+
+LARGE_BYTES = 2**27  # texts' embeddings beyond it are read from the disk as they are drawn
 
 
 class Preprocessed(torch.utils.data.Dataset):
@@ -124,8 +128,8 @@ class Texts:
 
     def __init__(self, folder: Path, split: str):
         table = read_json(folder / "texts.json", split)
-        self.caption_features = np.array(read_features(folder / "caption_features.npy", 2))
-        self.noun_features = np.array(read_features(folder / "noun_features.npy", 3))
+        self.caption_features = in_memory(read_features(folder / "caption_features.npy", 2))
+        self.noun_features = in_memory(read_features(folder / "noun_features.npy", 3))
         counts = {"captions": len(self.caption_features), "nouns": len(self.noun_features)}
         if not _numbers_fit(table[split], counts):
             raise ValueError(
@@ -149,6 +153,7 @@ class Texts:
             self.caption_features[text] if form is None else self.noun_features[text, form] for text, form in drawn
         ]
         keys = [text if form is None else -1 - text for text, form in drawn]
+        let_go(self.caption_features, self.noun_features)
         return torch.from_numpy(np.stack(features).astype(np.float32)), torch.tensor(keys)
 
 
@@ -168,6 +173,27 @@ def read_features(path: Path, dimensions: int) -> np.ndarray:
         raise ValueError(
             f"{path} is not an array of features ({error}): remove it and run `dvc repro features`."
         ) from None
+
+
+def in_memory(features: np.ndarray) -> np.ndarray:
+    """A copy of a small memory map; a large one as it is."""
+    return np.array(features) if features.nbytes < LARGE_BYTES else features
+
+
+def rows_of(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of some rows of an array or a memory map."""
+    found = np.asarray(features[rows])
+    let_go(features)
+    return found
+
+
+def let_go(*arrays: np.ndarray) -> None:
+    """Gives back the pages of memory maps: a process would come to hold all that it has ever read of them, which for a
+    hundred thousand images is tens of gigabytes. The system's cache keeps them. Linux only.
+    """
+    for array in arrays:
+        if isinstance(array, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            array._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _numbers_fit(table, counts: dict[str, int]) -> bool:

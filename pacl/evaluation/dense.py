@@ -20,7 +20,7 @@ from pacl.clip.texts import ClassTexts, class_texts
 from pacl.data.benchmark import Benchmark, phrases_of
 from pacl.data.prepared import ImageSet
 from pacl.data.prompts import templates
-from pacl.label_maps import TokenLogits, label_maps
+from pacl.label_maps import TokenLogits, label_maps_by
 from pacl.metrics import confusion_matrix
 from pacl.runtime.files import read_json, write_json
 from pacl.runtime.params import KEPT_SCENES, Protocol
@@ -29,6 +29,7 @@ from pacl.training import distributed
 
 Text = tuple[str, str]  # the name of a list of templates, and a phrase
 Run = Callable[[range], Iterator[tuple["Coarse", list[np.ndarray]]]]  # some scenes' coarse logits and masks, in batches
+MAPS_AT_ONCE = 12  # label maps of a batch that are held together
 GEOMETRY = ("short_side", "long_side", "resize", "window", "window_stride", "token_stride", "passes", "positions")
 READ_TEMPLATES = ("plain", "one", "seven", "imagenet80")  # those that the ablations read PACL with,
 READ_BENCHMARKS = ("voc20", "voc21", "context59")  # on these benchmarks
@@ -78,11 +79,22 @@ class Reading:
     def texts(self) -> list[Text]:
         return [(self.protocol.templates, phrase) for phrase in chain.from_iterable(self.phrases)]
 
+    @property
+    def words(self) -> tuple:
+        """What two readings share if they differ in scale and rule only."""
+        return self.benchmark, tuple(self.texts), self.benchmark.background_listed(self.protocol)
+
     def label_maps(self, coarse: Coarse, method: str) -> Tensor:
         """int64 [B, H, W]."""
-        index = torch.tensor([k for k, group in enumerate(self.phrases) for _ in group])
-        listed = self.benchmark.background_listed(self.protocol)
-        return label_maps(coarse.of(method, self.texts), ClassTexts(None, index, listed), self.settings)
+        return label_maps_of([self], coarse, method)[0]
+
+
+def label_maps_of(readings: list[Reading], coarse: Coarse, method: str) -> Tensor:
+    """Those of several readings with the same words, int64 [P, B, H, W], upscaled once."""
+    first = readings[0]
+    index = torch.tensor([k for k, group in enumerate(first.phrases) for _ in group])
+    texts = ClassTexts(None, index, first.benchmark.background_listed(first.protocol))
+    return label_maps_by(coarse.of(method, first.texts), texts, [one.settings for one in readings])
 
 
 class Passes:
@@ -233,20 +245,21 @@ def measure(passes: Passes | Kept, readings: dict[Hashable, Reading]) -> dict[Ha
 
 def counted(run: Run, readings: dict[Hashable, Reading], methods: Iterable[str], part: range) -> dict:
     """`measure` of a part of the scenes, all readings of one geometry."""
-    sizes = {key: 2 * [len(one.benchmark.classes)] for key, one in readings.items()}
-    found = {
-        key: {method: torch.zeros(sizes[key], dtype=torch.long) for method in one.methods or methods}
-        for key, one in readings.items()
-    }
+    alike, found = {}, {key: {} for key in readings}
+    for key, one in readings.items():
+        for method in one.methods or methods:
+            alike.setdefault((one.words, method), []).append(key)
+            found[key][method] = torch.zeros(2 * [len(one.benchmark.classes)], dtype=torch.long)
     for coarse, masks in run(part):
         targets = {
             one: torch.from_numpy(np.stack([one.target(mask) for mask in masks]))
             for one in {reading.benchmark for reading in readings.values()}
         }
-        for key, one in readings.items():
-            for method in found[key]:
-                preds = one.label_maps(coarse, method).cpu()
-                found[key][method] += confusion_matrix(preds, targets[one.benchmark], sizes[key][0])
+        for ((benchmark, *_), method), keys in alike.items():
+            for some in (keys[i : i + MAPS_AT_ONCE] for i in range(0, len(keys), MAPS_AT_ONCE)):
+                maps = label_maps_of([readings[key] for key in some], coarse, method).cpu()
+                for key, preds in zip(some, maps, strict=True):
+                    found[key][method] += confusion_matrix(preds, targets[benchmark], len(benchmark.classes))
     return found
 
 

@@ -59,8 +59,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def checksum(*parts: bytes) -> str:
-    """SHA-256 of the parts one after the other, in hexadecimal."""
+def checksum(*parts) -> str:
+    """SHA-256 of the parts, bytes or arrays of bytes, one after the other, in hexadecimal."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part)

@@ -4,7 +4,8 @@ A stage's time is a start-up plus a rate times its work. Work is counted in mult
 training (paper, section 3) or, where drawing and decoding take longer than CLIP, in images; its unit cancels out.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,12 +33,14 @@ def seconds(times: list[float], works: list[float], whole: float) -> float:
 @dataclass
 class Rehearsed:
     """What a rehearsed project tells of the whole run. sizes: benchmark -> (H, W) of its photos. texts: captions per
-    photo, distinct nouns, and the number of photos that have these.
+    photo, distinct nouns, and the number of photos that have these. kept: benchmark -> how many coarse logits of a
+    token stay on the disk, for each image set and size by one of its benchmarks.
     """
 
     clip: FrozenCLIP
     sizes: dict[str, list[tuple[int, int]]]
     texts: tuple[float, int, int]
+    kept: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, place: Path, profile: str, clip: FrozenCLIP) -> "Rehearsed":
@@ -45,7 +48,10 @@ class Rehearsed:
         for one in all_scenes(place / "data/prepared" / profile, "test").values():
             sizes |= dict.fromkeys(one.benchmarks, [one.images[i].size[::-1] for i in range(len(one.images))])
         photos = sum(len(table[split]["captions"]) for split in ("train", "validation"))
-        return cls(clip, sizes, (len(table["captions"]) / photos, len(table["nouns"]), photos))
+        texts, kept = (len(table["captions"]) / photos, len(table["nouns"]), photos), {}
+        for about in map(read_json, (place / "data/dense" / profile).glob("*/kept.json")):
+            kept[about["benchmarks"][0]] = sum(map(len, about["texts"].values()))
+        return cls(clip, sizes, texts, kept)
 
     @property
     def layers(self) -> int:
@@ -58,18 +64,30 @@ class Rehearsed:
         return float(np.mean([self.passes(protocol.on(benchmark), H, W) for H, W in shapes])) if shapes else 0.0
 
     def passes(self, protocol: Protocol, H: int, W: int) -> float:
-        """CLIP's operations for an image of H x W pixels: its windows and shifts, each a pass over N tokens."""
-        patch, D = self.clip.patch_size, self.clip.width
+        """CLIP's operations for an image of H x W pixels."""
+        (count, N), D = self.tokens(protocol, H, W), self.clip.width
+        return float(count * self.layers * (24 * N * D**2 + 4 * N**2 * D))
+
+    def tokens(self, protocol: Protocol, H: int, W: int) -> tuple[int, int]:
+        """The passes for an image of H x W pixels, its windows and shifts, and the tokens of each."""
+        patch = self.clip.patch_size
         scale = (protocol.short_side or min(H, W)) / min(H, W)
         H, W = (max(patch, round(scale * side)) for side in (H, W))
         count, stride = 1, protocol.token_stride or patch
         if protocol.window:
-            count = np.prod([len(window_starts(side, protocol.window, protocol.window_stride)) for side in (H, W)])
-            H = W = protocol.window
+            starts = [window_starts(side, protocol.window, protocol.window_stride) for side in (H, W)]
+            count, H, W = len(starts[0]) * len(starts[1]), protocol.window, protocol.window
         if protocol.passes == "shifted":
             count, stride = count * (patch // stride) ** 2, patch
-        N = (1 + (H - patch) // stride) * (1 + (W - patch) // stride)
-        return float(count * self.layers * (24 * N * D**2 + 4 * N**2 * D))
+        return count, (1 + (H - patch) // stride) * (1 + (W - patch) // stride)
+
+    def kept_bytes(self, protocol: Protocol, scenes: dict[str, int]) -> float:
+        """The coarse logits that stay on the disk, float32, of so many scenes of each benchmark."""
+        total = 0.0
+        for name, texts in self.kept.items():
+            tokens = [math.prod(self.tokens(protocol.on(name), H, W)) for H, W in self.sizes[name]]
+            total += 4 * texts * float(np.mean(tokens)) * min(KEPT_SCENES, scenes[name])
+        return total
 
     def training(self, train: Train) -> float:
         """Operations of a training: the embedder's linear layers and phi of all pairs (see `speed.epoch`)."""

@@ -206,7 +206,9 @@ def needs(params: SimpleNamespace, rehearsed: estimate.Rehearsed, raw: Path) -> 
     if params.prepare.source == "webdataset":
         tars = shards.find_shards(raw / shards.SHARDS["folder"])
         a_pair = sum(path.stat().st_size for path in tars) / sum(shards.survey(tars, 1.0)[0])
-        disk += f", and {in_bytes(train.pairs * a_pair)} of shards by the size of those that are there"
+        disk += f", {in_bytes(train.pairs * a_pair)} of shards by the size of those that are there"
+    first = params.protocols.named(params.segmentation.protocols)[params.segmentation.protocols[0]]
+    disk += f", {in_bytes(rehearsed.kept_bytes(first, found.scenes))} of coarse logits"
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     batch = 4 * train.batch_size * tokens * (clip.width + 3 * clip.dim) / train.accumulate
     aligned = found.scenes.get(params.patch_alignment.benchmark, 0) * (1 + len(params.patch_alignment.methods))

@@ -1,7 +1,6 @@
 """Training batches from tokens and text embeddings that the stage features computed once (pacl.clip.features)."""
 
 import json
-import mmap
 from collections.abc import Iterator
 from itertools import islice
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pacl.clip.features import Texts
+from pacl.clip.features import Texts, let_go, rows_of
 from pacl.runtime.files import checksum
 from pacl.runtime.params import Train
 
@@ -69,7 +68,9 @@ def identity_of(patches: np.ndarray, texts: Texts) -> str:
     rows = np.linspace(0, len(patches) - 1, 64).astype(int)
     arrays = rows_of(patches, rows), texts.caption_features, texts.noun_features
     numbers = json.dumps([patches.shape, texts.captions, texts.nouns]).encode()
-    return checksum(numbers, *(np.ascontiguousarray(array).tobytes() for array in arrays))
+    found = checksum(numbers, *(np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays))
+    let_go(*arrays)
+    return found
 
 
 def held_out(patches: np.ndarray, texts: Texts, settings: Train) -> Iterator[tuple[Tensor, ...]]:
@@ -77,13 +78,3 @@ def held_out(patches: np.ndarray, texts: Texts, settings: Train) -> Iterator[tup
     rng, size = np.random.default_rng(0), min(settings.batch_size, len(patches))
     for batch in np.arange(len(patches) // size * size).reshape(-1, size):
         yield torch.from_numpy(rows_of(patches, batch)).float(), *texts.draw(rng, batch, 0.0)
-
-
-def rows_of(patches: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """A copy of some rows. Of a memory map, the process then lets go of the pages: else it would come to hold all that
-    it has ever read, which for a hundred thousand images is tens of gigabytes.
-    """
-    found = np.asarray(patches[rows])
-    if isinstance(patches, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        patches._mmap.madvise(mmap.MADV_DONTNEED)
-    return found

@@ -238,13 +238,10 @@ def test_each_stages_work_by_hand(rehearsed):
     assert found["features"] == pytest.approx(4096 * (1 + 2 * 0.1) * image + nouns)
     assert (found["prepare"], found["patch_alignment"], found["classification"]) == (4096 + 1449, 1449, 0)
     assert found["segmentation"] == pytest.approx(1449 * 1.5 * scene) and found["scenes"] == 300
-    strides = [
-        Protocol(token_stride=s, passes=p) for s, p in ((16, "joint"), (8, "joint"), (4, "joint"), (4, "shifted"))
-    ]
-    searched = [params.protocols.native, params.protocols.sclip, params.protocols.tcl]  # by both methods
-    read = sum(rehearsed.scene(one, "voc20") for one in strides)
-    read += 1.5 * sum(rehearsed.scene(one, "voc21") for one in searched)
-    assert found["ablations"] == pytest.approx(100 * read) and found["world"] == 0
+    strides = [{"token_stride": 16}, {"token_stride": 8}, {"token_stride": 4}, {"token_stride": 4, "passes": "shifted"}]
+    read = sum(rehearsed.scene(Protocol.model_validate(one), "voc20") for one in strides)
+    searched = scene + rehearsed.scene(params.protocols.sclip, "voc21") + rehearsed.scene(params.protocols.tcl, "voc21")
+    assert found["ablations"] == pytest.approx(100 * (read + 1.5 * searched)) and found["world"] == 0
     trained = rehearsed.training(params.train.model_copy(update=params.ablations.base))
     points = 3 * 3 * trained + (4000 + 1449) * image + nouns
     assert found["ablation_points"] == pytest.approx(1449 * image + points)
@@ -293,9 +290,13 @@ def test_disk_and_memory_by_hand(rehearsed, tmp_path, monkeypatch):
         features={"templates": "one"},
         patch_alignment={"methods": ["clip", "pacl", "sclip"]},
     )
-    rehearsed.texts = (1.0, 0, 4)
+    rehearsed.texts, rehearsed.kept = (1.0, 0, 4), {"voc20": 2**17}
     disk, memory = needs(params, rehearsed, tmp_path)
-    assert disk == "Disk: 2.1 GiB of features, and 0.8 GiB of shards by the size of those that are there."
+    tokens = 300 * 7 * 11  # of 32 x 48 pixels, one every 4
+    assert disk == (
+        "Disk: 2.1 GiB of features, 0.8 GiB of shards by the size of those that are there, "
+        f"{4 * 2**17 * tokens / 2**30:.1f} GiB of coarse logits."
+    )
     batch = 4 * 2**14 * 16 * (32 + 3 * 16) / 4 / 2**20
     assert memory.startswith(
         f"Memory: 2.0 GiB at most in the rehearsal; beyond it about {batch:.0f} MiB for a training"

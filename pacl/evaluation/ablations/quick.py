@@ -3,7 +3,7 @@ repeat it for every point and seed (paper, section 4).
 """
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +51,18 @@ def scenes_by_benchmark(
     clip: FrozenCLIP, image_sets: dict[str, ImageSet], protocol: Protocol, *, batch_size: int
 ) -> dict[str, Scenes]:
     """The scenes of the MEASURED benchmarks that the image sets have."""
+    tokens = tokens_by_benchmark(clip, image_sets, batch_size)
+    masks = {name: scenes.masks for scenes in image_sets.values() for name in scenes.benchmarks}
+    benchmarks = {name: one for scenes in image_sets.values() for name, one in scenes.benchmarks.items()}
+    return {name: scenes_of(clip, own, masks[name], benchmarks[name], protocol) for name, own in tokens.items()}
+
+
+def tokens_by_benchmark(clip: FrozenCLIP, image_sets: dict[str, ImageSet], batch_size: int) -> dict[str, Tensor]:
+    """The tokens of the MEASURED benchmarks' scenes, those of an image set computed once."""
     found = {}
     for scenes in image_sets.values():
-        own = [name for name in MEASURED if name in scenes.benchmarks]
-        tokens = torch.from_numpy(tokens_of(clip, scenes.images, batch_size)) if own else None
-        found |= {name: scenes_of(clip, tokens, scenes.masks, scenes.benchmarks[name], protocol) for name in own}
+        if own := [name for name in MEASURED if name in scenes.benchmarks]:
+            found |= dict.fromkeys(own, torch.from_numpy(tokens_of(clip, scenes.images, batch_size)))
     return {name: found[name] for name in MEASURED if name in found}
 
 
@@ -82,11 +89,8 @@ class PointTrainer:
         self.tokens, self.texts = read_features(features / "train_patches.npy", 3), Texts(features, "train")
         self.nouns = read_json(features / "texts.json", "nouns")["nouns"]
         self.clip = load_clip_of(params.model)
-        self.scenes = self.scenes_by(self.clip)
-
-    def scenes_by(self, clip: FrozenCLIP) -> dict[str, Scenes]:
-        image_sets, protocol = all_scenes(self.prepared, "test"), self.params.protocols.native
-        return scenes_by_benchmark(clip, image_sets, protocol, batch_size=self.params.features.batch_size)
+        image_sets, protocol = all_scenes(self.prepared, "test"), params.protocols.native
+        self.scenes = scenes_by_benchmark(self.clip, image_sets, protocol, batch_size=params.features.batch_size)
 
     def results(self, changes: dict, settings: list[Train]) -> dict:
         """{"runs": one a seed, its seed and what `measure` says}; for more pairs than there are, why it was skipped."""
@@ -98,8 +102,10 @@ class PointTrainer:
             texts.noun_features = noun_features(self.clip, self.nouns, templates)
         if (kind := changes.get("tokens", self.params.model.tokens)) != self.params.model.tokens:
             clip, images = load_clip_of(self.params.model, tokens=kind), read_pairs(self.prepared, "train")[0]
-            scenes = self.scenes_by(clip)
-            tokens = tokens_of(clip, images.take(range(pairs)), self.params.features.batch_size)
+            batch_size, image_sets = self.params.features.batch_size, all_scenes(self.prepared, "test")
+            others = tokens_by_benchmark(clip, image_sets, batch_size)
+            scenes = {name: replace(one, tokens=others[name]) for name, one in scenes.items()}
+            tokens = tokens_of(clip, images.take(range(pairs)), batch_size)
 
         def runs(part: range) -> list[dict]:
             own = settings[part.start : part.stop]
