@@ -9,8 +9,6 @@ import logging
 import os
 import re
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +22,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.pretrained import download_pretrained
 
+from pacl.runtime.network import answers
 from pacl.runtime.precision import check_weights
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 VOCABULARY = "bpe.txt.gz"
-NETWORK_SECONDS = 5
 FOLDER_BIT = 0x10  # of a zip entry's attributes
 
 
@@ -166,7 +164,8 @@ def _download(name: str, pretrained: str, tag: dict) -> Path:
         f"`python -c \"from pacl.clip import load_clip; load_clip('{name}', '{pretrained}')\"` on a machine with a "
         f"network and copy that folder, or name a local weights file instead of {pretrained!r}."
     )
-    if not _reachable(huggingface_hub.constants.ENDPOINT if hub else tag["url"]):
+    url = huggingface_hub.constants.ENDPOINT if hub else tag["url"]
+    if huggingface_hub.constants.HF_HUB_OFFLINE or not answers(url):
         raise missing  # asked first, since huggingface_hub would try each file six times
     try:
         return Path(download_pretrained(tag))
@@ -180,18 +179,6 @@ def _hub_files(tag: dict) -> list[tuple[str, str]]:
     repository, filename = os.path.split(tag["hf_hub"])
     names = (os.path.splitext(filename)[0] + ".safetensors", filename) if filename else (WEIGHTS[0], WEIGHTS[2])
     return [(repository, name) for name in names]
-
-
-def _reachable(url: str) -> bool:
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=NETWORK_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _build(source: str, *, quick_gelu: bool, preprocess: dict | None = None) -> torch.nn.Module:

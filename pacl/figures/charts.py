@@ -201,7 +201,7 @@ def region(axis, edges: dict[str, list[float]], title: str) -> None:
     accuracy, low, spread, high = (100 * np.array(edges[name]) for name in ("accuracy", "lowest", "spread", "highest"))
     axis.fill_between(accuracy, low, high, color="#dfe6ee", label="possible")
     axis.plot(accuracy, spread, "--", color="#7a8794", lw=1, label="errors spread evenly")
-    axis.set(title=title, xlabel="patches or pixels right, %", xlim=(15, 101), ylim=(0, 101))
+    axis.set(title=title, xlabel="patches or pixels right, %", xlim=(0, 101), ylim=(0, 101))
 
 
 def published(axis, point: dict) -> None:

@@ -9,16 +9,15 @@ import os
 import re
 import sys
 import tomllib
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pacl.runtime.network import answers
+
 ROOT = Path(__file__).parents[2]
 KEYS = ("sources", "benchmarks", "classification_sets")  # of a set: the names in `prepare` that need it
 MIRROR = "PACL_MIRROR"  # names the address of a mirror, as `wget -x` makes one: MIRROR/HOST/PATH
-SECONDS = 10  # that a host has to answer
 
 
 def known_sets() -> dict[str, dict]:
@@ -76,17 +75,6 @@ def out_of_reach(prepare: dict, mirror: str | None) -> list[str]:
 def first_hosts(one: dict, mirror: str | None) -> dict[str, str]:
     """The hosts of a set's first file, each with its address."""
     return {urlsplit(url).netloc: url for url in addresses(one["files"][0], mirror)}
-
-
-def answers(url: str) -> bool:
-    """Whether a host answers at all, be it that it has no such file."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=SECONDS).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def main(arguments: list[str]) -> int:

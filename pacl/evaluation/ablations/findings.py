@@ -28,9 +28,9 @@ GROUPS = {
     "temperature": (
         "Temperature of the loss: learned, or fixed?",
         {
-            "learned": "learned, as CLIP's",
+            "default": "learned, as CLIP's",
             "fixed_100": "fixed, × 100 (CLIP's)",
-            "default": "fixed, × 10 (public code)",
+            "fixed_10": "fixed, × 10 (public code)",
             "fixed_1": "fixed, × 1",
         },
     ),
@@ -86,6 +86,7 @@ MEASURES = {
     "voc_seen": "voc_seen mIoU",
     "voc20": "voc20 mIoU",
     "context59": "context59 mIoU",
+    "coco_stuff": "coco_stuff mIoU",
     "voc21": "voc21 mIoU",
 }
 

@@ -28,7 +28,7 @@ from pacl.training.cached import CachedPairs
 from pacl.training.train import train
 
 # benchmarks, where a source has them; patch accuracy is that of the first
-MEASURED = ("voc_seen", "voc20", "context59")
+MEASURED = ("voc_seen", "voc20", "context59", "coco_stuff")
 
 
 @dataclass(frozen=True)
