@@ -65,7 +65,7 @@ def drawn(rows: pd.DataFrame, trained: bool) -> str:
 
 
 def what_matters(runs: pd.DataFrame, findings: dict) -> list[dict]:
-    """The gap in mIoU between each choice's best and worst setting, on the benchmark where it is larger; the largest
+    """The gap in mIoU between each choice's best and worst setting, on the benchmark where it is largest; the largest
     gap comes first.
     """
     gaps, left_out = [], []

@@ -125,7 +125,8 @@ def test_it_ends_with_the_claims_and_the_stages(monkeypatch, capsys):
 
 def make(folder: Path, *words: str, **environment) -> subprocess.CompletedProcess:
     """make in a copy of what it needs before anything is installed; nothing answers at the mirror's address."""
-    for name in ("Makefile", "params.yaml", "data/downloads.toml", *map(str, Path("pacl/sources").glob("*.py"))):
+    modules = [str(path) for room in ("sources", "runtime") for path in Path("pacl", room).glob("*.py")]
+    for name in ("Makefile", "params.yaml", "data/downloads.toml", *modules):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(ROOT / "pacl/__init__.py", folder / "pacl")
