@@ -9,6 +9,7 @@ python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exits with 1
 import argparse
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pacl.report.claims import as_text, readmes_claims, with_claims
@@ -22,21 +23,18 @@ from pacl.runtime.params import Profile
 
 
 def show(profiles: list[str]) -> int:
-    """Prints the claims of each profile and where its report is."""
+    """Prints the claims of each profile and where its report is. Raises FileNotFoundError without one."""
     for profile in profiles:
         page, claims = report_folder(profile) / "report.html", report_folder(profile) / "claims.json"
         if not page.is_file() or not claims.is_file():
-            print(
-                f"There is no report of {profile} yet ({page}): run `make reproduce PROFILE={profile}`.",
-                file=sys.stderr,
+            raise FileNotFoundError(
+                f"There is no report of {profile} yet ({page}): run `make reproduce PROFILE={profile}`."
             )
-            return 1
         print(f"{as_text(read_json(claims))}\n\nReport of {profile}: {page}")
     return 0
 
 
 def write_readme() -> int:
-    """Updates README.md's claims table from the reports."""
     path = project_root() / "README.md"
     write_atomically(path, with_claims(path.read_text(encoding="utf-8"), readmes_claims(project_root() / "reports")))
     return 0
@@ -66,13 +64,10 @@ def compare_files(arguments: list[str]) -> int:
 
 def as_tolerance(text: str) -> float:
     """The tolerance as a number; argparse shows the error."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance: give a finite number of at least 0.")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance: give a finite number of at least 0.")
 
 
 def read_metrics(path: Path):
