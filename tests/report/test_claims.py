@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.imports import ROOT, parse
+from helpers.profiles import params_of
 from helpers.small_training import params
 
 from pacl.clip.features import Texts, patch_tokens, text_features, text_table
@@ -14,27 +15,14 @@ from pacl.data.prepared import read_pairs, read_scenes, write_pairs, write_scene
 from pacl.report.claims import as_text, judge, load_ledger, quantity, satisfied, write_claims
 from pacl.report.results import Results
 from pacl.runtime import processes
-from pacl.runtime.config import load_params
 from pacl.runtime.files import read_json, write_json
 from pacl.training.cached import CachedPairs
 from pacl.training.train import train
 
-MINI = {
-    "label": "mini world, not Pascal VOC",
-    "source": "miniworld",
-    "backbone": "miniclip",
-    "pretrained": "data/miniclip",
-    "all test scenes of": [],
-    "patches of": "coco_stuff",
-}
-PAPER = {
-    "label": "Pascal VOC",
-    "source": "webdataset",
-    "backbone": "ViT-B-16",
-    "pretrained": "openai",
-    "all test scenes of": ["voc20", "voc21", "ade20k"],
-    "patches of": "voc20",
-}
+SETTING = ("label", "source", "backbone", "pretrained", "all test scenes of", "patches of")
+IN_MINI = ("mini world, not Pascal VOC", "miniworld", "miniclip", "data/miniclip", [], "coco_stuff")
+IN_PAPER = ("Pascal VOC", "webdataset", "ViT-B-16", "openai", ["voc20", "voc21", "ade20k"], "voc20")
+MINI, PAPER = (dict(zip(SETTING, values, strict=True)) for values in (IN_MINI, IN_PAPER))
 MEASURES = ("miou", "miou_foreground", "pixel_accuracy")
 BENCHMARKS = ("voc20", "voc21", "context59", "coco_stuff", "ade20k")
 MIOUS = [  # of the paper: claim, benchmark, value
@@ -47,12 +35,8 @@ MIOUS = [  # of the paper: claim, benchmark, value
 
 def metrics_with(pacl=0.8, clip=0.4, auc=0.87, sets=12, gain=0.01) -> dict:
     """Equal values everywhere; each of `sets` classification sets gains `gain` over 0.5."""
-    patches = {
-        "clip": {"accuracy": clip, "auc": auc},
-        "pacl": {"accuracy": pacl, "auc": auc},
-        "random": {"accuracy": 0.1, "auc": 0.5},
-        "colours": {"auc": 0.6},
-    }
+    patches = {name: {"accuracy": value, "auc": auc} for name, value in (("clip", clip), ("pacl", pacl))}
+    patches |= {"random": {"accuracy": 0.1, "auc": 0.5}, "colours": {"auc": 0.6}}
     methods = {name: dict.fromkeys(MEASURES, value) for name, value in (("clip", clip), ("pacl", pacl))}
     one_set = {"clip": 0.5, "pacl": 0.5 + gain, "ensemble": 0.5 + 2 * gain}
     return {
@@ -198,12 +182,9 @@ def test_classification_needs_the_mean_seven_better_and_nine_not_worse_of_twelve
 
 def test_each_direction_shows_its_own_numbers():
     metrics = metrics_with(sets=0)
-    metrics["patch_alignment"] = {
-        "clip": {"accuracy": 0.41, "auc": 0.81},
-        "pacl": {"accuracy": 0.72, "auc": 0.92},
-        "random": {"accuracy": 0.13, "auc": 0.53},
-        "colours": {"auc": 0.64},
-    }
+    clip, pacl = {"accuracy": 0.41, "auc": 0.81}, {"accuracy": 0.72, "auc": 0.92}
+    controls = {"random": {"accuracy": 0.13, "auc": 0.53}, "colours": {"auc": 0.64}}
+    metrics["patch_alignment"] = {"clip": clip, "pacl": pacl} | controls
     for i, name in enumerate(BENCHMARKS):
         means = ({measure: value + i / 100 for measure in MEASURES} for value in (0.1, 0.3))
         native = dict(zip(("clip", "pacl"), means, strict=True))
@@ -282,12 +263,12 @@ def test_a_claim_by_construction_names_a_test_that_exists():
             assert name in {getattr(node, "name", "") for node in parse(ROOT / path).body}
 
 
-def results_of(folder, profile: str, metrics: dict, prepared: dict) -> Results:
+def results_of(folder, profile: str, metrics: dict, prepared: dict, **changes) -> Results:
     """A run that measured `metrics`."""
     for stage, measured in metrics.items():
         write_json(folder / stage / f"{stage}.json", measured)
     write_json(folder / "prepare/prepare.json", prepared)
-    return Results(profile, load_params(profile, "prepare", "model", "patch_alignment"), folder)
+    return Results(profile, params_of(profile, **changes), folder)
 
 
 def test_written_claims_have_the_agreed_keys(tmp_path):
@@ -313,8 +294,8 @@ def test_written_claims_have_the_agreed_keys(tmp_path):
 def test_written_claims_are_judged_by_what_the_run_was_made_with(tmp_path, whole, patches, tested):
     """The source, CLIP and benchmark of the parameters; of prepare.json, which benchmarks are whole."""
     prepared = {"label": "Pascal VOC", "source": "another"} | ({"whole benchmarks": whole} if whole else {})
-    results = results_of(tmp_path, "paper", metrics_with(pacl=0.96, clip=0.525), prepared)
-    results.params.patch_alignment = results.params.patch_alignment.model_copy(update={"benchmark": patches})
+    on = {"patch_alignment": {"benchmark": patches}}
+    results = results_of(tmp_path, "paper", metrics_with(pacl=0.96, clip=0.525), prepared, **on)
     found = {row["id"] for row in write_claims(results) if row["verdict"] == "reproduced"}
     assert kinds("number") & found == tested
 

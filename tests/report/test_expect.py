@@ -3,23 +3,23 @@
 import pandas as pd
 import pytest
 from helpers.imports import ROOT
+from helpers.profiles import params_of
 
 from pacl.report import __main__ as command
 from pacl.report.expect import AGREES, LOOK, as_text, expectations
 from pacl.report.page import from_data
 from pacl.report.results import MEASURED, Results
-from pacl.runtime.config import load_params
 from pacl.runtime.files import write_json
-from pacl.runtime.params import Profile
 
 
-def made(folder, *, whole=("voc20", "voc21"), backbone="ViT-B-16", pretrained="openai", **chapters) -> Results:
+def made(
+    folder, *, whole=("voc20", "voc21"), backbone="ViT-B-16", pretrained="openai", images=None, **chapters
+) -> Results:
     """A run's files: chapters, each as its JSON file, in percent."""
     for chapter, content in (chapters | {"prepare": {"label": "photos", "whole benchmarks": list(whole)}}).items():
         write_json(folder / chapter / f"{chapter}.json", content)
-    params = load_params("flickr8k", *Profile.model_fields)
-    params.model = params.model.model_copy(update={"backbone": backbone, "pretrained": pretrained})
-    return Results("flickr8k", params, folder)
+    model, prepare = {"backbone": backbone, "pretrained": pretrained}, {"classification_images": images}
+    return Results("flickr8k", params_of("flickr8k", model=model, prepare=prepare), folder)
 
 
 def masks(**of_protocol) -> dict:
@@ -75,8 +75,7 @@ def test_a_part_of_a_test_split_is_not_compared(tmp_path):
     results = made(tmp_path, whole=("voc21",), segmentation=masks(sclip={"clip": 90.0}))
     (row,) = expectations(results, ["segmentation"])
     assert (row["literature"], row["verdict"]) == ("not the whole test split", "")
-    results = made(tmp_path, classification={"dtd": {"clip": 0.1}})
-    results.params.prepare = results.params.prepare.model_copy(update={"classification_images": 100})
+    results = made(tmp_path, images=100, classification={"dtd": {"clip": 0.1}})
     assert expectations(results, ["classification"])[0]["literature"] == "not the whole test split"
 
 
@@ -88,6 +87,7 @@ def test_runs_that_the_literature_says_nothing_about_are_refused(tmp_path):
 
 
 def test_the_command_says_it_and_its_status_tells(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "load_params", lambda *_: None)
     monkeypatch.setattr(command, "Results", lambda profile, params: made(tmp_path))
     for clip, status, word in ((45.0, 0, AGREES), (5.0, 1, LOOK)):
         made(tmp_path, segmentation=masks(sclip={"clip": clip}))

@@ -4,19 +4,19 @@ import json
 import math
 
 import pytest
+from helpers.profiles import params_of
 
 from pacl.report.__main__ import main
 from pacl.report.claims import claims_table, readmes_claims, with_claims
 from pacl.report.metrics import compare, headline, write_metrics
 from pacl.report.results import Results
-from pacl.runtime.config import load_params
 from pacl.runtime.files import write_json
 
 OLD = {"patch_alignment": {"pacl": {"accuracy": 0.85, "auc": 0.9}}, "classification": {"clean": {"clip": 0.84}}}
 
 
 def test_metrics_are_the_three_parts_and_a_missing_part_names_its_stage(tmp_path):
-    params = load_params("mini", "prepare", "model")
+    params = params_of("mini")
     for stage in ("patch_alignment", "classification"):
         write_json(tmp_path / stage / f"{stage}.json", {"clip": {"accuracy": 0.5, "clip": 0.5}})
     with pytest.raises(FileNotFoundError, match="run the stage segmentation"):
