@@ -17,7 +17,7 @@ from pacl.report.expect import LOOK, expectations
 from pacl.report.expect import as_text as as_table
 from pacl.report.metrics import compare
 from pacl.report.results import MEASURED, Results, report_folder
-from pacl.runtime.config import ConfigError, find_file, load_params, project_root, read_yaml
+from pacl.runtime.config import find_file, load_params, project_root, read_yaml
 from pacl.runtime.files import read_json, write_atomically
 from pacl.runtime.params import Profile
 
@@ -59,7 +59,7 @@ def compare_files(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     lines, within = compare(read_metrics(options.old), read_metrics(options.new), options.tolerance)
     print("\n".join(lines) or f"Neither {options.old} nor {options.new} holds a value: name two metrics.json.")
-    return 0 if within else 1
+    return int(not within)
 
 
 def as_tolerance(text: str) -> float:
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
         if arguments == ["readme"]:
             return write_readme()
         return show(arguments or read_yaml(find_file("params.yaml")).get("profiles", []))
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
 

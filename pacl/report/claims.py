@@ -138,8 +138,9 @@ def shown(claim: dict, metrics: dict, quantities: list) -> str:
     return re.sub(r"\{([\w.]+):([^}]+)\}", filled, claim["measured"])
 
 
-def as_text(claims: list[dict], widths=(15, 44, 27, 40)) -> str:
+def as_text(claims: list[dict]) -> str:
     """The claims as an aligned text table with wrapped cells: verdict, claim, paper, measured."""
+    widths = (15, 44, 27, 40)
     rows = [("Verdict", "Claim", "Paper", "Measured here")]
     rows += [(claim["verdict"], claim["claim"], claim["paper"], claim["measured"]) for claim in claims]
     rows.insert(1, ["-" * width for width in widths])

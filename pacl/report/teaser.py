@@ -16,12 +16,12 @@ from pacl.runtime.files import read_json
 SHOWN = ("clip", "pacl")
 
 
-def write_teaser(folder: Path, *, scenes: int = 2) -> Path:
-    """Draws folder/teaser.png from folder/scenes/viewer.json: the first scenes, each with its first prompt, not picked.
+def write_teaser(folder: Path) -> Path:
+    """Draws folder/teaser.png from folder/scenes/viewer.json: the first two scenes with their first prompts.
 
     Raises FileNotFoundError without viewer.json.
     """
-    shown = read_json(folder / "scenes/viewer.json", "scenes")["scenes"][:scenes]
+    shown = read_json(folder / "scenes/viewer.json", "scenes")["scenes"][:2]
     save(teaser(shown), folder / "teaser.png", dpi=110)
     return folder / "teaser.png"
 

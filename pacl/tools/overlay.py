@@ -72,9 +72,9 @@ def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: i
     return strip
 
 
-def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, warn: bool, columns: int = 4):
+def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, warn: bool):
     """Small overlays in rows under the photos' names, with the model's sentence above and a legend below."""
-    columns = min(columns, len(overlays))
+    columns = min(4, len(overlays))
     rows, side = -(-len(overlays) // columns), 10 / max(columns, 2)
     tallest = max(image.height / image.width for image in overlays.values())
     in_a_row = min(len(prompts), 2 + columns)  # of the legend

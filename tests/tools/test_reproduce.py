@@ -121,10 +121,10 @@ def test_it_ends_with_the_claims_and_the_stages(monkeypatch, capsys):
 
 def make(folder: Path, *words: str, **environment) -> subprocess.CompletedProcess:
     """make in a copy of what it needs before anything is installed; nothing answers at the mirror's address."""
-    for name in ("Makefile", "params.yaml", "data/downloads.toml", *map(str, Path("pacl/sources").glob("*.py"))):
+    modules = [path.relative_to(ROOT) for room in ("runtime", "sources") for path in ROOT.glob(f"pacl/{room}/*.py")]
+    for name in ("Makefile", "params.yaml", "data/downloads.toml", "pacl/__init__.py", *modules):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    shutil.copy(ROOT / "pacl/__init__.py", folder / "pacl")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     environment = os.environ | {"PACL_MIRROR": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"} | environment
     command = ["make", *words, f"PYTHON={sys.executable} -I -S {folder / 'isolated.py'}"]
