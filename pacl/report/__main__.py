@@ -9,6 +9,7 @@ python -m pacl.report compare OLD.json NEW.json [--tolerance 0.02]  exits with 1
 import argparse
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pacl.report.claims import as_text, readmes_claims, with_claims
@@ -16,27 +17,24 @@ from pacl.report.expect import LOOK, expectations
 from pacl.report.expect import as_text as as_table
 from pacl.report.metrics import compare
 from pacl.report.results import MEASURED, Results, report_folder
-from pacl.runtime.config import ConfigError, find_file, load_params, project_root, read_yaml
+from pacl.runtime.config import find_file, load_params, project_root, read_yaml
 from pacl.runtime.files import read_json, write_atomically
 from pacl.runtime.params import Profile
 
 
 def show(profiles: list[str]) -> int:
-    """Prints the claims of each profile and where its report is."""
+    """Prints the claims of each profile and where its report is. Raises FileNotFoundError without one."""
     for profile in profiles:
         page, claims = report_folder(profile) / "report.html", report_folder(profile) / "claims.json"
         if not page.is_file() or not claims.is_file():
-            print(
-                f"There is no report of {profile} yet ({page}): run `make reproduce PROFILE={profile}`.",
-                file=sys.stderr,
+            raise FileNotFoundError(
+                f"There is no report of {profile} yet ({page}): run `make reproduce PROFILE={profile}`."
             )
-            return 1
         print(f"{as_text(read_json(claims))}\n\nReport of {profile}: {page}")
     return 0
 
 
 def write_readme() -> int:
-    """Updates README.md's claims table from the reports."""
     path = project_root() / "README.md"
     write_atomically(path, with_claims(path.read_text(encoding="utf-8"), readmes_claims(project_root() / "reports")))
     return 0
@@ -61,18 +59,15 @@ def compare_files(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     lines, within = compare(read_metrics(options.old), read_metrics(options.new), options.tolerance)
     print("\n".join(lines) or f"Neither {options.old} nor {options.new} holds a value: name two metrics.json.")
-    return 0 if within else 1
+    return int(not within)
 
 
 def as_tolerance(text: str) -> float:
     """The tolerance as a number; argparse shows the error."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance: give a finite number of at least 0.")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance: give a finite number of at least 0.")
 
 
 def read_metrics(path: Path):
@@ -94,7 +89,7 @@ def main(arguments: list[str]) -> int:
         if arguments == ["readme"]:
             return write_readme()
         return show(arguments or read_yaml(find_file("params.yaml")).get("profiles", []))
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
 

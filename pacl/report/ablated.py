@@ -39,10 +39,7 @@ def ablations(results: Results) -> list[dict]:
     runs = results.ablations
     if runs is None:
         return [missing("ablations/ablations.csv")]
-    content = [
-        say("ablations", smaller=smaller(results)),
-        *what_matters(runs, results.findings),
-    ]
+    content = [say("ablations", smaller=smaller(results)), *what_matters(runs, results.findings)]
     for group, rows in runs.groupby("group", sort=False):
         metrics, found = measures(rows), results.findings.get(group, {})
         lines = [
@@ -80,14 +77,12 @@ def what_matters(runs: pd.DataFrame, findings: dict) -> list[dict]:
     rows = [(choice, gap / largest, f"{percent(gap)} points ({name})") for choice, gap, name in gaps]
     rows.sort(key=lambda row: -row[1])
     title = "How much each choice matters: mIoU of its best setting minus its worst"
-    said = say("what_matters")
-    if left_out:
-        said = joined([said, text(f"Settings that nobody uses are left out: {', '.join(left_out)}.")])
-    return [bars(title, rows, wide=True, stressed=False), said]
+    unused = [text(f"Settings that nobody uses are left out: {', '.join(left_out)}.")] if left_out else []
+    return [bars(title, rows, wide=True, stressed=False), joined([say("what_matters"), *unused])]
 
 
 def logit_scales(results: Results) -> list[dict]:
-    """The search for logit scales on validation scenes; nothing where there are no such scenes."""
+    """The search for logit scales; nothing where there are no validation scenes."""
     measured = results.logit_scales
     if measured is None:
         return [missing("ablations/logit_scales.csv")]
@@ -97,11 +92,8 @@ def logit_scales(results: Results) -> list[dict]:
     by_scale = measured.pivot(index=keys, columns="logit_scale", values="voc21")
     order = map(tuple, measured[keys].drop_duplicates().values)
     lines = [[name, NAMES[method], *map(percent, by_scale.loc[name, method])] for name, method in order]
-    return [
-        heading("Which logit scale?"),
-        say("logit_scales"),
-        table(["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)], lines, tight=True),
-    ]
+    columns = ["Rule or protocol", "Method", *(f"× {scale:g}" for scale in by_scale.columns)]
+    return [heading("Which logit scale?"), say("logit_scales"), table(columns, lines, tight=True)]
 
 
 def worlds(results: Results) -> list[dict]:
@@ -110,9 +102,7 @@ def worlds(results: Results) -> list[dict]:
     if runs is None or runs.empty:
         return []
     metrics = measures(runs)
-    lines = [
-        [str(row.seed), NAMES[row.method], *(percent(row[metric]) for metric in metrics)] for _, row in runs.iterrows()
-    ]
+    lines = [[row.seed, NAMES[row.method], *map(percent, row[list(metrics)])] for _, row in runs.iterrows()]
     first, name = next(iter(metrics.items()))
     by_method = runs.pivot(index="seed", columns="method", values=first)
     least = (by_method["pacl"] - by_method["clip"]).min()

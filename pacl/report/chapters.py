@@ -92,9 +92,8 @@ def claims_table(claims: list[dict]) -> dict:
     rows = []
     for claim in claims:
         measured = f"[{claim['measured']}]({claim['notebook']})" if claim["notebook"] else claim["measured"]
-        verdict = f"{MARKS[claim['verdict']]} **{claim['verdict']}**" + (
-            f": {claim['reason']}" if claim["reason"] else ""
-        )
+        verdict = f"{MARKS[claim['verdict']]} **{claim['verdict']}**"
+        verdict += f": {claim['reason']}" if claim["reason"] else ""
         rows.append([claim["claim"], claim["paper"], measured, verdict, claim["rule"]])
     return table(["Claim", "Paper", "Measured here", "Verdict", "Rule"], rows)
 
@@ -109,12 +108,8 @@ def world(results: Results) -> list[dict]:
     about, prepared = f"world_{results.params.prepare.source}", results.prepared
     counts = [[name, f"{value:,}"] for name, value in prepared.items() if isinstance(value, int)]
     counts += [[f"classes of {name}", f"{value:,}"] for name, value in prepared.get("benchmarks", {}).items()]
-    return [
-        *([say(about)] if about in words() else []),
-        table(["What", "Number"], counts) if prepared else missing("prepare/prepare.json"),
-        figure(results, "pairs"),
-        figure(results, "scenes"),
-    ]
+    counted = table(["What", "Number"], counts) if prepared else missing("prepare/prepare.json")
+    return [*([say(about)] if about in words() else []), counted, figure(results, "pairs"), figure(results, "scenes")]
 
 
 def training(results: Results) -> list[dict]:
@@ -140,18 +135,12 @@ def protocols(params) -> list[dict]:
     settings = {name: one.model_dump() | {"per_benchmark": changed(one)} for name, one in params.protocols}
     keys = next(iter(settings.values()))
     keys = [key for key in keys if key in WHEN_NULL or any(one[key] is not None for one in settings.values())]
-    rows = [
-        [
-            key.replace("_", " "),
-            *(WHEN_NULL.get(key, "–") if one[key] is None else one[key] for one in settings.values()),
-        ]
-        for key in keys
-    ]
-    return [
-        say("protocols", first=params.segmentation.protocols[0]),
-        say("protocol_settings"),
-        table(["Setting", *settings], rows),
-    ]
+    rows = []
+    for key in keys:
+        values = [WHEN_NULL.get(key, "–") if one[key] is None else one[key] for one in settings.values()]
+        rows.append([key.replace("_", " "), *values])
+    said = say("protocols", first=params.segmentation.protocols[0])
+    return [said, say("protocol_settings"), table(["Setting", *settings], rows)]
 
 
 def changed(protocol) -> str | None:
@@ -197,12 +186,10 @@ def last_commit() -> str:
     """
     try:
         commit = git("log", "-1", "--abbrev=10", "--format=%h", "--", *DECIDING)
-        changes = git("status", "--porcelain", "--", *DECIDING)
+        changes = commit and git("status", "--porcelain", "--", *DECIDING)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    if not commit:
-        return "unknown"
-    return f"{commit}, with uncommitted changes" if changes else commit
+        commit = ""
+    return (commit + ", with uncommitted changes" * bool(changes)) if commit else "unknown"
 
 
 def git(*arguments: str) -> str:

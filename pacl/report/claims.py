@@ -8,11 +8,8 @@ import textwrap
 from itertools import zip_longest
 from pathlib import Path
 
-import yaml
-
-from pacl.report.page import markdown_table
+from pacl.report.page import from_data, markdown_table
 from pacl.report.results import Results
-from pacl.runtime.config import project_root
 from pacl.runtime.files import read_json, write_json
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested"  # the only verdicts
@@ -24,10 +21,9 @@ IN_README = {"mini": "Drawings, small CLIP", "photos": "Photographs, small CLIP 
 MARKERS = ("<!-- claims: python -m pacl.report readme -->", "<!-- end of claims -->")  # around the table in README.md
 
 
-def load_ledger(path: Path | None = None) -> list[dict]:
+def load_ledger() -> list[dict]:
     """The claims of data/claims.yaml, in its order."""
-    text = (path or project_root() / "data/claims.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, Loader=yaml.CSafeLoader)  # safe_load's, in C
+    return from_data("claims.yaml")
 
 
 def readmes_claims(reports: Path) -> dict[str, list[dict]]:
@@ -83,13 +79,9 @@ def untestable(claim: dict, setting: dict) -> str:
     """Why this run can't decide the claim, whatever it measures; "" if it can."""
     if setting["pretrained"] == "random":
         return "the weights are random"
-    wanted = claim.get("setting", {})
-    other = [f"{key} {value}" for key, value in wanted.items() if value not in as_list(setting[key])]
+    known = {key: value if isinstance(value, list) else [value] for key, value in setting.items()}
+    other = [f"{key} {value}" for key, value in claim.get("setting", {}).items() if value not in known[key]]
     return f"needs the paper's setting ({', '.join(other)})" if other else ""
-
-
-def as_list(value) -> list:
-    return value if isinstance(value, list) else [value]
 
 
 def comparable(claim: dict, setting: dict) -> bool:
@@ -130,10 +122,8 @@ def needed(condition: dict) -> str:
 
 
 def satisfied(value: float | None, condition: dict) -> bool:
-    if value is None:
-        return False
     bounds = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
-    return all(holds(value, condition[name]) for name, holds in bounds.items() if name in condition)
+    return value is not None and all(holds(value, condition[k]) for k, holds in bounds.items() if k in condition)
 
 
 def shown(claim: dict, metrics: dict, quantities: list) -> str:
@@ -148,17 +138,15 @@ def shown(claim: dict, metrics: dict, quantities: list) -> str:
     return re.sub(r"\{([\w.]+):([^}]+)\}", filled, claim["measured"])
 
 
-def as_text(claims: list[dict], widths=(15, 44, 27, 40)) -> str:
+def as_text(claims: list[dict]) -> str:
     """The claims as an aligned text table with wrapped cells: verdict, claim, paper, measured."""
+    widths = (15, 44, 27, 40)
     rows = [("Verdict", "Claim", "Paper", "Measured here")]
     rows += [(claim["verdict"], claim["claim"], claim["paper"], claim["measured"]) for claim in claims]
-    lines = []
-    for row in rows:
-        cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for parts in zip_longest(*cells, fillvalue=""):
-            lines.append("  ".join(map(str.ljust, parts, widths)).rstrip())
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([lines[0], rule, *lines[1:]])
+    rows.insert(1, ["-" * width for width in widths])
+    cells = [map(textwrap.wrap, row, widths) for row in rows]
+    lines = [line for row in cells for line in zip_longest(*row, fillvalue="")]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def claims_table(runs: dict[str, list[dict]]) -> str:

@@ -40,7 +40,6 @@ def allowed(voc: dict) -> dict:
 
 
 def reading(one: dict) -> dict:
-    """One reading of the two numbers in words, with its verdict first."""
     numbers = {name: percent(value) for name, value in one.items() if name not in ("id", "can")}
     return say(f"reading_{one['id']}", verdict=VERDICTS[one["can"]], **numbers)
 

@@ -1,5 +1,6 @@
 """The report's chapters on what a run costs and whether a long one can be trusted: numbers that speed/ measured."""
 
+import re
 from string import ascii_uppercase
 
 from pacl.report.page import bars, capital, figure, heading, percent, say, table, text
@@ -7,7 +8,6 @@ from pacl.report.results import Results
 
 
 def speed(results: Results) -> list[dict]:
-    """Time and memory next to the plain way, where an epoch's time goes, and what more pairs would cost."""
     if results.speed is None:
         return [say("no_speed")]
     items = results.speed["items"]
@@ -26,7 +26,6 @@ def picture(results: Results, name: str) -> list[dict]:
 
 
 def machines(items: dict) -> str:
-    """The machine of the measurements; if there are several, each with the letter that its rows carry."""
     letters = lettered(items)
     if len(letters) == 1:
         return f"All on {next(iter(letters))}"
@@ -34,7 +33,7 @@ def machines(items: dict) -> str:
 
 
 def lettered(items: dict) -> dict[str, str]:
-    """The items' machines, each with a letter."""
+    """The items' machines, each with the letter that its rows carry if there are several."""
     return dict(zip(dict.fromkeys(map(cores, items.values())), ascii_uppercase, strict=False))
 
 
@@ -73,8 +72,8 @@ def target(row: dict, kind: str) -> tuple[str, bool | None]:
 def missed(items: dict) -> str:
     """How many of the targets were missed, "" if there are none."""
     rows = [row for item in items.values() for row in item["rows"]]
-    found = [target(row, kind)[1] for row in rows for kind in ("seconds", "gigabytes")]
-    found = [late for late in found if late is not None]
+    tried = [target(row, kind)[1] for row in rows for kind in ("seconds", "gigabytes")]
+    found = [late for late in tried if late is not None]
     return f"Targets missed: {sum(found)} of {len(found)}; the table marks them. " if found else ""
 
 
@@ -82,59 +81,45 @@ def whole_names(rows: list[dict]) -> list[str]:
     """The rows' names with "the same" replaced by what it refers to, because sorting changes the order."""
     names = []
     for row in rows:
-        name = row["name"]
-        names.append(name.replace("the same", names[-1].split(",")[0], 1) if name.startswith("the same") else name)
+        before = names[-1].split(",")[0] if names else ""
+        names.append(re.sub("^the same", before, row["name"]))
     return names
 
 
 def epoch(items: dict) -> list[dict]:
     """Where the time of an epoch goes, largest part first."""
-    rows = [row for row in items.get("epoch", {}).get("rows", []) if "parts" in row]
-    if not rows:
+    row = next((row for row in items.get("epoch", {}).get("rows", []) if "parts" in row), None)
+    if not row:
         return []
-    (row,) = rows
     whole = row["seconds"]["ours"]
     parts = sorted(row["parts"].items(), key=lambda part: -part[1])
     shares = [(part, seconds / whole, f"{percent(seconds / whole)} %") for part, seconds in parts]
-    return [
-        heading("Where does the time of an epoch go?"),
-        bars(f"{capital(row['name'])}: {number(whole)} s", shares),
-    ]
+    title = f"{capital(row['name'])}: {number(whole)} s"
+    return [heading("Where does the time of an epoch go?"), bars(title, shares)]
 
 
 def cost(measured: dict | None) -> list[dict]:
     """What training would cost with more pairs."""
     if not measured:
         return []
-    lines = [
-        [
-            f"{row['pairs']:,}",
-            row["features"],
-            number(row["seconds"] / 3600),
-            number(row["disk_gigabytes"]),
-            number(row["memory_gigabytes"]),
-        ]
-        for row in measured["rows"]
-    ]
-    return [
-        heading("What would more pairs cost?"),
-        say("cost"),
-        table(["Pairs", "Features", "Hours", "Disk, GB", "Memory, GB"], lines, caption="Cost by number of pairs"),
-        text(" ".join(measured["notes"])),
-    ]
+    lines = []
+    for row in measured["rows"]:
+        sizes = map(number, (row["seconds"] / 3600, row["disk_gigabytes"], row["memory_gigabytes"]))
+        lines.append([f"{row['pairs']:,}", row["features"], *sizes])
+    columns = ["Pairs", "Features", "Hours", "Disk, GB", "Memory, GB"]
+    shown = table(columns, lines, caption="Cost by number of pairs")
+    return [heading("What would more pairs cost?"), say("cost"), shown, text(" ".join(measured["notes"]))]
 
 
 def trust(results: Results) -> list[dict]:
     """One training in several processes, memory while pairs are streamed, damaged files: those that were tried."""
-    return [
-        *(processes(results) if results.ranks else []),
-        *(streaming(results) if results.memory else []),
-        *(damaged(results.damaged) if results.damaged else []),
-    ]
+    return [*processes(results), *streaming(results), *damaged(results.damaged)]
 
 
 def processes(results: Results) -> list[dict]:
     ranks = results.ranks
+    if not ranks:
+        return []
     *numbers, last = ranks["losses"]
     apart = max(map(float, ranks["largest_difference"].values()))
     about = {"steps": ranks["steps"], "batch_size": ranks["batch_size"], "numbers": ", ".join(numbers), "last": last}
@@ -143,18 +128,20 @@ def processes(results: Results) -> list[dict]:
 
 def streaming(results: Results) -> list[dict]:
     memory = results.memory
+    if not memory:
+        return []
     growths = memory["growth_per_1000_steps"].items()
     grown = " and ".join(f"{number(growth)} {memory['unit']} in the {process}" for process, growth in growths)
     said = say("streaming", steps=memory["steps"], from_step=memory["from_step"], grown=grown)
     return [said, *picture(results, "streaming_memory")]
 
 
-def damaged(readers: dict) -> list[dict]:
+def damaged(readers: dict | None) -> list[dict]:
+    if not readers:
+        return []
     rows = [[reader, f"{counts['tried']:,}", f"{counts['refused']:,}"] for reader, counts in readers.items()]
-    return [
-        say("damaged", readers=len(readers), tried=sum(counts["tried"] for counts in readers.values())),
-        table(["Reader", "Damaged files", "Refused"], rows, caption="Damaged files"),
-    ]
+    said = say("damaged", readers=len(readers), tried=sum(counts["tried"] for counts in readers.values()))
+    return [said, table(["Reader", "Damaged files", "Refused"], rows, caption="Damaged files")]
 
 
 def number(value: float | None) -> str:

@@ -2,16 +2,10 @@
 set-up that comes before PACL's own number.
 """
 
-import yaml
-
+from pacl.report.page import from_data
 from pacl.report.results import Results
-from pacl.runtime.config import project_root
 
 AGREES, LOOK = "harness agrees", "look here first"  # the verdicts
-
-
-def rules() -> list[dict]:
-    return yaml.safe_load((project_root() / "data/expected.yaml").read_text(encoding="utf-8"))
 
 
 def expectations(results: Results, chapters: list[str]) -> list[dict]:
@@ -20,64 +14,52 @@ def expectations(results: Results, chapters: list[str]) -> list[dict]:
 
     Raises ValueError for a run that others' numbers say nothing about, and one without numbers.
     """
-    model = results.params.model
+    model, rules = results.params.model, from_data("expected.yaml")
     if results.params.prepare.source == "miniworld" or model.pretrained != "openai":
-        what = f"{results.label}, weights {model.pretrained}"
-        raise ValueError(
-            f"{results.profile} has {what}: others' numbers are for real photographs and OpenAI's weights."
-        )
+        what = f"{results.profile} has {results.label}, weights {model.pretrained}"
+        raise ValueError(f"{what}: others' numbers are for real photographs and OpenAI's weights.")
     found = [one for chapter in chapters for one in numbers(results, chapter)]
     if not found:
         raise ValueError(f"{results.profile} has no numbers yet: run its stages {', '.join(chapters)}.")
-    return [judged(one, [rule for rule in rules() if applies(rule, one, model.backbone)], results) for one in found]
+    return [judged(one, [rule for rule in rules if applies(rule, one, model.backbone)], results) for one in found]
 
 
 def numbers(results: Results, chapter: str) -> list[dict]:
-    """A chapter's numbers but PACL's: chapter, method, `under` and `of` as the rules have them, and here, in %."""
-    metrics = results.metrics[chapter] or {}
+    """A chapter's numbers but PACL's: number (its name), here (in %), benchmark (None for classification), and chapter,
+    method, `under` and `of` as the rules have them.
+    """
+    metrics, on = results.metrics[chapter] or {}, results.params.patch_alignment.benchmark
     if chapter == "patch_alignment":
-        on = results.params.patch_alignment.benchmark
-        rows = [(method, on, "accuracy", values.get("accuracy")) for method, values in metrics.items()]
-        rows = [row for row in rows if row[0] not in ("random", "colours")]
+        measured = {m: values["accuracy"] for m, values in metrics.items() if m != "random" and "accuracy" in values}
+        rows = [(f"patch accuracy, {on}", m, on, on, "accuracy", value) for m, value in measured.items()]
     elif chapter == "segmentation":
         rows = [
-            (method, protocol, benchmark, values["miou"])
+            (f"mIoU, {benchmark}, {protocol}", method, benchmark, protocol, benchmark, values["miou"])
             for benchmark, protocols in metrics.items()
             for protocol, methods in protocols.items()
             for method, values in methods.items()
         ]
     else:
-        rows = [("clip", None, name, values["clip"]) for name, values in metrics.items()]
+        rows = [(f"accuracy, {name}", "clip", None, None, name, values["clip"]) for name, values in metrics.items()]
     return [
-        {"chapter": chapter, "method": method, "under": on, "of": of, "here": 100 * value}
-        for method, on, of, value in rows
-        if method != "pacl" and value is not None
+        {"number": f"{name}, {method}", "here": 100 * value, "benchmark": benchmark}
+        | {"chapter": chapter, "method": method, "under": under, "of": of}
+        for name, method, benchmark, under, of, value in rows
+        if method != "pacl"
     ]
 
 
 def applies(rule: dict, one: dict, backbone: str) -> bool:
-    same = all(rule[key] == one[key] for key in ("chapter", "method"))
-    return (
-        same
-        and rule["backbone"] == backbone
-        and one["under"] in rule.get("under", [None])
-        and one["of"] in rule["values"]
-    )
+    same = (rule["chapter"], rule["method"], rule["backbone"]) == (one["chapter"], one["method"], backbone)
+    return same and one["under"] in rule.get("under", [None]) and one["of"] in rule["values"]
 
 
 def judged(one: dict, found: list[dict], results: Results) -> dict:
-    row = {
-        "number": name_of(one),
-        "here": one["here"],
-        "literature": "none known",
-        "verdict": "",
-        "source": "",
-        "look": "",
-    }
-    if why := part_of(one, results):
-        return row | {"literature": why}
+    row = {"number": one["number"], "here": one["here"], "verdict": "", "source": "", "look": ""}
+    if is_part(one, results):
+        return row | {"literature": "not the whole test split"}
     if not found:
-        return row
+        return row | {"literature": "none known"}
     (rule,) = found
     value = rule["values"][one["of"]]
     low, high = value if isinstance(value, list) else (value, value)
@@ -87,19 +69,11 @@ def judged(one: dict, found: list[dict], results: Results) -> dict:
     return row | verdict | {"source": rule["source"], "look": rule["look"]}
 
 
-def part_of(one: dict, results: Results) -> str:
-    """Why a number can't be compared: not all of the official test images; "" if it can."""
-    benchmark = {"segmentation": one["of"], "patch_alignment": one["under"]}.get(one["chapter"])
-    whole = results.prepared.get("whole benchmarks", [])
-    limited = one["chapter"] == "classification" and results.params.prepare.classification_images is not None
-    return "not the whole test split" if limited or (benchmark and benchmark not in whole) else ""
-
-
-def name_of(one: dict) -> str:
-    if one["chapter"] == "patch_alignment":
-        return f"patch accuracy, {one['under']}, {one['method']}"
-    measure = f"mIoU, {one['of']}, {one['under']}" if one["chapter"] == "segmentation" else f"accuracy, {one['of']}"
-    return f"{measure}, {one['method']}"
+def is_part(one: dict, results: Results) -> bool:
+    """Whether a number is of a part of the official test images, which can't be compared."""
+    if one["benchmark"] is None:
+        return results.params.prepare.classification_images is not None
+    return one["benchmark"] not in results.prepared.get("whole benchmarks", [])
 
 
 def as_text(rows: list[dict]) -> str:

@@ -17,15 +17,8 @@ MEASURES = {
 }
 CLAIMED, PACL_YEAR = "PACL, as claimed", 2023
 LITERATURE = "On the real benchmarks, from the literature"
-COLUMNS = {
-    "voc21": "VOC21",
-    "context60": "C60",
-    "voc20": "VOC20",
-    "context59": "C59",
-    "coco_stuff": "Stuff171",
-    "cityscapes": "City",
-    "ade20k": "ADE150",
-}
+COLUMNS = {"voc21": "VOC21", "context60": "C60", "voc20": "VOC20", "context59": "C59"}
+COLUMNS |= {"coco_stuff": "Stuff171", "cityscapes": "City", "ade20k": "ADE150"}
 
 
 def patch_alignment(results: Results) -> list[dict]:
@@ -44,16 +37,11 @@ def patch_alignment(results: Results) -> list[dict]:
 
 def patch_table(measured: dict) -> list[dict]:
     """Patch accuracy and coherence by method; a sentence where PACL's coherence is below that of CLIP's tokens."""
-    rows = [
-        [
-            NAMES[method],
-            percent(of.get("accuracy")),
-            interval(of.get("accuracy_interval"), percent),
-            f"{of['auc']:.3f}" if "auc" in of else "–",
-            interval(of.get("auc_interval"), "{:.3f}".format),
-        ]
-        for method, of in measured.items()
-    ]
+    rows = []
+    for method, of in measured.items():
+        accuracy = [percent(of.get("accuracy")), interval(of.get("accuracy_interval"), percent)]
+        auc = [f"{of['auc']:.3f}" if "auc" in of else "–", interval(of.get("auc_interval"), "{:.3f}".format)]
+        rows.append([NAMES[method], *accuracy, *auc])
     columns = ["Method", "Patch accuracy, %", "95 % interval", "Coherence AUC", "95 % interval"]
     shown = table(columns, rows, caption="Measured here; intervals from resampling images")
     pacl, clip = (measured.get(method, {}).get("auc", math.nan) for method in ("pacl", "clip"))
@@ -62,10 +50,10 @@ def patch_table(measured: dict) -> list[dict]:
 
 def blocks(results: Results) -> list[dict]:
     """Coherence of the tokens that each block of CLIP leaves; nothing where it wasn't measured."""
-    areas = (results.blocks or {"auc": []})["auc"]
+    areas = (results.blocks or {}).get("auc")
     if not areas:
         return []
-    best = max(range(len(areas)), key=areas.__getitem__)
+    best = areas.index(max(areas))
     falls = "falls" if areas[-1] < areas[-3 if len(areas) > 2 else 0] else "does not fall"
     said = say("blocks", best=best + 1, highest=areas[best], last=areas[-1], count=len(areas), falls=falls)
     return [said, figure(results, "patch_blocks")]
@@ -103,11 +91,10 @@ def segmentation_tables(measured: dict) -> list[dict]:
             for method, values in of_protocol.items()
             if key in values and (key != "miou_labelled" or values[key] != values["miou"])
         ]
-        if not rows:
-            continue
-        frame = pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "value"])
-        shown = by_method(frame, ["benchmark", "protocol"], "value", caption=f"Measured here: {title} in %")
-        tables.append(shown if key == "miou" else fold(capital(title), [shown]))
+        if rows:
+            frame = pd.DataFrame(rows, columns=["benchmark", "protocol", "method", "value"])
+            shown = by_method(frame, ["benchmark", "protocol"], "value", caption=f"Measured here: {title} in %")
+            tables.append(shown if key == "miou" else fold(capital(title), [shown]))
     return tables
 
 
@@ -124,27 +111,19 @@ def class_tables(by_class: pd.DataFrame) -> list[dict]:
 
 
 def mistakes(results: Results) -> list[dict]:
-    """Which classes are confused; things and stuff, small and large, rarely and often named."""
     found = results.mistakes
     if not found:
         return [missing("scenes/mistakes.json")]
     kinds = ", ".join(f"{NAMES[row['method']]} {percent(row['iou'])} % on {row['kind']}" for row in found["kinds"])
-    ranks = ", ".join(
-        "{0} {mention_rank:+.2f} ({1:+.2f} to {2:+.2f}) on the {classes} {kind}".format(
-            NAMES[row["method"]], *row["mention_interval"], **row
-        )
-        for row in found["kinds"]
-        if row["mention_rank"] is not None
-    ).replace("-", "−")
-    return [
-        heading("Where it errs"),
-        say("mistakes", kinds=kinds, ranks=ranks),
-        figure(results, "mistakes", scenes=found["scenes"]),
-    ]
+    form = "{0} {mention_rank:+.2f} ({1:+.2f} to {2:+.2f}) on the {classes} {kind}"
+    ranked = [row for row in found["kinds"] if row["mention_rank"] is not None]
+    ranks = ", ".join(form.format(NAMES[row["method"]], *row["mention_interval"], **row) for row in ranked)
+    said = say("mistakes", kinds=kinds, ranks=ranks.replace("-", "−"))
+    return [heading("Where it errs"), said, figure(results, "mistakes", scenes=found["scenes"])]
 
 
 def viewer(results: Results) -> list[dict]:
-    """Test scenes to choose from (pacl.evaluation.viewer); nothing where they weren't written."""
+    """Test scenes to choose from (pacl.evaluation.viewer)."""
     data = results.viewer
     if not data or not data["scenes"]:
         return []
@@ -162,8 +141,7 @@ def classification(results: Results) -> list[dict]:
     sets = pd.DataFrame(measured).T
     sets.loc[f"mean of {len(measured)}"] = sets.mean()
     lines = [[name.replace("_", " "), *map(percent, values)] for name, values in sets.iterrows()]
-    columns = ["Set", *(f"{NAMES[method]}, %" for method in sets)]
-    caption = "Measured here: zero-shot accuracy"
+    columns, caption = ["Set", *(f"{NAMES[method]}, %" for method in sets)], "Measured here: zero-shot accuracy"
     return [*content, table(columns, lines, caption=caption, strong=(len(measured),)), picture, *gains(results)]
 
 
@@ -178,11 +156,8 @@ def gains(results: Results) -> list[dict]:
         interval = {name: percent(mean[name], "+") for name in ("low", "high")}
         counts = {"sets": len(sets), "above": (sets.low > 0).sum(), "below": (sets.high < 0).sum()}
         said.append(say("gains", method=NAMES[method], mean=percent(mean.difference, "+"), **interval, **counts))
-    return [
-        heading("Is it a general improvement?"),
-        joined([*said, say("gains_intervals")]),
-        figure(results, "classification_differences"),
-    ]
+    told = joined([*said, say("gains_intervals")])
+    return [heading("Is it a general improvement?"), told, figure(results, "classification_differences")]
 
 
 def interval(bounds: list[float] | None, form) -> str:
@@ -218,35 +193,30 @@ def literature_patches() -> dict:
     return table(columns, lines, caption=f"{LITERATURE}: Pascal VOC", outside=True)
 
 
-def published_miou(method: str, benchmark: str) -> float:
-    rows = published("mIoU")
-    return float(rows[(rows.method == method) & (rows.benchmark == benchmark)].value.iloc[0])
-
-
 def beside_its_time() -> dict:
     """Where PACL's published numbers stand among methods published up to its year."""
     rows = published("mIoU")
+    first = rows.groupby(["benchmark", "method"]).value.first()
+    ours = {name: float(first[name, CLAIMED]) for name in ("voc20", "context59")}
+    maskclip = float(first["voc20", "MaskCLIP"])
     rows = rows[rows.source.str.extract(r"\b(20\d\d)", expand=False).astype(float) <= PACL_YEAR]
-    best = rows[(rows.benchmark == "context59") & (rows.method != CLAIMED)].copy()
-    best["number"] = best.value.str.split("–").str[-1].astype(float)
-    best = best.sort_values("number").iloc[-1]
-    ours = {name: published_miou(CLAIMED, name) for name in ("voc20", "context59")}
-    maskclip = published_miou("MaskCLIP", "voc20")
+    rows = rows[(rows.benchmark == "context59") & (rows.method != CLAIMED)].set_index("method")
+    others = rows.value.str.split("–").str[-1].astype(float)  # the upper end of a range
+    number = others.max()
     place = "below" if ours["voc20"] < maskclip else "above"
-    above = "above" if ours["context59"] > best.number else "below"
-    numbers = {"maskclip": maskclip, "best": best.method, "number": best.number}
-    return say("beside_its_time", place=place, above=above, **ours, **numbers)
+    above = "above" if ours["context59"] > number else "below"
+    return say(
+        "beside_its_time", place=place, above=above, maskclip=maskclip, best=others.idxmax(), number=number, **ours
+    )
 
 
 def literature_segmentation() -> dict:
     lines = []
     for (method, backbone), rows in published("mIoU").groupby(["method", "backbone"], sort=False):
         values = {row.benchmark: row.value + "?" * (row.certainty == "uncertain") for row in rows.itertuples()}
-        sources = " · ".join(dict.fromkeys(rows.source.str.split(";").str[0]))
-        supervision = rows.supervision.iloc[0]
-        lines.append([method, backbone or "–", supervision, *(values.get(name, "–") for name in COLUMNS), sources])
+        sources, numbers = rows.source.str.split(";").str[0].unique(), [values.get(name, "–") for name in COLUMNS]
+        lines.append([method, backbone or "–", rows.supervision.iloc[0], *numbers, " · ".join(sources)])
     strong = tuple(i for i, line in enumerate(lines) if line[0] == CLAIMED)
     said = "None of these was measured here. “?”: uncertain. NACLIP's code today has other settings."
-    caption = f"{LITERATURE}: mIoU in %. {said}"
     columns = ["Method", "Backbone", "Supervision", *COLUMNS.values(), "First described in"]
-    return table(columns, lines, caption=caption, strong=strong, outside=True)
+    return table(columns, lines, caption=f"{LITERATURE}: mIoU in %. {said}", strong=strong, outside=True)

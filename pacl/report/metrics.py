@@ -24,15 +24,12 @@ def headline(metrics: dict) -> dict:
     """The few numbers that `dvc metrics` and `dvc exp show` list side by side: patch accuracy, each benchmark's mIoU in
     its first protocol, mean classification accuracy; of CLIP, PACL and both together, fractions in [0, 1].
     """
-    sets = list(metrics["classification"].values())
-    found = {
-        "patch accuracy": {m: v["accuracy"] for m, v in metrics["patch_alignment"].items() if "accuracy" in v},
-        **{
-            f"{benchmark} mIoU": {m: values["miou"] for m, values in next(iter(of_benchmark.values())).items()}
-            for benchmark, of_benchmark in metrics["segmentation"].items()
-        },
-        "classification": {m: sum(of_set[m] for of_set in sets) / len(sets) for m in (sets[0] if sets else {})},
-    }
+    patches = {m: values["accuracy"] for m, values in metrics["patch_alignment"].items() if "accuracy" in values}
+    found, sets = {"patch accuracy": patches}, list(metrics["classification"].values())
+    for benchmark, protocols in metrics["segmentation"].items():
+        first = next(iter(protocols.values()))
+        found[f"{benchmark} mIoU"] = {m: values["miou"] for m, values in first.items()}
+    found["classification"] = {m: sum(one[m] for one in sets) / len(sets) for m in (sets[0] if sets else {})}
     return {
         name: {method: of[method] for method in ("clip", "pacl", "ensemble") if method in of}
         for name, of in found.items()
@@ -56,9 +53,7 @@ def gap(old, new) -> float:
     """The distance of two values: 0 for equal ones (NaN equals NaN), infinite for others that aren't both numbers."""
     if old == new or (old != old and new != new):
         return 0.0
-    numbers = all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in (old, new)
-    )
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in (old, new))
     return abs(new - old) if numbers else math.inf
 
 

@@ -23,10 +23,14 @@ MARKS = {"reproduced": "✓", "not reproduced": "✗", "not tested": "–"}  # c
 NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?(\?|, missed)?$|–$")
 
 
+def from_data(name: str):
+    """The content of a YAML file in data/."""
+    return yaml.load((project_root() / "data" / name).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+
+
 @cache
 def words() -> dict:
-    """data/report/words.yaml."""
-    return yaml.safe_load((project_root() / "data/report/words.yaml").read_text(encoding="utf-8"))
+    return from_data("report/words.yaml")
 
 
 def say(name: str, **values) -> dict:
@@ -68,12 +72,12 @@ def table(
     columns: list[str],
     rows: list[list],
     *,
-    caption: str = "",
-    strong: tuple = (),
-    outside: bool = False,
-    screen: bool = False,
-    unsorted: tuple = (),
-    tight: bool = False,
+    caption="",
+    strong=(),
+    outside=False,
+    screen=False,
+    unsorted=(),
+    tight=False,
 ) -> dict:
     """Rows of texts. strong: indices of the rows to stress; outside: the numbers come from other work; screen: not
     printed on paper; unsorted: columns without an order; tight: many narrow columns.
@@ -123,15 +127,9 @@ def write_page(content: dict, folder: Path) -> Path:
 
 
 def environment(*, autoescape: bool) -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(project_root() / "data/report"),
-        autoescape=autoescape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (prose, data_uri, size, slug, script_data, markdown_table)
-    made.filters |= {one.__name__: one for one in filters}
+    loader, blocks = FileSystemLoader(project_root() / "data/report"), {"trim_blocks": True, "lstrip_blocks": True}
+    made = Environment(loader=loader, autoescape=autoescape, undefined=StrictUndefined, **blocks)
+    made.filters |= {one.__name__: one for one in (prose, data_uri, size, slug, script_data, markdown_table)}
     made.globals["marks"] = MARKS
     return made
 

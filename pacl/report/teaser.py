@@ -16,12 +16,12 @@ from pacl.runtime.files import read_json
 SHOWN = ("clip", "pacl")
 
 
-def write_teaser(folder: Path, *, scenes: int = 2) -> Path:
-    """Draws folder/teaser.png from folder/scenes/viewer.json: the first scenes, each with its first prompt, not picked.
+def write_teaser(folder: Path) -> Path:
+    """Draws folder/teaser.png from folder/scenes/viewer.json: the first two scenes with their first prompts.
 
     Raises FileNotFoundError without viewer.json.
     """
-    shown = read_json(folder / "scenes/viewer.json", "scenes")["scenes"][:scenes]
+    shown = read_json(folder / "scenes/viewer.json", "scenes")["scenes"][:2]
     save(teaser(shown), folder / "teaser.png", dpi=110)
     return folder / "teaser.png"
 
@@ -33,19 +33,14 @@ def teaser(scenes: list[dict]):
     figure, axes = plt.subplots(len(scenes), len(titles), figsize=size, squeeze=False, layout="constrained")
     for row, scene in zip(axes, scenes, strict=True):
         image, prompt = decoded(scene["image"]).convert("RGB"), scene["prompts"][0]
-        heats = [decoded(prompt["methods"][method]["heat"]) for method in SHOWN]
-        pictures = [
-            image,
-            *(warmed(image, heat) for heat in heats),
-            masked(image, prompt["methods"][SHOWN[-1]]["mask"]),
-        ]
+        heats = [warmed(image, decoded(prompt["methods"][method]["heat"])) for method in SHOWN]
+        pictures = [image, *heats, masked(image, prompt["methods"][SHOWN[-1]]["mask"])]
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture, interpolation="lanczos")
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            axis.spines[:].set_visible(False)
         row[0].set_xlabel(f"“{prompt['name']}”", fontsize=11)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        axis.spines[:].set_visible(False)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10, fontweight="normal")
     return figure

@@ -85,8 +85,8 @@ class Rehearsed:
         """The coarse logits that stay on the disk, float32, of so many scenes of each benchmark."""
         total = 0.0
         for name, texts in self.kept.items():
-            tokens = [math.prod(self.tokens(protocol.on(name), H, W)) for H, W in self.sizes[name]]
-            total += 4 * texts * float(np.mean(tokens)) * min(KEPT_SCENES, scenes[name])
+            tokens = np.mean([math.prod(self.tokens(protocol.on(name), H, W)) for H, W in self.sizes[name]])
+            total += 4 * texts * float(tokens) * min(KEPT_SCENES, scenes[name])
         return total
 
     def training(self, train: Train) -> float:
@@ -124,20 +124,14 @@ def work(params: SimpleNamespace, rehearsed: Rehearsed, *, whole: bool) -> dict[
     """Each stage's work on all items of a profile, or of a rehearsal, whose lists of templates have one. A stage that
     is not named takes as long for any number of items. params: all sections of the profile.
     """
-    found, segmentation, ablations, clip = (
-        counts(params, rehearsed),
-        params.segmentation,
-        params.ablations,
-        rehearsed.clip,
-    )
+    segmentation, ablations, found = params.segmentation, params.ablations, counts(params, rehearsed)
+    clip = rehearsed.clip
     image = rehearsed.passes(Protocol(), clip.image_size, clip.image_size)
     methods = 1 + (len(segmentation.methods) - 1) / rehearsed.layers  # they differ in CLIP's last block only
     protocols = params.protocols.named(segmentation.protocols)
     streamed = params.train.epochs * params.train.pairs * (1 + TEXT) * image
-    native = params.protocols.native
-    searched = sum(
-        rehearsed.scene(protocol, "voc21") for protocol in params.protocols.named(["native", "sclip", "tcl"]).values()
-    )
+    native, read_by = params.protocols.native, params.protocols.named(["native", "sclip", "tcl"])
+    searched = sum(rehearsed.scene(protocol, "voc21") for protocol in read_by.values())
     strides = settings_of(native, ablations.strides, clip.patch_size)["stride"].values()
     read = sum(rehearsed.scene(protocol, "voc20") for protocol in strides if protocol != native)
 

@@ -40,9 +40,8 @@ def overlay(image: Image.Image, mask: np.ndarray, prompts: list[str], model: str
     """The blended photo above its legend: prompts found, largest first, and the model's sentence, red with `warn`."""
     picture = blend(image, mask, len(prompts), OVERLAY_SIDE)
     share = np.bincount(mask.ravel(), minlength=len(prompts) + 1) / mask.size
-    found = sorted((k for k in range(1, len(prompts) + 1) if share[k]), key=lambda k: -share[k])
-    names = {k: cut(legible(prompts[k - 1], f"prompt {k}"), 30) for k in found}
-    entries = [(f"{names[k]} {share[k]:.1%}", colours_of(len(prompts))[k]) for k in found]
+    found, colours = [k for k in (-share).argsort(kind="stable") if k and share[k]], colours_of(len(prompts))
+    entries = [(f"{cut(legible(prompts[k - 1], f'prompt {k}'), 30)} {share[k]:.1%}", colours[k]) for k in found]
     size = max(12, round(max(picture.size) / 55))
     below = legend(entries, legible(model, "model"), max(picture.width, 24 * size), size, RED if warn else GREY)
     canvas = Image.new("RGB", (below.width, picture.height + below.height), "white")
@@ -73,9 +72,9 @@ def legend(entries: list[tuple[str, np.ndarray]], note: str, width: int, size: i
     return strip
 
 
-def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, warn: bool, columns: int = 4):
+def grid(overlays: dict[str, Image.Image], prompts: list[str], model: str, *, warn: bool):
     """Small overlays in rows under the photos' names, with the model's sentence above and a legend below."""
-    columns = min(columns, len(overlays))
+    columns = min(4, len(overlays))
     rows, side = -(-len(overlays) // columns), 10 / max(columns, 2)
     tallest = max(image.height / image.width for image in overlays.values())
     in_a_row = min(len(prompts), 2 + columns)  # of the legend

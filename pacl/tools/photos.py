@@ -1,6 +1,5 @@
 """Segments any folder of photos by any prompts: the paper's task without ground truth (section 4)."""
 
-import csv
 import errno
 import json
 import math
@@ -10,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -54,13 +54,17 @@ def find_photos(images: str | Path, *, recursive: bool = False, without: Path | 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: set images=... to the folder that holds your photos.")
     photos, left_out = pictures_in(folder, recursive=recursive)
-    made = [without.absolute(), without.absolute().with_name(f"{without.name}.unfinished")] if without else []
-    photos = [path for path in photos if not set(made).intersection(path.absolute().parents)]
+    made = {path.absolute() for path in (without, unfinished_name(without))} if without else set()
+    photos = [path for path in photos if made.isdisjoint(path.absolute().parents)]
     if not photos:
-        raise FileNotFoundError(
-            f"{folder} holds no photo: set images=... to another folder, or recursive=True. {left_out}".strip()
-        )
+        said = f"{folder} holds no photo: set images=... to another folder, or recursive=True. {left_out}"
+        raise FileNotFoundError(said.strip())
     return photos, left_out
+
+
+def unfinished_name(output: Path) -> Path:
+    """The folder in which an output is made."""
+    return output.with_name(f"{output.name}.unfinished")
 
 
 def caller_path(path: object, caller: Path, *, project: bool = False) -> Path:
@@ -69,8 +73,7 @@ def caller_path(path: object, caller: Path, *, project: bool = False) -> Path:
     """
     path = Path(str(path)).expanduser()
     own = caller / path
-    there = own.exists() or Path(f"{own}.safetensors").exists()
-    return path if project and not there else own
+    return own if not project or own.exists() or Path(f"{own}.safetensors").exists() else path
 
 
 def output_beside(images: str | Path) -> Path:
@@ -87,7 +90,7 @@ def split_prompts(prompts: str | list | None, caller: Path = Path()) -> list[str
     ValueError for no prompt and for too many.
     """
     parts = prompts if isinstance(prompts, (list, tuple)) else parts_of(str(prompts or "").strip(), caller)
-    found = list(dict.fromkeys(text for part in parts if (text := ", ".join(phrases_of(str(part))))))
+    found = list(dict.fromkeys(filter(None, (", ".join(phrases_of(str(part))) for part in parts))))
     if not found:
         raise ValueError('There is no prompt: name what to look for, as in prompts="cat,sofa,wall".')
     if len(found) > MOST_PROMPTS:
@@ -99,9 +102,7 @@ def parts_of(prompts: str, caller: Path) -> list[str]:
     """The parts of a text, as `split_prompts` separates them."""
     if prompts.endswith(".txt"):
         if not (caller / prompts).is_file():
-            raise FileNotFoundError(
-                f"{prompts} does not exist: let prompts=... name a text file with a prompt per line."
-            )
+            raise FileNotFoundError(f"{prompts} does not exist: let prompts=... name a text file, a prompt per line.")
         return lines_of(caller / prompts)
     if prompts[:1] + prompts[-1:] == "[]":
         with suppress(yaml.YAMLError):
@@ -113,10 +114,9 @@ def check_prompts(clip: FrozenCLIP, prompts: list[str], templates: list[str]) ->
     """A sentence on the prompts that CLIP reads only the beginning of, "" if there are none. Raises ValueError for two
     prompts that are the same to CLIP, which knows no capitals and no more tokens than its context holds.
     """
-    phrases = [(prompt, phrase) for prompt in prompts for phrase in phrases_of(prompt)]
-    texts = [[template.format(phrase) for template in templates] for _, phrase in phrases]
     prompt_of, cut = {}, []
-    for (prompt, _), forms in zip(phrases, texts, strict=True):
+    for prompt, phrase in [(one, phrase) for one in prompts for phrase in phrases_of(one)]:
+        forms = [template.format(phrase) for template in templates]
         tokens = clip.tokenizer(forms)  # [templates, context]
         first = prompt_of.setdefault(tuple(tokens.flatten().tolist()), prompt)
         if first != prompt:
@@ -129,8 +129,7 @@ def check_prompts(clip: FrozenCLIP, prompts: list[str], templates: list[str]) ->
     return f"CLIP reads only the beginning of {', '.join(dict.fromkeys(cut))}." if cut else ""
 
 
-def shortened(prompt: str) -> str:
-    return textwrap.shorten(prompt, 60, placeholder=" ...")
+shortened = partial(textwrap.shorten, width=60, placeholder=" ...")
 
 
 def embedding(clip: FrozenCLIP, name: str, pretrained: str, checkpoint: str | Path | None) -> tuple[Method, str]:
@@ -195,8 +194,11 @@ def segment_photos(
             version = [photo.stat().st_size, photo.stat().st_mtime_ns]
             files = {kind: folder / path for kind, path in files_of(name, kinds).items()}
             if done.get(name, [None])[0] != version:
-                mask = label(clip, method, image, texts, protocol, short_side, files.get("similarities"))
+                cosines = token_cosines(clip, method, image, texts, protocol, short_side)
+                mask = labels_of(cosines, texts, protocol)
                 write_photo(files, image, mask, prompts, model, warn=clip.random_weights)
+                if similarities:
+                    write_similarities(files["similarities"], cosines, texts)
                 done[name] = [version, shares(name, mask, prompts, model, background is not None)]
                 keep(folder, [name, done[name]])
             areas += done[name][1]
@@ -221,6 +223,11 @@ def files_of(name: str, kinds: Iterable[str]) -> dict[str, str]:
     return {kind: f"{kind}/{name}.{'npy' if kind == 'similarities' else 'png'}" for kind in kinds}
 
 
+def all_files(names: Iterable[str], kinds: Iterable[str]) -> set[str]:
+    """The files of an output folder with these photos."""
+    return {path for name in names for path in files_of(name, kinds).values()} | {"areas.csv"}
+
+
 @contextmanager
 def unfinished(output: Path, about: list) -> Iterator[tuple[Path, dict[str, list]]]:
     """The folder in which an output is made, and what an interrupted run with the same settings did there: of each
@@ -229,7 +236,7 @@ def unfinished(output: Path, about: list) -> Iterator[tuple[Path, dict[str, list
     A block that raises or is killed leaves it for the next one, unless no photo is done. Raises ValueError if a folder
     of that name holds other files.
     """
-    folder = output.with_name(f"{output.name}.unfinished")
+    folder = unfinished_name(output)
     lines = progress(folder) if folder.exists() else []
     if folder.exists() and not lines and not is_earlier_output(folder):
         raise ValueError(f"{folder} holds other files: remove it, or set output=... to another folder.")
@@ -246,8 +253,7 @@ def unfinished(output: Path, about: list) -> Iterator[tuple[Path, dict[str, list
         if not done:
             shutil.rmtree(folder, ignore_errors=True)
         elif isinstance(error, KeyboardInterrupt):
-            where = f"{len(done)} photos are done, in {folder}: run again to go on from there."
-            raise KeyboardInterrupt(where) from None
+            error.args = (f"{len(done)} photos are done, in {folder}: run again to go on from there.",)
         raise
     shutil.rmtree(output, ignore_errors=True)
     folder.rename(output)
@@ -270,17 +276,19 @@ def keep(folder: Path, entry: list) -> None:
 def finish(folder: Path, areas: list[dict], kinds: Iterable[str]) -> None:
     """Writes areas.csv, and removes the progress and what an earlier run made of photos that are gone."""
     pd.DataFrame(areas, columns=AREAS).to_csv(folder / "areas.csv", index=False)
-    wanted = {path for row in areas for path in files_of(row["image"], kinds).values()} | {"areas.csv"}
+    wanted = all_files({row["image"] for row in areas}, kinds)
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).as_posix() not in wanted:
             path.unlink()
 
 
 def write_photo(files: dict[str, Path], image: Image.Image, mask: np.ndarray, prompts, model: str, *, warn: bool):
-    """Writes a photo's mask and, if it is among the files, its overlay."""
+    """Writes a photo's mask, indexed in the prompts' colours, and its overlay if it is among the files."""
     for path in files.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-    with_palette(mask, len(prompts)).save(files["masks"])
+    indexed = Image.fromarray(mask)
+    indexed.putpalette(colours_of(len(prompts)).ravel().tolist())
+    indexed.save(files["masks"])
     if "overlays" in files:
         overlay(image, mask, prompts, model, warn=warn).save(files["overlays"])
 
@@ -331,15 +339,14 @@ def is_earlier_output(folder: Path) -> bool:
     """Whether it holds exactly areas.csv and the files of the photos named there."""
     if not folder.is_dir():
         return False
-    kinds = {path.name for path in folder.iterdir()} - {"areas.csv"}
     try:
-        with (folder / "areas.csv").open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file)
-            wanted = {path for row in table for path in files_of(row["image"], kinds).values()} | {"areas.csv"}
-    except (OSError, ValueError, csv.Error, KeyError):
+        table = pd.read_csv(folder / "areas.csv", dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
         return False
+    kinds = {path.name for path in folder.iterdir()} - {"areas.csv"}
     held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    return table.fieldnames == AREAS and "masks" in kinds <= set(KINDS) and held == wanted
+    like_one = [*table] == AREAS and "masks" in kinds <= set(KINDS)
+    return like_one and held == all_files(table["image"].unique(), kinds)
 
 
 def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float | None) -> Protocol:
@@ -349,24 +356,14 @@ def photo_protocol(clip: FrozenCLIP, token_stride: int | None, background: float
     return Protocol(token_stride=token_stride, passes=passes, logit_scale=clip.logit_scale, **rule)
 
 
-def label(
-    clip, method: Method, image: Image.Image, texts: ClassTexts, protocol: Protocol, short_side: int, maps: Path | None
-) -> np.ndarray:
-    """uint8 [H, W]: 0 for background, k for the k-th prompt, from 1. maps: the file for the similarities, if any."""
-    tokens = cosines(clip, method, image, texts, protocol, short_side)
-    if maps:
-        write_similarities(maps, tokens, texts)
-    return labels_of(tokens, texts, protocol)
-
-
-def cosines(clip, method: Method, image, texts: ClassTexts, protocol: Protocol, short_side: int) -> TokenLogits:
+def token_cosines(clip, method: Method, image, texts: ClassTexts, protocol: Protocol, short_side: int) -> TokenLogits:
     """The cosines of a photo's tokens with the texts."""
     limited = protocol.model_copy(update=sizes(clip, image.size, short_side, protocol))
     return token_logits(clip, {"": method}, image, texts.features, limited)[""]
 
 
 def labels_of(tokens: TokenLogits, texts: ClassTexts, protocol: Protocol) -> np.ndarray:
-    """uint8 [H, W], as `label` returns it."""
+    """uint8 [H, W]: 0 for background, k for the k-th prompt, from 1."""
     labels = label_maps(tokens, texts, protocol).to(torch.uint8).cpu().numpy()
     return labels + (protocol.background_rule == "none")
 
@@ -391,7 +388,6 @@ def sizes(clip, size: tuple[int, int], short_side: int, protocol: Protocol) -> d
 
 def write_similarities(path: Path, tokens: TokenLogits, texts: ClassTexts) -> None:
     """Writes the `similarity_maps`, float16 [K, H, W] in NumPy's format, one prompt after the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     shape = (int(texts.phrase_index.max()) + 1, len(tokens.rows), len(tokens.columns))
     maps = np.lib.format.open_memmap(path, "w+", np.float16, shape)
     for k, values in enumerate(similarity_maps(tokens, texts)):
@@ -405,10 +401,3 @@ def shares(name: str, mask: np.ndarray, prompts: list[str], model: str, with_bac
     rows = zip(["background", *prompts], share.tolist(), strict=True)
     rows = [{"image": name, "prompt": prompt, "share": round(part, 6), "model": model} for prompt, part in rows]
     return rows if with_background else rows[1:]
-
-
-def with_palette(mask: np.ndarray, prompts: int) -> Image.Image:
-    """An indexed image of the labels, in their colours."""
-    image = Image.fromarray(mask)
-    image.putpalette(colours_of(prompts).ravel().tolist())
-    return image

@@ -10,6 +10,7 @@ import ipywidgets
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from ipywidgets import HTML, Box, Dropdown, FileUpload, FloatSlider, HBox, Layout, Text, VBox
 from PIL import Image
 
 from pacl.clip.frozen import FrozenCLIP
@@ -21,7 +22,7 @@ from pacl.runtime.config import project_root
 from pacl.segment import Method
 from pacl.sources.miniworld.scenes import rng_of, scene
 from pacl.tools.overlay import blend, colours_of
-from pacl.tools.photos import check_prompts, cosines, labels_of, photo_protocol, similarity_maps, split_prompts
+from pacl.tools.photos import check_prompts, labels_of, photo_protocol, similarity_maps, split_prompts, token_cosines
 
 SIDE = 960  # pixels of a photo's longer side, at most: sliders must answer at once
 SHOWN_SIDE = 420  # of each picture, at most
@@ -56,18 +57,17 @@ class Player:
     """
 
     def __init__(self, clip: FrozenCLIP, method: Method, *, templates: list[str], short_side: int, token_stride=None):
-        self.clip, self.method, self.templates, self.short_side = clip, method, templates, short_side
-        self.token_stride = token_stride
+        self.clip, self.method, self.templates = clip, method, templates
+        self.short_side, self.token_stride = short_side, token_stride
         self.image, self.prompts, self.texts, self.tokens = None, [], None, None
 
     def look(self, image: Image.Image, prompts: list[str]) -> str:
         """Asks CLIP about a photo; returns what `check_prompts` does. Raises ValueError for unsuitable prompts."""
         said = check_prompts(self.clip, prompts, self.templates)
-        image = image.copy()
-        image.thumbnail((SIDE, SIDE))
+        image = reduced(image, SIDE)
         texts = class_texts(self.clip, prompts, self.templates)
         protocol = photo_protocol(self.clip, self.token_stride, None)
-        self.tokens = cosines(self.clip, self.method, image, texts, protocol, self.short_side)
+        self.tokens = token_cosines(self.clip, self.method, image, texts, protocol, self.short_side)
         self.image, self.prompts, self.texts = image, prompts, texts
         return said
 
@@ -100,9 +100,9 @@ class Player:
         return figure
 
 
-def reduced(image: Image.Image) -> Image.Image:
+def reduced(image: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
     image = image.copy()
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    image.thumbnail((side, side))
     return image
 
 
@@ -113,28 +113,29 @@ def warmed(image: Image.Image, values: np.ndarray, share: float) -> Image.Image:
     return Image.blend(grey, heat.resize(grey.size, Image.Resampling.BILINEAR), share)
 
 
-class Panel(ipywidgets.VBox):
+class Panel(VBox):
     """The controls, and the pictures below them."""
 
     def __init__(self, player: Player, photos: list[Path], prompts: list[str], background: float | None):
         self.player = player
-        wide = ipywidgets.Layout(width="640px")
-        options = {path.name: path for path in photos}
-        self.photo = ipywidgets.Dropdown(options=options, description="photo", layout=wide)
-        self.upload = ipywidgets.FileUpload(accept="image/*", description="upload photo")
+        wide, slider = {"layout": Layout(width="640px")}, {"min": 0.0, "max": 1.0, "step": 0.02}
+        self.photo = Dropdown(options={path.name: path for path in photos}, description="photo", **wide)
+        self.upload = FileUpload(accept="image/*", description="upload photo")
         words = {"description": "prompts", "placeholder": "cat; sofa; wall", "continuous_update": False}
-        self.prompts = ipywidgets.Text("; ".join(prompts), layout=wide, **words)
-        step = {"min": 0.0, "max": 1.0, "step": 0.02}
-        self.background = ipywidgets.FloatSlider(background or 0.0, description="background", **step)
-        self.blend = ipywidgets.FloatSlider(0.6, description="blend", **step)
-        self.said, self.shown = ipywidgets.HTML(), ipywidgets.Box(layout=ipywidgets.Layout(flex_flow="row wrap"))
-        sliders = ipywidgets.HBox([self.background, self.blend])
+        self.prompts = Text("; ".join(prompts), **words, **wide)
+        self.background = FloatSlider(background or 0.0, description="background", **slider)
+        self.blend = FloatSlider(0.6, description="blend", **slider)
+        self.said, self.shown = HTML(), Box(layout=Layout(flex_flow="row wrap"))
+        sliders = HBox([self.background, self.blend])
         super().__init__([self.upload, self.photo, self.prompts, sliders, self.said, self.shown])
-        self.upload.observe(self.take, "value")
-        for control in (self.photo, self.prompts):
-            control.observe(lambda _: self.look(), "value")
-        for slider in (self.background, self.blend):
-            slider.observe(lambda _: self.draw(), "value")
+        for control, follow in (
+            (self.upload, self.take),
+            (self.photo, self.look),
+            (self.prompts, self.look),
+            (self.background, self.draw),
+            (self.blend, self.draw),
+        ):
+            control.observe(follow, "value")
         self.look()
 
     def take(self, _) -> None:
@@ -145,7 +146,7 @@ class Panel(ipywidgets.VBox):
             self.photo.options = dict(self.photo.options) | {path.name: path}
             self.photo.value = path
 
-    def look(self) -> None:
+    def look(self, _=None) -> None:
         """Asks CLIP about the chosen photo and the prompts; a mistake is said in a sentence."""
         try:
             said = self.player.look(open_image(self.photo.value), split_prompts(self.prompts.value))
@@ -155,25 +156,20 @@ class Panel(ipywidgets.VBox):
             return
         self.draw()
 
-    def draw(self) -> None:
+    def draw(self, _=None) -> None:
         """Shows the photo, the mask and the heat maps as the sliders are."""
         if self.player.tokens is None:
             return
         pictures = self.player.pictures(self.background.value, self.blend.value)
         children = self.shown.children
         if len(children) != len(pictures):
-            wide = ipywidgets.Layout(width="260px")
-            places = [(ipywidgets.HTML(), ipywidgets.Image(format="png", layout=wide)) for _ in pictures]
-            self.shown.children = children = [ipywidgets.VBox(place, layout=wide) for place in places]
+            wide = {"layout": Layout(width="260px")}
+            children = [VBox((HTML(), ipywidgets.Image(format="png", **wide)), **wide) for _ in pictures]
+            self.shown.children = children
         for box, (title, picture) in zip(children, pictures, strict=True):
-            box.children[0].value = title
-            box.children[1].value = as_png(picture)
-
-
-def as_png(picture: Image.Image) -> bytes:
-    content = BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()
+            box.children[0].value, content = title, BytesIO()
+            picture.save(content, "PNG")
+            box.children[1].value = content.getvalue()
 
 
 def play(clip: FrozenCLIP, method: Method, photos: list[Path], prompts: list[str], *, background=None, **settings):

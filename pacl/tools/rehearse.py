@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import starmap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,10 +55,7 @@ def rehearse(profile: str, data: str | None = None) -> str:
             lay_out(root, place, table | {"profiles": [profile], profile: values})
             commands = stages(root, profile, table)
             times.append({name: run_stage(name, command, place, root) for name, (command, _) in commands.items()})
-        found = [
-            SimpleNamespace(**{name: read_section(profile, name, values) for name in Profile.model_fields})
-            for values in profiles
-        ]
+        found = [read_sections(profile, values) for values in profiles]
         rehearsed = estimate.Rehearsed.read(place, profile, load_clip_of(found[-1].model))
     works = [estimate.work(one, rehearsed, whole=one is found[-1]) for one in found]
     lines = time_table(times, works, {name: runs for name, (_, runs) in commands.items()})
@@ -66,6 +64,10 @@ def rehearse(profile: str, data: str | None = None) -> str:
     device = rehearsed.clip.device.type + ("" if torch.cuda.is_available() else f", {torch.get_num_threads()} threads")
     title = f"Every stage of {profile} ran on a few items, then on {SIZES[1]} times as many, on this device ({device})."
     return "\n".join([title, "", *lines, *needs(found[-1], rehearsed, raw), *notes])
+
+
+def read_sections(profile: str, values: dict) -> SimpleNamespace:
+    return SimpleNamespace(**{name: read_section(profile, name, values) for name in Profile.model_fields})
 
 
 def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[dict, list[str]]:
@@ -81,14 +83,13 @@ def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[di
         prepare["raw"] = str(raw)
         layouts.check_present([(raw / pairs["folder"], pairs, "") for pairs in datasets_of(source)])
         wanted = []
-        for key, check, users in (
-            ("benchmarks", segmentation_sets.check_benchmarks, section["segmentation"]),
-            ("classification_sets", classification_sets.check_sets, section["classification"]),
+        for key, check, stage, own in (
+            ("benchmarks", segmentation_sets.check_benchmarks, "segmentation", "benchmarks"),
+            ("classification_sets", classification_sets.check_sets, "classification", "sets"),
         ):
             wanted += check(raw, prepare[key])
-            there = [one for one in prepare[key] if not any(layouts.missing(*row) for row in check(raw, [one]))]
-            name = "sets" if key == "classification_sets" else key
-            prepare[key], users[name] = there, [one for one in users[name] if one in there]
+            prepare[key] = [one for one in prepare[key] if not any(starmap(layouts.missing, check(raw, [one])))]
+            section[stage][own] = [one for one in section[stage][own] if one in prepare[key]]
         try:
             layouts.check_present(wanted)
         except FileNotFoundError as error:
@@ -136,8 +137,7 @@ def small(name: str, protocol: dict) -> dict:
     side = SIDES.get(name, 224)
     sizes = {"short_side": min(protocol.get("short_side") or side, side)}
     if own := protocol.get("per_benchmark"):
-        kept = {name: {k: v for k, v in changes.items() if k != "short_side"} for name, changes in own.items()}
-        sizes["per_benchmark"] = kept
+        sizes["per_benchmark"] = {name: {k: own[name][k] for k in own[name] if k != "short_side"} for name in own}
     if (protocol.get("window") or 0) > side:
         sizes |= {"window": side, "window_stride": side // 2}
     return protocol | sizes
@@ -192,7 +192,7 @@ def time_table(times: list[dict], works: list[dict], runs: dict[str, int]) -> li
     for name, seconds in whole.items():
         total += seconds
         lines.append(f"{name:<20} {times[0][name]:6.1f} s {times[1][name]:6.1f} s   {in_words(seconds)}")
-        lines += [f"{'a trained embedder':<38}   {in_words(total)}"] if name == "train" else []
+        lines += [f"{'a trained embedder':<38}   {in_words(total)}"] * (name == "train")
     few = [f"{sum(one.values()):6.1f} s" for one in times]
     return [*lines, f"{'all together':<20} {few[0]} {few[1]}   {in_words(total)}"]
 
@@ -212,11 +212,11 @@ def needs(params: SimpleNamespace, rehearsed: estimate.Rehearsed, raw: Path) -> 
     peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     batch = 4 * train.batch_size * tokens * (clip.width + 3 * clip.dim) / train.accumulate
     aligned = found.scenes.get(params.patch_alignment.benchmark, 0) * (1 + len(params.patch_alignment.methods))
-    memory = (
+    return [
+        f"{disk}.",
         f"Memory: {in_bytes(peak)} at most in the rehearsal; beyond it about {in_bytes(batch)} for a training batch "
-        f"over all processes, {in_bytes(4 * aligned * tokens * clip.width)} for the tokens of patch_alignment."
-    )
-    return [f"{disk}.", memory]
+        f"over all processes, {in_bytes(4 * aligned * tokens * clip.width)} for the tokens of patch_alignment.",
+    ]
 
 
 def in_words(seconds: float) -> str:

@@ -40,16 +40,12 @@ def pipeline(profile: str) -> str:
 
 def own_stages(profile: str, seeds: list[int]) -> dict:
     """dvc.yaml's stages over all profiles, for one profile, as a file in reports/PROFILE says them."""
-    stages = read_yaml(project_root() / "dvc.yaml")["stages"]
-    stages = {name: stage for name, stage in stages.items() if stage["matrix"]["profile"] == "${profiles}"}
-    stages = json.loads(json.dumps(stages).replace("${item.profile}", profile))
-    for stage in stages.values():
-        stage["wdir"] = "../.."
-        del stage["matrix"]["profile"]
-        if not stage["matrix"]:
-            del stage["matrix"]
-        elif "seed" in stage["matrix"]:
-            stage["matrix"]["seed"] = seeds
+    stages = {}
+    for name, stage in read_yaml(project_root() / "dvc.yaml")["stages"].items():
+        matrix = stage.pop("matrix")
+        if matrix["profile"] == "${profiles}":
+            stage = json.loads(json.dumps(stage).replace("${item.profile}", profile))
+            stages[name] = stage | {"wdir": "../.."} | ({"matrix": {"seed": seeds}} if "seed" in matrix else {})
     return {"stages": stages}
 
 
@@ -68,17 +64,16 @@ def repro(target: str, *, force: bool) -> tuple[int, dict[str, bool]]:
 def told(ran: dict[str, bool], profile: str) -> str:
     """Which stages ran, which didn't and why, and how to run them all."""
     new, kept = ([name for name, one in ran.items() if one is wanted] for wanted in (True, False))
-    lines = [f"Ran now: {', '.join(new) or 'no stage'}."]
-    if kept:
-        listed = profile in read_yaml(find_file("params.yaml"))["profiles"]
-        lock = "dvc.lock" if listed else f"reports/{profile}/dvc.lock"
-        lines += [
-            f"Not run: {', '.join(kept)}.",
-            f"Their code, parameters and inputs are byte-equal to those that {lock} records, even where a stage before",
-            "them ran (equal features and weights), so their results are those in reports/ already.",
-            f"To run all but the frozen pre-training: make reproduce PROFILE={profile} FORCE=1",
-        ]
-    return "\n".join(lines)
+    now = f"Ran now: {', '.join(new) or 'no stage'}."
+    if not kept:
+        return now
+    listed = profile in read_yaml(find_file("params.yaml"))["profiles"]
+    lock = "dvc.lock" if listed else f"reports/{profile}/dvc.lock"
+    return f"""{now}
+Not run: {", ".join(kept)}.
+Their code, parameters and inputs are byte-equal to those that {lock} records, even where a stage before
+them ran (equal features and weights), so their results are those in reports/ already.
+To run all but the frozen pre-training: make reproduce PROFILE={profile} FORCE=1"""
 
 
 def main(arguments: list[str]) -> int:
@@ -94,10 +89,9 @@ def main(arguments: list[str]) -> int:
     if status := get_data([options.profile]):
         return status
     status, ran = repro(target, force=options.force)
-    if status:
-        return status
-    status = show_report([options.profile])
-    print(f"\n{told(ran, options.profile)}")
+    if not status:
+        status = show_report([options.profile])
+        print(f"\n{told(ran, options.profile)}")
     return status
 
 

@@ -6,6 +6,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from helpers.imports import ROOT
+
+
+def link_sources(project: Path) -> Path:
+    """A project as cloned, without any result: links to params.yaml and to what data/ holds in the repository."""
+    (project / "data").mkdir(parents=True)
+    for path in (ROOT / "params.yaml", *(ROOT / "data").iterdir()):
+        if path.name not in ("prepared", "features", "dense", "texts", "raw"):
+            (project / path.relative_to(ROOT)).symlink_to(path)
+    return project
+
 
 def write_image(path: Path, value=0, size=(6, 4), **options):
     path.parent.mkdir(parents=True, exist_ok=True)

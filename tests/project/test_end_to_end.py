@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers.imports import ROOT
 from matplotlib.figure import Figure
 
 from pacl.data.benchmark import IGNORE
 from pacl.data.prepared import all_scenes
+from pacl.report.claims import load_ledger
 from pacl.runtime.config import load_params
 from pacl.tools.rehearse import lay_out, reduced, stages
 
-ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 SETS = ["clean", "noisy"]
 VERDICTS = {"reproduced", "not reproduced", "not tested"}
@@ -129,9 +130,7 @@ def test_metrics_and_claims_have_their_form(project):
         assert all(0 <= value["miou"] <= 1 for methods in of_protocol.values() for value in methods.values())
     assert set(metrics["classification"]) >= set(params.classification.sets)
     claims = json.loads((report / "claims.json").read_text())
-    assert [claim["id"] for claim in claims] == [
-        c["id"] for c in yaml.safe_load((ROOT / "data/claims.yaml").read_text())
-    ]
+    assert [claim["id"] for claim in claims] == [claim["id"] for claim in load_ledger()]
     assert {claim["verdict"] for claim in claims} <= VERDICTS
     assert (report / "report.html").stat().st_size > 10_000
 

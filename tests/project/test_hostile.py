@@ -86,9 +86,8 @@ def good(tmp_path_factory, one_tokenizer):
     np.savez(folder / "confusion_matrices.npz", **keyed)
     (folder / "segmentation.json").write_text(json.dumps({"voc20": {"native": dict.fromkeys(CONFUSIONS)}}))
     (folder / "classes.txt").write_text("sea, ocean\nsky\nsand\nété\n", encoding="utf-8-sig")
-    (folder / "params.yaml").write_text(
-        "mini:\n  train: {epochs: 3, rate: 1.0e-3, day: 2001-01-01}\nprofiles: [mini]\n"
-    )
+    values = "mini:\n  train: {epochs: 3, rate: 1.0e-3, day: 2001-01-01}\nprofiles: [mini]\n"
+    (folder / "params.yaml").write_text(values)
     return folder
 
 
@@ -427,11 +426,8 @@ def test_a_compressed_shard_is_corrupt(tmp_path):
     shard = write_shard(tmp_path / "0.tar", 0, 2)
     shard.write_bytes(gzip.compress(shard.read_bytes()))
     bad = Counter()
-    assert (
-        good_and_bad_of(shard) == (0, {"corrupt shard": 1})
-        and list(samples([shard], bad=bad)) == []
-        and bad == {"corrupt shard": 1}
-    )
+    assert good_and_bad_of(shard) == (0, {"corrupt shard": 1})
+    assert list(samples([shard], bad=bad)) == [] and bad == {"corrupt shard": 1}
 
 
 def test_a_caption_that_is_not_a_text_is_none():

@@ -9,16 +9,7 @@ from helpers.imports import MODULES, ROOT, imports, parse
 
 METHOD = "the method"  # the files at the root of pacl/
 # Each floor imports those before it.
-FLOORS = [
-    "runtime",
-    "data",
-    "clip",
-    METHOD,
-    "sources",
-    "training",
-    "evaluation",
-    "tools",
-]
+FLOORS = ["runtime", "data", "clip", METHOD, "sources", "training", "evaluation", "tools"]
 BESIDE = {"figures": {"runtime"}, "report": {"runtime", "figures"}}  # what the rooms next to the floors may import
 ABOVE_ALL = {"tools": {"figures", "report"}}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

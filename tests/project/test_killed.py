@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.imports import ROOT
 
 from pacl.tools.rehearse import lay_out, reduced
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("PACL_KILLS", "1"))
 MADE = ("reports/mini", "checkpoints", "data/prepared", "data/features")
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 
 import matplotlib
 import pytest
+from helpers.folders import link_sources
+from helpers.imports import ROOT
 
-ROOT = Path(__file__).parents[2]
 CELLS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "notebooks").glob("*.ipynb")}
 NO_SCENES = "data/prepared/mini has no test scenes: run `dvc repro`, or the notebook before this one."
 NOT_TRAINED = "checkpoints/mini/best.json is missing: train first (`dvc repro train`), or name another checkpoint."
@@ -32,11 +32,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The project as cloned, without any result, as the working directory."""
-    (tmp_path / "data").mkdir()
-    for path in (ROOT / "params.yaml", *(ROOT / "data").iterdir()):
-        if path.name not in ("prepared", "features", "raw"):
-            (tmp_path / path.relative_to(ROOT)).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(link_sources(tmp_path))
     return tmp_path
 
 

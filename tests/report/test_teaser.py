@@ -33,19 +33,14 @@ def scene(value: int, name: str) -> dict:
 
 def test_the_teaser_shows_image_heat_maps_and_mask_of_the_first_prompt():
     axes = np.reshape(teaser([scene(100, "cat"), scene(200, "sea")]).axes, (2, 4))
-    assert [axis.get_title() for axis in axes[0]] == [
-        "image and prompt",
-        "CLIP: heat map",
-        "PACL: heat map",
-        "PACL: mask",
-    ]
+    titles = ["image and prompt", "CLIP: heat map", "PACL: heat map", "PACL: mask"]
+    assert [axis.get_title() for axis in axes[0]] == titles
     assert [axis.get_xlabel() for axis in axes[:, 0]] == ["“cat”", "“sea”"]
     for row, value in zip(axes, (100, 200), strict=True):
         image, clip, pacl, mask = (np.asarray(axis.images[0].get_array())[..., 0] for axis in row)
         assert (image == value).all()
-        assert clip == pytest.approx(0.25 * value + 0.75 * 40, abs=1) and pacl == pytest.approx(
-            0.25 * value + 0.75 * 120, abs=1
-        )
+        assert clip == pytest.approx(0.25 * value + 0.75 * 40, abs=1)
+        assert pacl == pytest.approx(0.25 * value + 0.75 * 120, abs=1)
         assert (mask[:, 4:] == value).all() and (mask[:, :4] == round(0.15 * value)).all()
 
 

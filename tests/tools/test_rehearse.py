@@ -2,43 +2,24 @@
 
 import runpy
 import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from helpers.folders import write_flickr8k, write_image, write_voc
+from helpers.imports import ROOT
+from helpers.profiles import params_of
 
-from pacl.runtime.config import load_params, read_section
+from pacl.runtime.config import read_section
 from pacl.runtime.files import write_json
 from pacl.runtime.params import Profile, Protocol
 from pacl.tools import rehearse as module
 from pacl.tools.estimate import Rehearsed, counts, seconds, work
-from pacl.tools.rehearse import (
-    in_words,
-    lay_out,
-    needs,
-    reduced,
-    rehearse,
-    run_stage,
-    small,
-    stages,
-    time_table,
-    what_is_there,
-)
+from pacl.tools.rehearse import in_words, lay_out, needs, reduced, rehearse, run_stage, small, stages
 from speed import epoch
 
-ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PROFILES = ("mini", "flickr8k", "paper", "paper_l14")
-
-
-def params_of(profile: str, **changes: dict) -> SimpleNamespace:
-    """All sections of a profile, with some values of some changed."""
-    params = load_params(profile, *Profile.model_fields)
-    for name, values in changes.items():
-        setattr(params, name, getattr(params, name).model_copy(update=values))
-    return params
 
 
 @pytest.fixture
@@ -72,15 +53,14 @@ def test_the_embedder_is_compiled_on_a_gpu_only(monkeypatch):
 
 
 def test_the_mini_world_needs_no_downloaded_data(tmp_path, raw):
-    section, notes = what_is_there(PARAMS["mini"], params_of("mini"), tmp_path)
+    section, notes = module.what_is_there(PARAMS["mini"], params_of("mini"), tmp_path)
     assert not notes and section == PARAMS["mini"]
 
 
 def test_what_is_missing_is_left_out_and_listed(raw):
-    section, notes = what_is_there(PARAMS["flickr8k"], params_of("flickr8k"), raw)
-    assert (
-        not notes and section["prepare"]["raw"] == str(raw) and section["prepare"]["benchmarks"] == ["voc20", "voc21"]
-    )
+    section, notes = module.what_is_there(PARAMS["flickr8k"], params_of("flickr8k"), raw)
+    assert not notes and section["prepare"]["raw"] == str(raw)
+    assert section["prepare"]["benchmarks"] == ["voc20", "voc21"]
     write_image(raw / "own/test/cat/1.png")
     write_image(raw / "own/validation/cat/1.png")
     wanted = {"benchmarks": ["ade20k", "voc20"], "classification_sets": ["own", "eurosat"]}
@@ -89,15 +69,15 @@ def test_what_is_missing_is_left_out_and_listed(raw):
         "segmentation": PARAMS["flickr8k"]["segmentation"] | {"benchmarks": wanted["benchmarks"]},
         "classification": PARAMS["flickr8k"]["classification"] | {"sets": wanted["classification_sets"]},
     }
-    section, (note,) = what_is_there(changed, params_of("flickr8k"), raw)
+    section, (note,) = module.what_is_there(changed, params_of("flickr8k"), raw)
     assert "the whole run would stop here" in note and "ADE20K" in note and "eurosat" in note.lower()
     assert section["prepare"]["benchmarks"] == section["segmentation"]["benchmarks"] == ["voc20"]
     assert section["prepare"]["classification_sets"] == section["classification"]["sets"] == ["own"]
     nothing = changed | {"prepare": changed["prepare"] | {"benchmarks": ["ade20k"]}}
     with pytest.raises(FileNotFoundError, match="ADE20K"):
-        what_is_there(nothing, params_of("flickr8k"), raw)
+        module.what_is_there(nothing, params_of("flickr8k"), raw)
     with pytest.raises(FileNotFoundError, match="image-caption shards"):
-        what_is_there(PARAMS["paper"], params_of("paper"), raw)
+        module.what_is_there(PARAMS["paper"], params_of("paper"), raw)
 
 
 def test_missing_weights_are_replaced_by_random_ones_and_said(raw, monkeypatch):
@@ -105,7 +85,7 @@ def test_missing_weights_are_replaced_by_random_ones_and_said(raw, monkeypatch):
         raise FileNotFoundError("the weights are nowhere.")
 
     monkeypatch.setattr(module, "load_clip_of", missing)
-    section, notes = what_is_there(PARAMS["flickr8k"], params_of("flickr8k"), raw)
+    section, notes = module.what_is_there(PARAMS["flickr8k"], params_of("flickr8k"), raw)
     assert section["model"]["pretrained"] == "random" and PARAMS["flickr8k"]["model"]["pretrained"] == "openai"
     assert notes == ["Rehearsed with random weights: the weights are nowhere."]
 
@@ -221,10 +201,7 @@ def test_items_of_a_whole_run_by_hand(rehearsed):
 
 def test_each_stages_work_by_hand(rehearsed):
     """32 x 48 pixels have 24 tokens, CLIP's own size 16; each of its two methods differs in one of two blocks."""
-    one, image = (
-        {"templates": "one"},
-        rehearsed.scene(Protocol(short_side=32), "voc20") * block(16, 32) / block(24, 32),
-    )
+    one, image = {"templates": "one"}, rehearsed.layers * block(16, 32)
     params = params_of(
         "flickr8k",
         prepare={"train_pairs": 4000, "validation_scenes": 96},
@@ -236,6 +213,9 @@ def test_each_stages_work_by_hand(rehearsed):
     found = work(params, rehearsed, whole=True)
     scene, nouns = rehearsed.scene(Protocol(), "voc20"), 4 * 1024**0.7 * 0.1 * image
     assert found["features"] == pytest.approx(4096 * (1 + 2 * 0.1) * image + nouns)
+    params.features = params.features.model_copy(update={"templates": "seven"})  # of which a rehearsal has the first
+    few, many = (work(params, rehearsed, whole=whole)["features"] for whole in (False, True))
+    assert (few, many - few) == pytest.approx((found["features"], 6 * nouns))
     assert (found["prepare"], found["patch_alignment"], found["classification"]) == (4096 + 1449, 1449, 0)
     assert found["segmentation"] == pytest.approx(1449 * 1.5 * scene) and found["scenes"] == 300
     strides = [{"token_stride": 16}, {"token_stride": 8}, {"token_stride": 4}, {"token_stride": 4, "passes": "shifted"}]
@@ -259,18 +239,12 @@ def test_benchmarks_of_one_image_set_are_read_once_for_each_size(rehearsed):
     assert found == [1449 * large, 1449 * (large + less)]
 
 
-def test_a_rehearsal_has_one_template_a_list(rehearsed):
-    few, many = (work(params_of("flickr8k"), rehearsed, whole=whole)["features"] for whole in (False, True))
-    nouns = 4 * (8091 / 4) ** 0.7 * 0.1 * 2 * block(16, rehearsed.clip.width)
-    assert many - few == pytest.approx(6 * nouns)
-
-
 def test_the_table_adds_up_and_names_a_trained_embedder():
     """4 seconds of start-up and 1 second for each of 100 items; the world runs twice, the report isn't scaled."""
     names = ("features", "train", "world", "report")
     times = [dict.fromkeys(names, 4.0 + count) for count in (1, 2)]
     works = [dict.fromkeys(names[:3], float(count)) for count in (1, 2, 100)]
-    lines = time_table(times, works, {"features": 1, "train": 1, "world": 2, "report": 1})
+    lines = module.time_table(times, works, {"features": 1, "train": 1, "world": 2, "report": 1})
     found = {line[:20].strip(): line.split("   ")[-1].strip() for line in lines[1:]}
     assert [found[name] for name in names] == ["1.7 minutes", "1.7 minutes", "3.5 minutes", "6 seconds"]
     assert found["a trained embedder"] == "3.5 minutes" and found["all together"] == "7.0 minutes"
@@ -304,12 +278,8 @@ def test_disk_and_memory_by_hand(rehearsed, tmp_path, monkeypatch):
     assert memory.endswith("8 MiB for the tokens of patch_alignment.")  # CLIP's own and three methods', 2 MiB each
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(89, "89 seconds"), (90, "1.5 minutes"), (7200, "2.0 hours"), (864000, "10.0 days")],
-)
-def test_times_in_words(seconds, words):
-    assert in_words(seconds) == words
+def test_times_in_words():
+    assert list(map(in_words, (89, 90, 7200, 864000))) == ["89 seconds", "1.5 minutes", "2.0 hours", "10.0 days"]
 
 
 @pytest.mark.slow

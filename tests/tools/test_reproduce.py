@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.imports import ROOT
 
 from pacl.runtime.config import ConfigError
 from pacl.tools import reproduce
 from pacl.tools.reproduce import main, own_stages, pipeline, repro, told
 
-ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PIPELINE = """
 stages:
@@ -69,12 +69,8 @@ def test_it_says_which_stages_ran_and_which_were_taken_from_the_lock(project, ca
 def test_a_profile_that_is_not_listed_gets_a_pipeline_of_its_own(project, capfd):
     before = {path: (project / path).read_bytes() for path in ("params.yaml", "dvc.yaml", "dvc.lock")}
     assert pipeline("mini") == "report@mini" and pipeline("big") == "reports/big/dvc.yaml"
-    assert repro("reports/big/dvc.yaml", force=False)[1] == {
-        "once": False,
-        "first": True,
-        "world": True,
-        "report": True,
-    }
+    first = repro("reports/big/dvc.yaml", force=False)[1]
+    assert first == {"once": False, "first": True, "world": True, "report": True}
     assert (project / "reports/big/report").read_text() == "one5\n"
     assert repro(pipeline("big"), force=False)[1] == {"once": False, "first": False, "world": False, "report": False}
     assert {path: (project / path).read_bytes() for path in before} == before
@@ -125,11 +121,10 @@ def test_it_ends_with_the_claims_and_the_stages(monkeypatch, capsys):
 
 def make(folder: Path, *words: str, **environment) -> subprocess.CompletedProcess:
     """make in a copy of what it needs before anything is installed; nothing answers at the mirror's address."""
-    modules = [str(path) for room in ("sources", "runtime") for path in Path("pacl", room).glob("*.py")]
-    for name in ("Makefile", "params.yaml", "data/downloads.toml", *modules):
+    modules = [path.relative_to(ROOT) for room in ("runtime", "sources") for path in ROOT.glob(f"pacl/{room}/*.py")]
+    for name in ("Makefile", "params.yaml", "data/downloads.toml", "pacl/__init__.py", *modules):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    shutil.copy(ROOT / "pacl/__init__.py", folder / "pacl")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     environment = os.environ | {"PACL_MIRROR": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"} | environment
     command = ["make", *words, f"PYTHON={sys.executable} -I -S {folder / 'isolated.py'}"]
@@ -161,14 +156,8 @@ def test_make_data_and_make_reproduce_say_what_can_t_be_had(tmp_path, profile, s
     monkeypatch.chdir(ROOT)
     done = make(tmp_path, "reproduce", f"PROFILE={profile}")
     assert done.returncode != 0 and sentence in done.stderr and "Traceback" not in done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {
-        ".git",
-        "Makefile",
-        "params.yaml",
-        "data",
-        "pacl",
-        "isolated.py",
-    }
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {".git", "Makefile", "params.yaml", "data", "pacl", "isolated.py"}
     plan = make(tmp_path, "-n", "-o", ".venv/.installed", "data", f"PROFILE={profile}", "ONLY=voc coco", "DATA=here")
     assert plan.stdout.splitlines()[-1] == f"python -m pacl.sources.download {profile} --only voc coco --data here"
 

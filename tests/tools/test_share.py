@@ -4,16 +4,17 @@ import json
 import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from helpers.imports import ROOT
 
 from pacl.checkpoints import save_embedder
 from pacl.model import VisionEmbedder
 from pacl.tools.share import share
 
-ROOT = Path(__file__).parents[2]
 METRICS = {
     "patch_alignment": {"pacl": {"accuracy": 0.7254, "interval": [0.7, 0.8]}},
     "segmentation": {"my.set": {"native": {"clip": {"miou": 0.25}}}},
@@ -36,11 +37,10 @@ def project(tmp_path, monkeypatch):
 
 
 def test_a_shared_embedder_comes_back_as_it_was(project, tmp_path):
-    share("mini", tmp_path / "shared it's ü")
-    assert sorted(path.name for path in (tmp_path / "shared it's ü").iterdir()) == [
-        "README.md", "config.json", "model.safetensors",
-    ]  # fmt: skip
-    found = VisionEmbedder.from_pretrained(tmp_path / "shared it's ü")
+    folder = tmp_path / "in/a/new/folder, it's ü"
+    share("mini", folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    found = VisionEmbedder.from_pretrained(folder)
     assert found.shape == {"in_dim": 128, "out_dim": 128, "kind": "mlp", "text_embedder": "linear"}
     weights = huggingface_hub.load_state_dict_from_file(project / "checkpoints/mini/best.safetensors")
     assert found.state_dict().keys() == weights.keys()
@@ -67,15 +67,6 @@ def test_the_card_names_the_clip_by_its_checksum_where_the_checkpoint_does(proje
     older, new = ((tmp_path / name / "README.md").read_text() for name in ("older", "new"))
     assert "patch tokens after_norm. These are" in older
     assert "patch tokens after_norm (checksum of the weights 0123abcd). These are" in new
-
-
-def test_a_profiles_own_embedder_and_results_are_shared_in_a_folder_however_deep(project, tmp_path):
-    for folder in ("reports", "checkpoints"):
-        (project / folder / "mini").rename(project / folder / "flickr8k")
-    share("flickr8k", tmp_path / "in/a/new/folder")
-    assert (tmp_path / "in/a/new/folder/README.md").is_file()
-    with pytest.raises(FileNotFoundError, match="checkpoints/mini/best.json is missing"):
-        share("mini", tmp_path / "other")
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
@@ -112,12 +103,15 @@ def test_nothing_is_overwritten_and_what_is_missing_is_named(project, tmp_path):
         share("mini", tmp_path / "full")
     (tmp_path / "empty").mkdir()
     share("mini", tmp_path / "empty")
-    (project / "reports/mini/metrics.json").unlink()
-    with pytest.raises(FileNotFoundError, match="metrics.json is missing: run `dvc repro`"):
-        share("mini", tmp_path / "new")
-    (project / "checkpoints/mini/best.json").unlink()
-    with pytest.raises(FileNotFoundError, match="best.json is missing: train first"):
-        share("mini", tmp_path / "new")
+    for missing, said in (
+        ("reports/mini/metrics.json", "run `dvc repro`"),
+        ("checkpoints/mini/best.json", "train first"),
+    ):
+        (project / missing).unlink()
+        with pytest.raises(FileNotFoundError, match=f"{missing} is missing: {said}"):
+            share("mini", tmp_path / "new")
+    with pytest.raises(FileNotFoundError, match="checkpoints/flickr8k/best.json is missing"):
+        share("flickr8k", tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full", "project"]
 
 
@@ -127,15 +121,12 @@ def test_an_embedder_is_pushed_with_its_weights_and_configuration(monkeypatch):
     def upload(self, *, folder_path, **_):
         sent.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()})
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **_: _Named(repo_id))
+    def create(self, repo_id, **_):
+        return SimpleNamespace(repo_id=repo_id)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
     VisionEmbedder(8, 4, "linear").push_to_hub("someone/pacl")
-    assert json.loads(sent["config.json"]) == {
-        "in_dim": 8, "out_dim": 4, "kind": "linear", "text_embedder": "frozen",
-    }  # fmt: skip
+    sizes = {"in_dim": 8, "out_dim": 4, "kind": "linear", "text_embedder": "frozen"}
+    assert json.loads(sent["config.json"]) == sizes
     assert "model.safetensors" in sent and "README.md" in sent
-
-
-class _Named:
-    def __init__(self, repo_id):
-        self.repo_id = repo_id
