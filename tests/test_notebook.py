@@ -189,12 +189,15 @@ def test_a_value_is_text_where_the_notebook_has_text(pair, value):
     assert found == (pair.partition("=")[0], value) and type(found[1]) is type(value)
 
 
-def test_constants_are_read_from_a_cell_of_python_only():
-    magic = new_code_cell("%matplotlib inline\nx = 1", metadata={"tags": ["parameters"]})
-    lines = "a.b = 1\nc = 2\nd: int = 3\ne = c\nf: str = None\ng: int = None"
-    others = new_code_cell(lines, metadata={"tags": ["parameters"]})
-    assert literals(new_notebook(cells=[others])) == {"c": 2, "d": 3, "f": str, "g": None}
-    assert literals(new_notebook(cells=[magic])) == literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}
+def test_what_the_cell_of_parameters_assigns_is_read():
+    def cell(lines):
+        return new_notebook(cells=[new_code_cell(lines, metadata={"tags": ["parameters"]})])
+
+    lines = "%matplotlib inline\na.b = 1\nc = 2\nd: int = 3\ne = c\nf: str = None\ng: int = None"
+    assert literals(cell(lines)) == {"c": 2, "d": 3, "e": ..., "f": str, "g": None}
+    assert literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}
+    with pytest.raises(NotebookError, match="cell of parameters is not Python"):
+        literals(cell("x ="))
 
 
 def test_stripped_a_notebook_is_as_its_source_whatever_editor_saved_it(tmp_path):

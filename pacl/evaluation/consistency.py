@@ -93,6 +93,7 @@ def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
     background = with_background[0] / sum(with_background)
     lowest = lowest_miou(shares, accuracy)
     bound, reached = bound_of_mean_over_images(areas, accuracy), low_mean_over_images(areas, accuracy)
+    over_images = None if bound <= miou < reached else reached <= miou  # None: neither reached nor excluded
     least, spread = as_background(shares, accuracy, miou)
     wrong_least, wrong_spread = from_background(shares, background, accuracy, miou)
     images = images_with_a_stray_class(areas, miou)
@@ -107,13 +108,9 @@ def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
             "most": 1 - wrong_least,
         },
         {"id": "own_classes", "can": surely_right(areas) <= accuracy, "surely": surely_right(areas)},
-        {"id": "over_images", "can": known(reached <= miou, bound > miou), "bound": bound, "reached": reached},
+        {"id": "over_images", "can": over_images, "bound": bound, "reached": reached},
         {"id": "over_images_predicted", "can": images < 1, "images": images},
     ]
-
-
-def known(possible: bool, impossible: bool) -> bool | None:
-    return True if possible else False if impossible else None
 
 
 def own_points(report: Path, benchmark: str, protocol: str) -> dict:
