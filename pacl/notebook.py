@@ -49,8 +49,8 @@ def run(source: Path, target: Path, parameters: dict) -> None:
         raise NotebookError(f"The executed copy needs another name than its source {source}.")
     notebook = read(source)
     known = literals(notebook) if parameters else {}
-    for name in parameters.keys() - known.keys():
-        raise NotebookError(f"{name} is not a parameter of {source}; it has {', '.join(known) or 'none'}.")
+    if unknown := [name for name in parameters if name not in known]:
+        raise NotebookError(f"{unknown[0]} is not a parameter of {source}; it has {', '.join(known) or 'none'}.")
     failed = target.with_suffix(".failed.ipynb")
     with tempfile.TemporaryDirectory() as folder:
         plain, copy = Path(folder, "source.ipynb"), Path(folder, "executed.ipynb")
