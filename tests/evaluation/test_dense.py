@@ -67,7 +67,7 @@ def test_what_is_read_from_the_disk_is_what_a_pass_gives(scenes, kept):
         assert all(np.allclose(ours[key], plain[key], rtol=0, atol=1e-3) for key in plain)
 
 
-def test_pacls_logits_are_kept_for_the_ablations_texts_too(scenes, kept):
+def test_pacls_logits_are_kept_for_the_ablations_texts_too(scenes, kept, one_process):
     stored, passes = find_kept(kept, scenes, "voc21", NATIVE), Passes(ColourCLIP(), METHODS, scenes.first(3), 2)
     for templates, rule in product(dense.READ_TEMPLATES, ("none", "entropy")):
         protocol = NATIVE.model_copy(update={"templates": templates, "background_rule": rule})
