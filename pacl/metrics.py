@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pacl.data.benchmark import IGNORE
 
 
-def confusion_matrix(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int | None = IGNORE) -> Tensor:
+def confusion_matrix(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
     """Counts int64 [K, K] of two label maps of one shape; rows are the target's classes, columns the prediction's.
 
     Pixels whose target is ignore_index are left out. The sum of the images' matrices is the matrix of the split.
@@ -21,7 +21,7 @@ def confusion_matrix(preds: Tensor, target: Tensor, num_classes: int, ignore_ind
     if preds.shape != target.shape:
         raise ValueError(f"preds {list(preds.shape)} and target {list(target.shape)} must have the same shape.")
     preds, target = preds.flatten(), target.flatten()
-    ignored = target == ignore_index if ignore_index is not None else torch.zeros_like(target, dtype=torch.bool)
+    ignored = target == ignore_index
     if preds.numel() and not 0 <= preds.min() <= preds.max() < num_classes:
         preds = preds.masked_fill(ignored, 0)
         _check_labels("preds", preds, num_classes)
@@ -73,47 +73,37 @@ def patch_accuracy(preds: Tensor, labels: Tensor) -> float:
     return (preds[labelled] == labels[labelled]).double().mean().item()
 
 
-def patch_labels(mask: Tensor, patch_size: int, ignore_index: int = IGNORE, num_classes: int | None = None) -> Tensor:
-    """The majority label of each patch's pixels: mask [B, H, W] -> int64 [B, N], in the order of CLIP's patch tokens.
+def patch_labels(mask: Tensor, patch_size: int) -> Tensor:
+    """The majority label of each patch's pixels: mask uint8 [B, H, W] -> int64 [B, N], in the order of CLIP's patch
+    tokens.
 
-    Ignored pixels vote too, for ignore_index: a patch that shows mostly ignored background and a little cat is ignored.
-    Ties go to the lower label, and ignore_index loses them.
+    Ignored pixels vote too, for IGNORE: a patch that shows mostly ignored background and a little cat is ignored.
+    Ties go to the lower label, and IGNORE, the highest, loses them.
     Pixels beyond the last whole patch are dropped, as CLIP's patch convolution drops them.
-    num_classes: found from the mask if not given.
-    Raises ValueError for another shape, a mask smaller than a patch, and a label outside the classes.
+    Raises ValueError for another type or shape and a mask smaller than a patch.
     """
-    if mask.ndim != 3 or min(mask.shape[1:]) < patch_size:
-        raise ValueError(f"mask must be [B, H, W], H and W at least a patch of {patch_size}, not {list(mask.shape)}.")
+    if mask.dtype != torch.uint8 or mask.ndim != 3 or min(mask.shape[1:]) < patch_size:
+        raise ValueError(
+            f"mask must be uint8 [B, H, W], H and W at least a patch of {patch_size}, not {mask.dtype} "
+            f"{list(mask.shape)}."
+        )
     B, h, w = len(mask), mask.shape[1] // patch_size, mask.shape[2] // patch_size
     patches = mask[:, : h * patch_size, : w * patch_size].long().reshape(B, h, patch_size, w, patch_size)
     patches = patches.transpose(2, 3).reshape(B * h * w, patch_size**2)
-    ignored = patches == ignore_index
-    if num_classes is None:
-        num_classes = int(patches[~ignored].max()) + 1 if not ignored.all() else 1
-    _check_labels("mask", patches[~ignored], num_classes)
-    row = torch.arange(len(patches), device=mask.device)[:, None] * (num_classes + 1)
-    votes = torch.bincount(
-        (row + patches.masked_fill(ignored, num_classes)).flatten(), minlength=len(patches) * (num_classes + 1)
-    )
-    labels = votes.reshape(len(patches), num_classes + 1).argmax(dim=1)
-    return labels.masked_fill(labels == num_classes, ignore_index).reshape(B, h * w)
+    row = torch.arange(len(patches), device=mask.device)[:, None] * 256
+    votes = torch.bincount((row + patches).flatten(), minlength=len(patches) * 256).reshape(-1, 256)
+    return votes.argmax(dim=1).reshape(B, h * w)
 
 
 def coherence_roc(
-    features: Tensor,
-    labels: Tensor,
-    image_ids: Tensor,
-    *,
-    pairs: int = 100_000,
-    seed: int = 0,
-    ignore_index: int = IGNORE,
+    features: Tensor, labels: Tensor, image_ids: Tensor, *, pairs: int = 100_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Do patches of one class look alike? The cosine of random patch pairs from different images is a score for "same
     class" (paper, section 3; restated so by later papers, such as DiffCut, arXiv 2406.02842, section 4.2).
 
     features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], the two image ids of
     each pair [2, pairs], and the area under the ROC curve.
-    Patches labelled ignore_index are left out. Raises ValueError for lengths that differ and if all pairs share a class
+    Patches labelled IGNORE are left out. Raises ValueError for lengths that differ and if all pairs share a class
     or none does.
     """
     from sklearn.metrics import roc_auc_score
@@ -122,7 +112,7 @@ def coherence_roc(
         raise ValueError(
             f"{len(features)} features need as many labels and image ids, not {len(labels)} and {len(image_ids)}."
         )
-    kept = labels != ignore_index
+    kept = labels != IGNORE
     features, labels, image_ids = features[kept], labels[kept], image_ids[kept]
     first, second = _pairs_of_different_images(image_ids.cpu().numpy(), pairs, seed)
     same_class = (labels[first] == labels[second]).cpu().numpy()
@@ -154,13 +144,9 @@ def coherence_interval(
 
 
 def bootstrap_interval(
-    values: np.ndarray,
-    seed: int,
-    level: float = 0.95,
-    resamples: int = 1000,
-    statistic: Callable[[np.ndarray], float] = np.mean,
+    values: np.ndarray, seed: int, resamples: int = 1000, statistic: Callable[[np.ndarray], float] = np.mean
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic over images: values [M, ...], one row per image -> (low, high).
+    """95 % percentile bootstrap interval of a statistic over images: values [M, ...], one row each -> (low, high).
 
     statistic: a function of resampled rows: the mean, or e.g. mean_iou of the images' summed confusion matrices.
     Raises ValueError if there are no values.
@@ -170,7 +156,7 @@ def bootstrap_interval(
         raise ValueError("a bootstrap interval needs at least one value.")
     rng = np.random.default_rng(seed)
     resampled = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(resamples)]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -190,12 +176,8 @@ def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> 
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
-    if labels.numel() == 0 or (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
-        return
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    raise ValueError(
-        f"{name} holds the label {int(outside[0])}, outside the {num_classes} classes 0 to {num_classes - 1}."
-    )
+    for outside in labels[(labels < 0) | (labels >= num_classes)][:1].tolist():
+        raise ValueError(f"{name} holds the label {outside}, outside the {num_classes} classes 0 to {num_classes - 1}.")
 
 
 def _square(confmat: Tensor) -> Tensor:

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from pacl.phi import all_pairs, directions, matched_only
 from pacl.runtime.precision import check_weights
 
-PRODUCTS = ("float32", "bfloat16")
-SCORINGS = ("cosine", "dot")
-ACTIVATIONS = ("softmax", "sigmoid")
-POOLED = ("raw", "unit")
-POOLINGS = ("all_pairs", "matched_only")
+CHOICES = {
+    "kind": ("residual", "mlp", "linear"),
+    "text_embedder": ("frozen", "linear"),
+    "scoring": ("cosine", "dot"),
+    "activation": ("softmax", "sigmoid"),
+    "pooling": ("all_pairs", "matched_only"),
+    "pooled": ("raw", "unit"),
+    "products": ("float32", "bfloat16"),
+}
 
 
 class VisionEmbedder(
@@ -32,20 +36,19 @@ class VisionEmbedder(
 
     def __init__(self, in_dim: int, out_dim: int, kind: str = "residual", text_embedder: str = "frozen"):
         super().__init__()
-        _check_choice("kind", kind, ("residual", "mlp", "linear"))
-        _check_choice("text_embedder", text_embedder, ("frozen", "linear"))
+        _check_choices(kind=kind, text_embedder=text_embedder)
         self.in_dim, self.out_dim, self.kind = in_dim, out_dim, kind
+        # The arguments that build an embedder of this architecture.
+        self.shape = {"in_dim": in_dim, "out_dim": out_dim, "kind": kind, "text_embedder": text_embedder}
         if kind != "linear":
             self.main = nn.Sequential(nn.Linear(in_dim, out_dim), nn.ReLU(), nn.Linear(out_dim, out_dim))
         if kind != "mlp":
             self.skip = nn.Linear(in_dim, out_dim)
-        self.text_embedder = nn.Identity() if text_embedder == "frozen" else _identity_linear(out_dim)
-
-    @property
-    def shape(self) -> dict:
-        """The arguments that build an embedder of this architecture."""
-        text_embedder = "frozen" if isinstance(self.text_embedder, nn.Identity) else "linear"
-        return {"in_dim": self.in_dim, "out_dim": self.out_dim, "kind": self.kind, "text_embedder": text_embedder}
+        self.text_embedder = nn.Identity()
+        if text_embedder == "linear":
+            self.text_embedder = nn.Linear(out_dim, out_dim)
+            nn.init.eye_(self.text_embedder.weight)
+            nn.init.zeros_(self.text_embedder.bias)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, strict: bool = True, **settings):
@@ -102,11 +105,7 @@ def compatibility(
     Raises ValueError for shapes that do not fit and for unknown options.
     """
     _check_shapes(patch_embeddings, text_embeddings)
-    _check_choice("scoring", scoring, SCORINGS)
-    _check_choice("activation", activation, ACTIVATIONS)
-    _check_choice("pooling", pooling, POOLINGS)
-    _check_choice("pooled", pooled, POOLED)
-    _check_choice("products", products, PRODUCTS)
+    _check_choices(scoring=scoring, activation=activation, pooling=pooling, pooled=pooled, products=products)
     own = text_embeddings[first_text or 0 :][: None if first_text is None else len(patch_embeddings)]
     if pooling == "matched_only" and len(patch_embeddings) != len(own):
         raise ValueError(
@@ -136,8 +135,7 @@ def attention(
     Raises ValueError for shapes that do not fit and for unknown options.
     """
     _check_shapes(patch_embeddings, text_embeddings)
-    _check_choice("scoring", scoring, SCORINGS)
-    _check_choice("activation", activation, ACTIVATIONS)
+    _check_choices(scoring=scoring, activation=activation)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
     scores = scale * (directions(patches) @ directions(text).T if scoring == "cosine" else patches @ text.T)
     return scores.softmax(dim=1) if activation == "softmax" else scores.sigmoid()
@@ -151,15 +149,9 @@ def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     _check_shapes(patch_embeddings, text_embeddings)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
     cosines = directions(patches) @ directions(text).T
-    _check_numbers(cosines)
+    if cosines.isnan().any():  # whose label maps would look like any other
+        raise ValueError("embeddings of patches or texts are not numbers (NaN): check the weights that made them.")
     return cosines
-
-
-def _identity_linear(width: int) -> nn.Linear:
-    layer = nn.Linear(width, width)
-    nn.init.eye_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -178,11 +170,7 @@ def _check_shapes(patch_embeddings: Tensor, text_embeddings: Tensor) -> None:
         )
 
 
-def _check_numbers(cosines: Tensor) -> None:
-    if cosines.isnan().any():  # whose label maps would look like any other
-        raise ValueError("embeddings of patches or texts are not numbers (NaN): check the weights that made them.")
-
-
-def _check_choice(option: str, value: str, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(choices)}, not {value!r}.")
+def _check_choices(**options: str) -> None:
+    for option, value in options.items():
+        if value not in CHOICES[option]:
+            raise ValueError(f"{option} must be one of {', '.join(CHOICES[option])}, not {value!r}.")

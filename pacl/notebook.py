@@ -48,11 +48,13 @@ def run(source: Path, target: Path, parameters: dict) -> None:
     if source.resolve() == target.resolve():
         raise NotebookError(f"The executed copy needs another name than its source {source}.")
     notebook = read(source)
+    known = literals(notebook) if parameters else {}
+    if unknown := [name for name in parameters if name not in known]:
+        raise NotebookError(f"{unknown[0]} is not a parameter of {source}; it has {', '.join(known) or 'none'}.")
     failed = target.with_suffix(".failed.ipynb")
     with tempfile.TemporaryDirectory() as folder:
         plain, copy = Path(folder, "source.ipynb"), Path(folder, "executed.ipynb")
         nbformat.write(notebook, plain)
-        check_names(source, papermill.inspect_notebook(plain) if parameters else {}, parameters)
         target.parent.mkdir(parents=True, exist_ok=True)
         # An empty IPython folder keeps the user's start-up files and history out of the results.
         os.environ.pop("JPY_SESSION_NAME", None)  # by which pacl.tools.play knows JupyterLab
@@ -60,9 +62,9 @@ def run(source: Path, target: Path, parameters: dict) -> None:
         try:
             execute(plain, copy, parameters)
         except (papermill.PapermillExecutionError, DeadKernelError) as error:
-            write(nbformat.read(copy, as_version=4), failed)
+            write_scrubbed(copy, failed)
             raise NotebookError(f"{message(error)}\nThe copy up to the error: {failed}") from None
-        write(nbformat.read(copy, as_version=4), target)
+        write_scrubbed(copy, target)
     failed.unlink(missing_ok=True)
 
 
@@ -91,13 +93,6 @@ def read(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def check_names(source: Path, known: dict, parameters: dict) -> None:
-    """Raises NotebookError for a name that the notebook's `parameters` cell doesn't set."""
-    for name in parameters:
-        if name not in known:
-            raise NotebookError(f"{name} is not a parameter of {source}; it has {', '.join(known) or 'none'}.")
-
-
 def message(error: papermill.PapermillExecutionError | DeadKernelError) -> str:
     """The last line of the notebook's traceback."""
     if isinstance(error, DeadKernelError):
@@ -105,9 +100,8 @@ def message(error: papermill.PapermillExecutionError | DeadKernelError) -> str:
     return error.evalue if error.ename in PLAIN_ERRORS else f"{error.ename}: {error.evalue}"
 
 
-def write(notebook: nbformat.NotebookNode, target: Path) -> None:
-    """Writes the scrubbed notebook atomically."""
-    write_atomically(target, nbformat.writes(scrub(notebook)) + "\n")
+def write_scrubbed(copy: Path, target: Path) -> None:
+    write_atomically(target, nbformat.writes(scrub(nbformat.read(copy, as_version=4))) + "\n")
 
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -146,13 +140,13 @@ def steady(text: str) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", text.replace(f"{Path.cwd()}{os.sep}", ""))
 
 
-def parse(pair: str, defaults: dict) -> tuple[str, object]:
+def parse(pair: str, known: dict) -> tuple[str, object]:
     """name=value: text where the notebook has text, or None and the value is not a number; YAML elsewhere.
 
-    defaults: as `literals` finds them. Raises NotebookError, also for YAML's dates and mappings.
+    known: the notebook's `literals`. Raises NotebookError, also for YAML's dates and mappings.
     """
     name, _, value = pair.partition("=")
-    default = defaults.get(name, ...)
+    default = known.get(name, ...)
     if isinstance(default, str):
         return name, value
     if default in (None, str):
@@ -181,19 +175,22 @@ def is_plain(value: object) -> bool:
 
 
 def literals(notebook: nbformat.NotebookNode) -> dict:
-    """The constants that the `parameters` cell assigns, by name; `str` for None where the annotation is str, a path."""
+    """What the `parameters` cell assigns, by name: a constant, `str` for None where the annotation is str (a path), ...
+    for anything else. Raises NotebookError.
+    """
     cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = [line for line in "".join(cells[:1]).splitlines() if not line.startswith(("%", "!"))]  # IPython's own
     try:
-        lines = ast.parse(cells[0] if cells else "").body
-    except SyntaxError:  # one of IPython's magics
-        return {}
+        assignments = ast.parse("\n".join(lines)).body
+    except SyntaxError as error:
+        raise NotebookError(f"The notebook's cell of parameters is not Python: {error}.") from None
     found = {}
-    for line in lines:
-        if isinstance(line, (ast.Assign, ast.AnnAssign)) and isinstance(line.value, ast.Constant):
-            target = line.targets[0] if isinstance(line, ast.Assign) else line.target
-            if isinstance(target, ast.Name):
-                path = line.value.value is None and getattr(getattr(line, "annotation", None), "id", "") == "str"
-                found[target.id] = str if path else line.value.value
+    for line in assignments:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if isinstance(target, ast.Name):
+            value = line.value.value if isinstance(line.value, ast.Constant) else ...
+            is_path = value is None and getattr(getattr(line, "annotation", None), "id", "") == "str"
+            found[target.id] = str if is_path else value
     return found
 
 
@@ -219,8 +216,8 @@ def main(arguments: list[str]) -> None:
         if stripping:
             return strip([Path(source) for source in arguments[1:]])
         source, target, *pairs = arguments
-        defaults = literals(read(Path(source))) if pairs else {}
-        run(Path(source), Path(target), dict(parse(pair, defaults) for pair in pairs))
+        known = literals(read(Path(source))) if pairs else {}
+        run(Path(source), Path(target), dict(parse(pair, known) for pair in pairs))
     except NotebookError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

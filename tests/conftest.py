@@ -4,18 +4,12 @@ Torch is imported only where it is used, because pytest-xdist's main process rea
 """
 
 import functools
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a test's numbers are a CPU's, and forks can't use a GPU
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 
 
 @pytest.fixture(scope="session")
@@ -52,16 +46,12 @@ def bfloat16_everywhere(monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory, one_tokenizer) -> Path:
     """A folder that load_clip reads: a CLIP of 32 pixels, patches of 8, with random weights."""
-    import open_clip
     import torch
-    from safetensors.torch import save_file
+    from helpers.tiny_clip import TINY, save_folder
 
-    folder = tmp_path_factory.mktemp("tiny_clip")
+    folder, longer = tmp_path_factory.mktemp("tiny_clip"), TINY["text_cfg"] | {"context_length": 16}
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.CLIP(**TINY)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+        save_folder(folder, TINY | {"text_cfg": longer})
     return folder
 
 

@@ -51,15 +51,12 @@ def test_a_batch_of_one_caption_is_finite():
     assert loss.item() == 0 and torch.isfinite(phi.grad).all()
 
 
-@pytest.mark.parametrize(
-    "phi, same, message",
-    [
-        (torch.rand(3, 4), None, "must be \\[B, B\\]"),
-        (torch.rand(3, 3, 2), None, "must be \\[B, B\\]"),
-        (torch.rand(3, 3), torch.ones(4, 4, dtype=torch.bool), "same_text must be bool"),
-        (torch.rand(3, 3), torch.ones(3, 3), "same_text must be bool"),
-    ],
-)
+@pytest.mark.parametrize("phi, same, message", [
+    (torch.rand(3, 4), None, "must be \\[B, B\\]"),
+    (torch.rand(3, 3, 2), None, "must be \\[B, B\\]"),
+    (torch.rand(3, 3), torch.ones(4, 4, dtype=torch.bool), "same_text must be bool"),
+    (torch.rand(3, 3), torch.ones(3, 3), "same_text must be bool"),
+])  # fmt: skip
 def test_bad_input_is_named(phi, same, message):
     with pytest.raises(ValueError, match=message):
         contrastive_loss(phi, 10.0, same)

@@ -78,18 +78,15 @@ def test_other_errors_than_the_projects_own_are_named_by_their_kind():
     assert notebook_module.message(error) == "IndexError: list index out of range"
 
 
-@pytest.mark.parametrize(
-    ("source", "arguments", "line"),
-    [
-        ("stage.ipynb", ["profil=mini"], "profil is not a parameter of {source}; it has profile, error, size."),
-        ("missing.ipynb", [], "There is no notebook {source}."),
-        ("stage.ipynb", ["size=[1"], "The value of size is not YAML: [1"),
-        ("stage.ipynb", ["size=2024-13-45"], "The value of size is not YAML: 2024-13-45"),
-        ("stage.ipynb", ["size=2024-12-24"], "The value of size must be a number, text or a list of these: 2024-12-24"),
-        ("stage.ipynb", ["size=[a: 1]"], "The value of size must be a number, text or a list of these: [a: 1]"),
-        ("stage.ipynb", ["profile"], USAGE),
-    ],
-)
+@pytest.mark.parametrize(("source", "arguments", "line"), [
+    ("stage.ipynb", ["profil=mini"], "profil is not a parameter of {source}; it has profile, error, size."),
+    ("missing.ipynb", [], "There is no notebook {source}."),
+    ("stage.ipynb", ["size=[1"], "The value of size is not YAML: [1"),
+    ("stage.ipynb", ["size=2024-13-45"], "The value of size is not YAML: 2024-13-45"),
+    ("stage.ipynb", ["size=2024-12-24"], "The value of size must be a number, text or a list of these: 2024-12-24"),
+    ("stage.ipynb", ["size=[a: 1]"], "The value of size must be a number, text or a list of these: [a: 1]"),
+    ("stage.ipynb", ["profile"], USAGE),
+])  # fmt: skip
 def test_a_wrong_call_is_one_sentence(notebook, source, arguments, line):
     path, target = notebook.parent / source, notebook.parent / "new/out.ipynb"
     with pytest.raises(SystemExit) as ended:
@@ -119,13 +116,10 @@ def test_a_good_run_removes_the_copy_of_a_failed_one_and_a_dead_process_leaves_o
         notebook_module.run(notebook, notebook, {})
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(b"no JSON", b"", b"\xff\xd8 a photo", b"[]", b"3", b'{"nbformat": 4, "cells": []}', b'{"nbformat": 9}'),
-        b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [3]}',
-    ],
-)
+@pytest.mark.parametrize("content", [
+    *(b"no JSON", b"", b"\xff\xd8 a photo", b"[]", b"3", b'{"nbformat": 4, "cells": []}', b'{"nbformat": 9}'),
+    b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [3]}',
+])  # fmt: skip
 def test_other_files_than_notebooks_are_named(tmp_path, content):
     (tmp_path / "corrupt.ipynb").write_bytes(content)
     with pytest.raises(NotebookError, match="corrupt.ipynb is not a notebook."):
@@ -165,36 +159,36 @@ sizes = [1, 2]
 )
 
 
-@pytest.mark.parametrize(
-    ("pair", "value"),
-    [
-        *((f"prompts={text}", text) for text in ("no", "door: open", "cat, #1 shirt, sea", "[1", "null", "", "a=b")),
-        ("images=2024", "2024"),
-        ("images=2024-12-24", "2024-12-24"),
-        *((f"output={text}", text) for text in ("no", "a: b", "sweep/0.2", "2024", "0.5", "5e-05", "-1")),
-        *((f"{name}={text}", None) for name in ("output", "background") for text in ("null", "None")),
-        *((f"background={text}", text) for text in ("no", "2024-12-24", "007", "-007", "1_000", "1e", "e5", ".")),
-        ("background=4", 4),
-        *((f"background={x!r}", x) for x in (0.2, 5e-05, 1e-06, 1.5e-3, 1e16, 1e20, -1, -2.5e-7, 0, 12345678901234567)),
-        *((f"background={text}", x) for text, x in ((".5", 0.5), ("5.", 5.0), ("1E-3", 0.001), ("0.50", 0.5))),
-        ("size=0.5", 0.5),
-        ("size=5e-05", 5e-05),
-        ("size=no", False),
-        ("size=null", None),
-        ("sizes=[3, x]", [3, "x"]),
-    ],
-)
+@pytest.mark.parametrize(("pair", "value"), [
+    *((f"prompts={text}", text) for text in ("no", "door: open", "cat, #1 shirt, sea", "[1", "null", "", "a=b")),
+    ("images=2024", "2024"),
+    ("images=2024-12-24", "2024-12-24"),
+    *((f"output={text}", text) for text in ("no", "a: b", "sweep/0.2", "2024", "0.5", "5e-05", "-1")),
+    *((f"{name}={text}", None) for name in ("output", "background") for text in ("null", "None")),
+    *((f"background={text}", text) for text in ("no", "2024-12-24", "007", "-007", "1_000", "1e", "e5", ".")),
+    ("background=4", 4),
+    *((f"background={x!r}", x) for x in (0.2, 5e-05, 1e-06, 1.5e-3, 1e16, 1e20, -1, -2.5e-7, 0, 12345678901234567)),
+    *((f"background={text}", x) for text, x in ((".5", 0.5), ("5.", 5.0), ("1E-3", 0.001), ("0.50", 0.5))),
+    ("size=0.5", 0.5),
+    ("size=5e-05", 5e-05),
+    ("size=no", False),
+    ("size=null", None),
+    ("sizes=[3, x]", [3, "x"]),
+])  # fmt: skip
 def test_a_value_is_text_where_the_notebook_has_text(pair, value):
     found = parse(pair, literals(new_notebook(cells=[TYPED])))
     assert found == (pair.partition("=")[0], value) and type(found[1]) is type(value)
 
 
-def test_constants_are_read_from_a_cell_of_python_only():
-    magic = new_code_cell("%matplotlib inline\nx = 1", metadata={"tags": ["parameters"]})
-    lines = "a.b = 1\nc = 2\nd: int = 3\ne = c\nf: str = None\ng: int = None"
-    others = new_code_cell(lines, metadata={"tags": ["parameters"]})
-    assert literals(new_notebook(cells=[others])) == {"c": 2, "d": 3, "f": str, "g": None}
-    assert literals(new_notebook(cells=[magic])) == literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}
+def test_what_the_cell_of_parameters_assigns_is_read():
+    def cell(lines):
+        return new_notebook(cells=[new_code_cell(lines, metadata={"tags": ["parameters"]})])
+
+    lines = "%matplotlib inline\na.b = 1\nc = 2\nd: int = 3\ne = c\nf: str = None\ng: int = None"
+    assert literals(cell(lines)) == {"c": 2, "d": 3, "e": ..., "f": str, "g": None}
+    assert literals(new_notebook(cells=[new_code_cell("x = 1")])) == {}
+    with pytest.raises(NotebookError, match="cell of parameters is not Python"):
+        literals(cell("x ="))
 
 
 def test_stripped_a_notebook_is_as_its_source_whatever_editor_saved_it(tmp_path):

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from helpers import colour_world, stand_in
+from helpers import colour_world
 from PIL import Image
 from torch.nn import functional as F
 
 from pacl import label_maps as labels_module
-from pacl.clip.texts import ClassTexts, class_texts
+from pacl.clip.texts import ClassTexts
 from pacl.label_maps import predict
 from pacl.model import VisionEmbedder
 from pacl.runtime.files import checksum
@@ -32,13 +32,10 @@ from pacl.segment import (
 P = 4
 
 
-class ColourCLIP(stand_in.ColourCLIP):
+class ColourCLIP(colour_world.ColourCLIP):
     """One last block has tokens of the other sign."""
 
-    def normalize(self, images):
-        return images - 0.5
-
-    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint", positions="exact"):
+    def patch_features_by(self, images, last_blocks, stride=None, **how):
         return {name: self.patch_features(images, stride) * (-1 if name == "negative" else 1) for name in last_blocks}
 
 
@@ -56,36 +53,24 @@ def picture(H, W, B=None, seed=0):
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def test_pixels_interpolate_as_torch_does():
-    for size, grid in ((12, 5), (5, 12), (7, 7), (9, 1)):
-        line = torch.randn(1, 1, grid)
-        expected = F.interpolate(line, size=size, mode="linear", align_corners=False)[0, 0]
-        torch.testing.assert_close(interpolation_matrix(size, grid, 1, 1, resized=grid) @ line[0, 0], expected)
-
-
-def test_plain_patches_interpolate_as_torch_does():
-    """Patches side by side that fill the image are large pixels."""
-    tokens = torch.randn(1, 1, 3, 5)
-    upscaled = interpolation_matrix(24, 3, 8, 8, 24) @ tokens[0, 0] @ interpolation_matrix(40, 5, 8, 8, 40).T
-    torch.testing.assert_close(
-        upscaled, F.interpolate(tokens, size=(24, 40), mode="bilinear", align_corners=False)[0, 0]
-    )
-
-
-def test_overlapping_patches_interpolate_between_their_centres():
-    size, resized, stride, patch = 50, 37, 3, 8
-    grid = (resized - patch) // stride + 1  # 10, and 2 pixels no patch sees
-    centres = np.arange(grid) * stride + patch / 2
-    values = np.random.default_rng(0).normal(size=grid)
-    pixels = (np.arange(size) + 0.5) * resized / size
+@pytest.mark.parametrize("size, grid, stride, patch, resized", [
+    (12, 5, 1, 1, 5),  # tokens are pixels
+    (5, 12, 1, 1, 12),
+    (24, 3, 8, 8, 24),  # patches side by side
+    (50, 10, 3, 8, 37),  # overlapping patches, and 2 pixels that none sees
+    (5, 1, P, P, 4),  # a single patch
+])  # fmt: skip
+def test_pixels_interpolate_between_the_centres_of_patches(size, grid, stride, patch, resized):
+    """As numpy does, and torch where patches fill the image."""
+    values, pixels = np.random.default_rng(0).normal(size=grid), (np.arange(size) + 0.5) * resized / size
     weights = interpolation_matrix(size, grid, stride, patch, resized)
-    np.testing.assert_allclose(weights.numpy() @ values, np.interp(pixels, centres, values), atol=1e-6)
+    expected = np.interp(pixels, np.arange(grid) * stride + patch / 2, values)
+    np.testing.assert_allclose(weights.numpy() @ values, expected, atol=1e-6)
     assert ((weights > 0).sum(1) <= 2).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(size))
-
-
-def test_an_image_of_one_patch_has_one_value():
-    assert interpolation_matrix(5, 1, P, P, 4).tolist() == [[1.0]] * 5
+    if stride == patch:
+        whole = F.interpolate(torch.from_numpy(values)[None, None], size=size, mode="linear")[0, 0]
+        np.testing.assert_allclose(expected, whole, atol=1e-6)
 
 
 def test_whole_image_logits_are_cosines_at_the_images_own_size():
@@ -110,15 +95,6 @@ def test_short_side_is_resized_and_logits_come_back_at_the_original_size(size, e
     torch.testing.assert_close(logits, F.interpolate(cosines, size=size, mode="bilinear")[0])
 
 
-def test_stripes_finer_than_the_resized_images_pixels_become_an_even_grey():
-    """Four pixels become one, of which two are white; the two in the middle alone would be white everywhere."""
-    stripes = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16).expand(3, 64, 64)
-    white_and_black = Method(lambda tokens: torch.cat([0.5 + tokens[..., :1], 0.5 - tokens[..., :1]], -1), "clip")
-    grey = torch.tensor([[1.0, 1.0]])
-    logits = dense_logits(ColourCLIP(), white_and_black, stripes, grey, Protocol(short_side=16))
-    assert logits.min() > 0.999  # white's cosine with grey is 0.71
-
-
 # SHA-256, the first 16 digits, of what cv2.resize(INTER_LINEAR) made of noise; OpenCV 4.5.5, 4.14.0 and 5.0.0 agree.
 OPENCV = {
     ((480, 640), (336, 448)): "59bdf9e3dde85304",
@@ -141,19 +117,16 @@ def test_opencvs_bilinear_resize_is_met_bit_for_bit(old, new):
     assert np.abs(found - exact.permute(1, 2, 0).numpy()).max() < 1
 
 
-@pytest.mark.parametrize(
-    "size, settings, expected",
-    [
-        ((375, 500), {"short_side": 336}, (336, 448)),
-        ((4, 7), {"short_side": 6}, (6, 11)),  # 10.5, which Python's round makes 10
-        ((4, 7), {"short_side": 6, "resize": "antialiased"}, (6, 10)),
-        ((300, 3000), {"short_side": 336, "long_side": 2048}, (205, 2048)),
-        ((3000, 300), {"short_side": 336, "long_side": 2048}, (2048, 205)),
-        ((300, 3000), {"short_side": 336}, (336, 3360)),
-        ((300, 400), {"long_side": 2048}, (300, 400)),
-        ((300, 4096), {"long_side": 2048}, (150, 2048)),
-    ],
-)
+@pytest.mark.parametrize("size, settings, expected", [
+    ((375, 500), {"short_side": 336}, (336, 448)),
+    ((4, 7), {"short_side": 6}, (6, 11)),  # 10.5, which Python's round makes 10
+    ((4, 7), {"short_side": 6, "resize": "antialiased"}, (6, 10)),
+    ((300, 3000), {"short_side": 336, "long_side": 2048}, (205, 2048)),
+    ((3000, 300), {"short_side": 336, "long_side": 2048}, (2048, 205)),
+    ((300, 3000), {"short_side": 336}, (336, 3360)),
+    ((300, 400), {"long_side": 2048}, (300, 400)),
+    ((300, 4096), {"long_side": 2048}, (150, 2048)),
+])  # fmt: skip
 def test_sides_are_those_of_mmcvs_rescale(size, settings, expected):
     """The smaller factor of the two sides', then a half more, rounded down."""
     assert resized_size(*size, Protocol(**({"resize": "opencv"} | settings))) == expected
@@ -167,17 +140,19 @@ def test_a_protocol_may_resize_as_opencv_does():
     torch.testing.assert_close(small[:, :16, :16], dense_logits(ColourCLIP(), METHOD, white, TEXT, Protocol()))
 
 
-def test_position_embeddings_are_resized_in_the_protocols_way(tiny_clip):
+@pytest.mark.parametrize("how", [
+    {}, {"positions": "scaled"}, {"token_stride": 4}, {"token_stride": 4, "passes": "shifted"},
+])  # fmt: skip
+def test_tokens_are_those_of_the_protocols_stride_passes_and_position_embeddings(tiny_clip, how):
     image, text = picture(40, 32), torch.randn(3, tiny_clip.dim, generator=torch.Generator().manual_seed(1))
-    found, tokens = {}, {}
-    for how in ("exact", "scaled"):
-        logits = token_logits(tiny_clip, {"": Method(tiny_clip.project, "clip")}, image, text, Protocol(positions=how))
-        found[how] = logits[""].logits
-        x = tiny_clip.normalize(image[None] / 255)
-        tokens = tiny_clip.project(tiny_clip.patch_features_by(x, ["clip"], positions=how)["clip"])
-        expected = F.cosine_similarity(tokens[0, :, None], text, dim=-1).T.reshape(3, 5, 4)
-        torch.testing.assert_close(found[how], expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(found["exact"], found["scaled"], atol=1e-4)
+    method, stride = {"": Method(tiny_clip.project, "clip")}, how.get("token_stride")
+    found = token_logits(tiny_clip, method, image, text, Protocol(**how))[""].logits
+    way, x = {key: how[key] for key in how.keys() - {"token_stride"}}, tiny_clip.normalize(image[None] / 255)
+    tokens = tiny_clip.project(tiny_clip.patch_features_by(x, ["clip"], stride, **way)["clip"])
+    expected = F.cosine_similarity(tokens[0, :, None], text, dim=-1).T.reshape(3, *tiny_clip.grid(40, 32, stride))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    plain = token_logits(tiny_clip, method, image, text, Protocol(token_stride=stride))[""].logits
+    assert torch.allclose(found, plain, atol=1e-4) != bool(way)
 
 
 def brute_force_windows(image, window, step, stride):
@@ -229,12 +204,6 @@ def test_windows_end_flush_with_the_edge():
     assert window_starts(14, 8, 4) == [0, 4, 6]
     assert window_starts(16, 8, 4) == [0, 4, 8]
     assert window_starts(8, 8, 4) == window_starts(5, 8, 4) == [0]
-
-
-def test_one_window_as_large_as_the_image_is_the_whole_image():
-    image = picture(16, 16)
-    windowed = dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol(window=16, window_stride=8))
-    torch.testing.assert_close(windowed, dense_logits(ColourCLIP(), METHOD, image, TEXT, Protocol()))
 
 
 @pytest.mark.parametrize("protocol", [Protocol(window=16, window_stride=8, token_stride=2), Protocol()])
@@ -298,16 +267,6 @@ def test_cosines_are_with_texts_as_the_methods_text_map_leaves_them():
     assert not torch.allclose(found, plain, atol=1e-2)
 
 
-@pytest.mark.parametrize("passes", ["joint", "shifted"])
-def test_dense_tokens_come_from_the_protocols_kind_of_passes(tiny_clip, passes):
-    image, text = picture(40, 32), torch.randn(3, tiny_clip.dim, generator=torch.Generator().manual_seed(1))
-    protocol = Protocol(token_stride=4, passes=passes)
-    found = token_logits(tiny_clip, {"": Method(tiny_clip.project, "clip")}, image, text, protocol)[""].logits
-    tokens = tiny_clip.patch_features(tiny_clip.normalize(image[None] / 255), 4, passes=passes)
-    expected = F.cosine_similarity(tiny_clip.project(tokens)[0, :, None], text, dim=-1).T.reshape(3, 9, 7)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
 def test_patch_class_logits_take_the_best_phrase():
     patches = torch.eye(3)[None]  # [1, N, D]
     text = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]])
@@ -324,13 +283,6 @@ def test_patch_class_logits_take_the_best_phrase():
 def test_images_of_another_type_or_shape_are_named(images):
     with pytest.raises(ValueError, match=r"must be a PIL image or uint8 \[3, H, W\] or .*, not torch.*8, 8\]\.$"):
         dense_logits(ColourCLIP(), METHOD, images, TEXT, Protocol())
-
-
-def test_a_real_clip_segments(tiny_clip):
-    texts = class_texts(tiny_clip, ["cat, kitten", "dog"], ["a {}"])
-    for protocol in (Protocol(token_stride=4), Protocol(short_side=40, window=32, window_stride=16)):
-        labels = segment(tiny_clip, Method(tiny_clip.project, "clip"), picture(50, 70), texts, protocol)
-        assert labels.shape == (50, 70) and labels.max() <= 1
 
 
 def test_pacl_reads_its_own_tokens_and_other_methods_project_a_last_block():

@@ -110,21 +110,16 @@ def accuracy_table(
     """Columns set, method, accuracy, difference (from CLIP's), low, high (its 95 % interval, resampling images). The
     last row of a method, set "mean", has the means over sets, each resampled.
     """
-    right = {
-        name: {
-            method: (scores.argmax(-1).numpy() == one[2]).astype(float)
-            for method, scores in ways(one, weight, scales).items()
-        }
-        for name, one in sets.items()
-    }
     rng, rows = np.random.default_rng(seed), []
     for method in ("pacl", "ensemble") if sets else ():
         own, resampled = [], []
-        for name, hits in right.items():
-            gain = hits[method] - hits["clip"]
+        for name, one in sets.items():
+            scores = ways(one, weight, scales)
+            hits, of_clip = ((scores[way].argmax(-1).numpy() == one[2]).astype(float) for way in (method, "clip"))
+            gain = hits - of_clip
             drawn = gain[rng.integers(len(gain), size=(1000, len(gain)))].mean(1)
             resampled.append(drawn)
-            own.append((name, method, hits[method].mean(), gain.mean(), *np.quantile(drawn, [0.025, 0.975])))
+            own.append((name, method, hits.mean(), gain.mean(), *np.quantile(drawn, [0.025, 0.975])))
         mean = [np.mean([row[i] for row in own]) for i in (2, 3)]
         rows += [*own, ("mean", method, *mean, *np.quantile(np.mean(resampled, axis=0), [0.025, 0.975]))]
     return pd.DataFrame(rows, columns=["set", "method", "accuracy", "difference", "low", "high"])

@@ -2,29 +2,17 @@
 readings of them could, and the same region for a run's own benchmark and methods (pacl.evaluation.region).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pacl.evaluation.region import (
-    as_background,
-    bound_of_mean_over_images,
-    from_background,
-    highest_accuracy,
-    highest_miou,
-    images_with_a_stray_class,
-    low_mean_over_images,
-    lowest_miou,
-    spread_miou,
-    surely_right,
-)
+from pacl.evaluation import region as bounds
 from pacl.runtime.config import project_root
 from pacl.runtime.files import read_json, write_json
 
 ACCURACIES = np.round(np.concatenate([np.arange(0.1, 0.9, 0.025), np.arange(0.9, 1.0001, 0.01)]), 4)
-EDGES: dict[str, Callable] = {"lowest": lowest_miou, "spread": spread_miou, "highest": highest_miou}
+EDGES = {"lowest": bounds.lowest_miou, "spread": bounds.spread_miou, "highest": bounds.highest_miou}
 
 
 def write_consistency(path: Path, own: dict, published: pd.DataFrame) -> dict:
@@ -66,7 +54,7 @@ def at_points(shares: np.ndarray, points: list[dict]) -> dict[str, dict[str, flo
     accuracies = dict.fromkeys(point["accuracy"] for point in points if point["accuracy"])
     mious = dict.fromkeys(miou for point in points for miou in point["miou"])
     return {f"{name}_miou": {f"{a:g}": edge(shares, a) for a in accuracies} for name, edge in EDGES.items()} | {
-        "highest_accuracy": {f"{miou:g}": highest_accuracy(shares, miou) for miou in mious}
+        "highest_accuracy": {f"{miou:g}": bounds.highest_accuracy(shares, miou) for miou in mious}
     }
 
 
@@ -91,11 +79,12 @@ def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
     shares, areas = shares_of(voc["benchmarks"]["voc20"]["pixels"]), voc["areas"]
     with_background = voc["benchmarks"]["voc21"]["pixels"]
     background = with_background[0] / sum(with_background)
-    lowest = lowest_miou(shares, accuracy)
-    bound, reached = bound_of_mean_over_images(areas, accuracy), low_mean_over_images(areas, accuracy)
-    least, spread = as_background(shares, accuracy, miou)
-    wrong_least, wrong_spread = from_background(shares, background, accuracy, miou)
-    images = images_with_a_stray_class(areas, miou)
+    lowest = bounds.lowest_miou(shares, accuracy)
+    bound, reached = bounds.bound_of_mean_over_images(areas, accuracy), bounds.low_mean_over_images(areas, accuracy)
+    over_images = None if bound <= miou < reached else reached <= miou  # None: neither reached nor excluded
+    least, spread = bounds.as_background(shares, accuracy, miou)
+    wrong_least, wrong_spread = bounds.from_background(shares, background, accuracy, miou)
+    images = bounds.images_with_a_stray_class(areas, miou)
     return [
         {"id": "same", "can": lowest <= miou, "lowest": lowest},
         {"id": "as_background", "can": least < 1, "least": least, "spread": spread},
@@ -106,14 +95,10 @@ def readings(voc: dict, accuracy: float, miou: float) -> list[dict]:
             "least": 1 - wrong_spread,
             "most": 1 - wrong_least,
         },
-        {"id": "own_classes", "can": surely_right(areas) <= accuracy, "surely": surely_right(areas)},
-        {"id": "over_images", "can": known(reached <= miou, bound > miou), "bound": bound, "reached": reached},
+        {"id": "own_classes", "can": bounds.surely_right(areas) <= accuracy, "surely": bounds.surely_right(areas)},
+        {"id": "over_images", "can": over_images, "bound": bound, "reached": reached},
         {"id": "over_images_predicted", "can": images < 1, "images": images},
     ]
-
-
-def known(possible: bool, impossible: bool) -> bool | None:
-    return True if possible else False if impossible else None
 
 
 def own_points(report: Path, benchmark: str, protocol: str) -> dict:

@@ -18,7 +18,7 @@ The maximum is convex in f, so f lies at a corner: class b takes (1 - a) - e_b a
 linear again, so the largest p + f is missed first. e_b is searched on a line for every pair of classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -32,31 +32,28 @@ def lowest_miou(shares: np.ndarray, accuracy: float) -> float:
     total, missed, taken = fewest_right(shares, errors, errors)
     if (missed + taken <= errors + 1e-12).all():
         return total / len(shares)
-
-    def with_all_errors(k: int) -> float:
-        others = np.delete(shares, k)
-        return lowest_on_line(
-            lambda e: (shares[k] - e) / (shares[k] + errors - e) + fewest_right(others, errors - e, e)[0],
-            max(0.0, errors - others.sum()),
-            min(shares[k], errors),
-        )
-
-    return min(map(with_all_errors, range(len(shares)))) / len(shares)
+    of_class = with_all_errors(shares, errors, lambda *others: fewest_right(*others)[0])
+    return min(lowest_on_line(*line) for line in of_class) / len(shares)
 
 
 def highest_miou(shares: np.ndarray, accuracy: float) -> float:
     """The highest mean IoU that any confusion matrix with this accuracy has."""
-    errors = 1 - accuracy
+    of_class = with_all_errors(shares, 1 - accuracy, most_right)
+    return max(-lowest_on_line(lambda e, total=total: -total(e), *ends) for total, *ends in of_class) / len(shares)
 
-    def taken_by(b: int) -> float:
-        others = np.delete(shares, b)
-        return -lowest_on_line(
-            lambda e: -((shares[b] - e) / (shares[b] + errors - e) + most_right(others, errors - e, e)),
-            max(0.0, errors - others.sum()),
-            min(shares[b], errors),
-        )
 
-    return max(map(taken_by, range(len(shares)))) / len(shares)
+def with_all_errors(shares: np.ndarray, errors: float, of_others: Callable) -> Iterator[tuple[Callable, float, float]]:
+    """For each class k, if e_k + f_k are all errors: the sum of IoU_k as a function of e_k, and the ends of its line.
+
+    of_others: the sum of the other classes' IoU, from their shares and their totals of e and f.
+    """
+    for k, share in enumerate(shares):
+        others = np.delete(shares, k)
+
+        def total(e: float, share=share, others=others) -> float:
+            return (share - e) / (share + errors - e) + of_others(others, errors - e, e)
+
+        yield total, max(0.0, errors - others.sum()), min(share, errors)
 
 
 def spread_miou(shares: np.ndarray, accuracy: float) -> float:
@@ -116,14 +113,9 @@ def as_background(shares: np.ndarray, accuracy: float, miou: float) -> tuple[flo
     """
     errors = 1 - accuracy
     taken = errors * (1 - shares) / (len(shares) - 1)
-
-    def lowest(share: float) -> float:
-        return fewest_right(shares, errors + share, errors)[0] / len(shares)
-
-    def spread(share: float) -> float:
-        return float((accuracy * (1 - share) * shares / (shares + (1 - share) * taken)).mean())
-
-    return crossing(lowest, miou), crossing(spread, miou)
+    least = crossing(lambda x: fewest_right(shares, errors + x, errors)[0] / len(shares), miou)
+    spread = crossing(lambda x: (accuracy * (1 - x) * shares / (shares + (1 - x) * taken)).mean(), miou)
+    return least, spread
 
 
 def from_background(shares: np.ndarray, background: float, accuracy: float, miou: float) -> tuple[float, float]:
@@ -133,14 +125,9 @@ def from_background(shares: np.ndarray, background: float, accuracy: float, miou
     """
     errors, pixels = 1 - accuracy, background / (1 - background)  # in units of the classes' pixels
     taken = errors * (1 - shares) / (len(shares) - 1)
-
-    def lowest(share: float) -> float:
-        return fewest_right(shares, errors, errors + share * pixels)[0] / len(shares)
-
-    def spread(share: float) -> float:
-        return float((accuracy * shares / (shares + taken + share * pixels * shares)).mean())
-
-    return crossing(lowest, miou), crossing(spread, miou)
+    least = crossing(lambda x: fewest_right(shares, errors, errors + x * pixels)[0] / len(shares), miou)
+    spread = crossing(lambda x: (accuracy * shares / (shares + taken + x * pixels * shares)).mean(), miou)
+    return least, spread
 
 
 def crossing(falling: Callable[[float], float], level: float) -> float:

@@ -7,6 +7,7 @@ torchrun --standalone --nproc_per_node=N -m pacl.evaluation.segmentation --profi
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def confusion_matrices(
 
     keeps: the coarse logits to write, by image set. Raises ValueError for a benchmark that no set has.
     """
-    known = [name for scenes in image_sets.values() for name in scenes.benchmarks]
+    known = benchmarks_of(image_sets)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there are no scenes of {', '.join(unknown)}: prepare.benchmarks made {', '.join(known)}.")
     found = {}
@@ -71,14 +72,12 @@ def idle_rules(image_sets: ImageSets, names: list[str], protocols: dict[str, Pro
     """A sentence for each protocol and benchmark whose background no pixel can get, so that its IoU is 0 whatever the
     method.
     """
-    benchmarks = {name: one.benchmarks[name] for one in image_sets.values() for name in one.benchmarks if name in names}
     found = []
-    for key, protocol in protocols.items():
-        for name, benchmark in benchmarks.items():
-            reason = idle_rule(benchmark.settings(protocol), benchmark.texts(protocol))
-            if reason and not benchmark.background_listed(protocol):
-                place = f"protocols.{key}.per_benchmark.{name}.background_threshold"
-                found.append(f"The background of {name} has an IoU of 0 by protocol {key}: {reason} ({place}).")
+    for (key, protocol), (name, benchmark) in product(protocols.items(), benchmarks_of(image_sets).items()):
+        reason = idle_rule(benchmark.settings(protocol), benchmark.texts(protocol))
+        if name in names and reason and not benchmark.background_listed(protocol):
+            place = f"protocols.{key}.per_benchmark.{name}.background_threshold"
+            found.append(f"The background of {name} has an IoU of 0 by protocol {key}: {reason} ({place}).")
     return found
 
 

@@ -28,18 +28,16 @@ SMALLEST = 0.01  # share of a scene's pixels above which its class is a prompt
 Shown = tuple[dict, dict[str, np.ndarray]]  # what shown.json says of a figure, and its arrays in shown.npz
 
 
-def examples(masks: Masks, count: int, labels: int = 3) -> list[int]:
-    """The first `count` scenes with at least `labels` different labels: in their order, not picked."""
-    rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= labels)
+def examples(masks: Masks, count: int) -> list[int]:
+    """The first `count` scenes with at least three different labels: in their order, not picked."""
+    rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= 3)
     return list(islice(rich, count))
 
 
-def coarse_of(
-    passes: Passes | Kept, reading: Reading, count: int, *, prompts: Iterable[Text] = ()
-) -> dict[int, Coarse]:
+def coarse_of(passes: Passes | Kept, reading: Reading, count: int, prompts: Iterable[Text] = ()) -> dict[int, Coarse]:
     """The `Coarse` logits of the first `count` examples, by scene."""
     run = passes([*reading.texts, *prompts], reading.settings)
-    return {i: next(iter(run(range(i, i + 1))))[0] for i in examples(passes.scenes.masks, count)}
+    return {i: next(run(range(i, i + 1)))[0] for i in examples(passes.scenes.masks, count)}
 
 
 def prompt_maps(passes: Passes | Kept, reading: Reading, count: int) -> Shown:

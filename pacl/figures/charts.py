@@ -55,16 +55,13 @@ def save(figure, path: Path, *, dpi: int = 200) -> None:
 def training_curves(history: pd.DataFrame):
     """Loss and retrieval by epoch, from train/training.csv."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for column, label, style in (
-        ("loss", "training (captions and noun prompts)", "--"),
-        ("validation_loss", "validation (captions)", "-"),
-    ):
-        left.plot(history["epoch"], history[column], style, color=COLOURS["PACL"], label=label)
-    best = history.loc[history["validation_loss"].idxmin()]
-    left.plot(best["epoch"], best["validation_loss"], "o", color=COLOURS["PACL"], label="best epoch")
+    colour, best = COLOURS["PACL"], history.loc[history["validation_loss"].idxmin()]
+    left.plot(history["epoch"], history["loss"], "--", color=colour, label="training (captions and noun prompts)")
+    left.plot(history["epoch"], history["validation_loss"], "-", color=colour, label="validation (captions)")
+    left.plot(best["epoch"], best["validation_loss"], "o", color=colour, label="best epoch")
     left.set(title="Contrastive loss", xlabel="epoch", ylabel="InfoNCE, nats")
     left.legend(frameon=False)
-    right.plot(history["epoch"], 100 * history["validation_retrieval"], color=COLOURS["PACL"])
+    right.plot(history["epoch"], 100 * history["validation_retrieval"], color=colour)
     right.set(title="Image finds its caption in its batch", xlabel="epoch")
     right.set(ylabel="validation retrieval, %", ylim=(0, None))
     figure.tight_layout()
@@ -94,6 +91,14 @@ def method_bars(axis, table: pd.DataFrame, x: str, value: str, **options) -> Non
     sns.barplot(table.assign(percent=100 * table[value]), x=x, y="percent", hue="method", ax=axis, **look)
 
 
+def numbered_bars(axis, table: pd.DataFrame, x: str, axis_title: str, **options) -> None:
+    """`method_bars` of the column "value", with the numbers above them."""
+    method_bars(axis, table, x, "value", **options)
+    for bars in axis.containers:
+        axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+    axis.set(xlabel="", ylabel=axis_title)
+
+
 def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_title: str = "IoU, %"):
     """Bars by class and method, PACL's best class first; columns class, method, and the value in [0, 1]."""
     order = table[table.method == "PACL"].sort_values(value, ascending=False)["class"].tolist()
@@ -109,10 +114,7 @@ def class_bars(table: pd.DataFrame, title: str, *, value: str = "iou", axis_titl
 def grouped_bars(table: pd.DataFrame, x: str, title: str, axis_title: str):
     """Bars of `value` (in [0, 1], shown in %) for each x and method; a table without rows gives an empty picture."""
     figure, axis = plt.subplots(figsize=(max(6, 0.85 * table[x].nunique() + 1.5), 3.2))
-    method_bars(axis, table, x, "value")
-    for bars in axis.containers:
-        axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-    axis.set(xlabel="", ylabel=axis_title)
+    numbered_bars(axis, table, x, axis_title)
     axis.tick_params(axis="x", rotation=25 if table[x].nunique() > 6 else 0)
     if len(table):
         title_above_legend(axis, title)
@@ -128,10 +130,7 @@ def protocol_bars(table: pd.DataFrame, title: str):
     figure, axes = plt.subplots(len(protocols), 1, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, protocol in zip(axes[:, 0], protocols, strict=True):
         rows = table[table.protocol == protocol]
-        method_bars(axis, rows, "benchmark", "value", legend=protocol == protocols[0])
-        for bars in axis.containers:
-            axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-        axis.set(xlabel="", ylabel="mIoU, %")
+        numbered_bars(axis, rows, "benchmark", "mIoU, %", legend=protocol == protocols[0])
         axis.set_title(f"{protocol} protocol", loc="left")
     sns.move_legend(axes[0, 0], "lower right", frameon=False, title=None, ncols=methods, bbox_to_anchor=(1.0, 1.12))
     title_above_panels(figure, title)

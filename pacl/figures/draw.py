@@ -12,7 +12,7 @@ import pandas as pd
 
 from pacl.figures import analyses, charts
 from pacl.figures.charts import NAMES
-from pacl.figures.scenes import heat_maps, image_grid, scene_pairs, segmentation_grid
+from pacl.figures.scenes import heat_maps, image_grid, label_grid, segmentation_grid
 from pacl.runtime.files import read_json
 
 COMPARED = ["CLIP", "PACL"]  # the methods of figures that have no room for all
@@ -34,7 +34,7 @@ def scenes(report: Path, image_sets: dict, *, count: int = 6) -> dict:
     images, masks, benchmark = found[name].images, found[name].masks, found[name].benchmarks[name]
     shown = range(min(count, len(images)))
     truth = [benchmark.target(masks[i]) for i in shown]
-    figure = scene_pairs([images[i] for i in shown], truth, list(benchmark.names))
+    figure = label_grid([[images[i] for i in shown], truth], list(benchmark.names))
     return saved(report, {"scenes.png": figure}, dpi=110)
 
 

@@ -9,17 +9,17 @@ import seaborn as sns
 IGNORED = (1.0, 1.0, 1.0)  # the colour of pixels without a class
 
 
-def image_grid(images: list, titles: list[str] | None = None, *, columns: int = 8, side: float = 1.6):
-    """Images, uint8 [H, W, 3] or PIL, in rows with a small title under each."""
-    rows = -(-len(images) // columns)
-    size = (columns * side, rows * (side + (0.42 if titles else 0.05)))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    for i, axis in enumerate(axes.flat):
+def image_grid(images: list, titles: list[str] | None = None):
+    """Images, uint8 [H, W, 3] or PIL, eight in a row with a small title under each."""
+    rows = -(-len(images) // 8)
+    size = (12.8, rows * (2.02 if titles else 1.65))
+    figure, axes = plt.subplots(rows, 8, figsize=size, squeeze=False)
+    for axis in axes.flat:
         axis.axis("off")
-        if i < len(images):
-            axis.imshow(images[i], interpolation="lanczos")
-            if titles:
-                axis.text(0.5, -0.04, wrapped(titles[i]), fontsize=6.5, ha="center", va="top", transform=axis.transAxes)
+    for axis, image in zip(axes.flat, images, strict=False):
+        axis.imshow(image, interpolation="lanczos")
+    for axis, title in zip(axes.flat, titles or (), strict=False):
+        axis.text(0.5, -0.04, wrapped(title), fontsize=6.5, ha="center", va="top", transform=axis.transAxes)
     figure.subplots_adjust(wspace=0.12, hspace=0.3 if titles else 0.06)
     return figure
 
@@ -101,11 +101,6 @@ def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]
     for axis, title in zip(figure.axes, ["image", *columns], strict=False):
         axis.set_title(title)
     return figure
-
-
-def scene_pairs(images: list, labels: list, classes: list[str]):
-    """Images above their label maps."""
-    return label_grid([images, labels], classes)
 
 
 def label_grid(rows: list[list], classes: list[str]):

@@ -56,7 +56,7 @@ def of_mask(mask: np.ndarray, benchmarks: dict[str, Benchmark]) -> dict[str, dic
     for name, one in benchmarks.items():
         target = torch.from_numpy(one.target(mask))
         K = len(one.classes)
-        labels = patch_labels(target[None], PATCH, num_classes=K)[0]
+        labels = patch_labels(target[None], PATCH)[0]
         found[name] = {
             "pixels": counts(target, K),
             "patches": counts(labels, K),

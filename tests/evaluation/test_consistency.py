@@ -64,7 +64,8 @@ def test_the_edges_are_named_by_the_published_numbers(found):
     assert "cannot describe the same predictions" in found["conclusion"] and "at least 84.0 %" in found["conclusion"]
 
 
-def test_the_conclusion_follows_the_numbers(tmp_path):
+def test_the_conclusion_follows_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("pacl.evaluation.consistency.region", lambda shares: {})  # takes seconds
     found = write_consistency(tmp_path / "consistency.json", OWN, published(accuracy="86"))
     assert found["conclusion"] == "86.00 % of patches right and a mean IoU of 72.3 % can describe the same predictions."
     assert found["readings"][0] == {"id": "same", "can": True, "lowest": pytest.approx(0.5704, abs=1e-4)}

@@ -1,13 +1,13 @@
 """Coarse logits that stay on the disk give what a pass gives, and each image is passed once."""
 
 import re
-from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from helpers.colour_world import BENCHMARKS, METHODS, ColourCLIP, image_set, pictures
+from helpers.colour_world import BENCHMARKS, METHODS, ColourCLIP, CountingCLIP, image_set, pictures
 
 from pacl.clip.texts import class_texts
 from pacl.evaluation import dense
@@ -23,33 +23,12 @@ COARSE = NATIVE.model_copy(update={"token_stride": None})
 
 
 @pytest.fixture
-def one_process(monkeypatch):
-    """Computes here what else is computed in forks, whose counts would be lost."""
-    monkeypatch.setattr(dense, "in_parts", lambda compute, count, multiple: [compute(range(count))])
-
-
-class Counting(ColourCLIP):
-    """Counts how often it sees each image by stride, and which prompts it embeds."""
-
-    def __init__(self):
-        self.seen, self.prompts = Counter(), Counter()
-
-    def patch_features_by(self, images, last_blocks, stride=None, **how):
-        self.seen.update((image.sum().item(), stride) for image in images)
-        return super().patch_features_by(images, last_blocks, stride, **how)
-
-    def text_features(self, prompts):
-        self.prompts.update(prompts)
-        return super().text_features(prompts)
-
-
-@pytest.fixture
 def scenes():
     return image_set(*pictures([(14, 20)] * 3 + [(20, 14)] * 2), BENCHMARKS | VOC)
 
 
 def test_an_image_is_passed_once_for_all_benchmarks_methods_and_protocols_of_one_geometry(scenes, one_process):
-    clip, names = Counting(), list(scenes.benchmarks)
+    clip, names = CountingCLIP(), list(scenes.benchmarks)
     own = {"other": OnBenchmark(short_side=12)}
     protocols = {
         "entropy": NATIVE,
@@ -68,44 +47,33 @@ def test_an_image_is_passed_once_for_all_benchmarks_methods_and_protocols_of_one
 def kept(scenes, tmp_path, monkeypatch):
     """The folder that the stage segmentation leaves, of the first three scenes."""
     monkeypatch.setattr(dense, "KEPT_SCENES", 3)
-    keeps = keeps_of(tmp_path, {"": scenes}, ["plain", "other"], NATIVE)
-    confusion_matrices(
-        ColourCLIP(), METHODS, {"": scenes}, list(scenes.benchmarks), {"": NATIVE}, keeps=keeps, batch_size=2
-    )
+    sets, names = {"": scenes}, list(scenes.benchmarks)
+    keeps = keeps_of(tmp_path, sets, ["plain", "other"], NATIVE)
+    confusion_matrices(ColourCLIP(), METHODS, sets, names, {"": NATIVE}, keeps=keeps, batch_size=2)
     return tmp_path
 
 
 def test_what_is_read_from_the_disk_is_what_a_pass_gives(scenes, kept):
     passes = Passes(ColourCLIP(), METHODS, scenes.first(3), 1)
     for name in ("plain", "other", "voc21"):
-        stored, benchmark = find_kept(kept, scenes, name, NATIVE), scenes.benchmarks[name]
+        stored, reading = find_kept(kept, scenes, name, NATIVE), Reading(scenes.benchmarks[name], NATIVE)
         assert len(stored.scenes) == 3 and list(stored.methods) == list(METHODS)
-        reading = Reading(benchmark, NATIVE)
-        for make in (
-            lambda some, one=reading: measure(some, {"": one})[""],
-            lambda some, one=reading: prompt_maps(some, one, 2)[1],
-        ):
-            ours, plain = make(stored), make(passes)
-            assert ours.keys() == plain.keys() and all(
-                np.allclose(ours[key], plain[key], rtol=0, atol=1e-3) for key in ours
-            )
         assert recall_by_area(stored, reading).equals(recall_by_area(passes, reading))
-        ours, plain = (label_examples(some, reading, 2) for some in (stored, passes))
-        assert ours[0] == plain[0] and all(np.array_equal(ours[1][key], plain[1][key]) for key in plain[1])
+        ours, plain = (
+            measure(some, {"": reading})[""] | prompt_maps(some, reading, 2)[1] | label_examples(some, reading, 2)[1]
+            for some in (stored, passes)
+        )
+        assert ours.keys() == plain.keys()
+        assert all(np.allclose(ours[key], plain[key], rtol=0, atol=1e-3) for key in plain)
 
 
-def test_pacls_logits_are_kept_for_the_ablations_texts_too(scenes, kept):
-    stored = find_kept(kept, scenes, "voc21", NATIVE)
-    for templates in dense.READ_TEMPLATES:
-        for rule in ("none", "entropy"):
-            protocol = NATIVE.model_copy(update={"templates": templates, "background_rule": rule})
-            reading = Reading(scenes.benchmarks["voc21"], protocol, ("pacl",))
-            assert stored.has(reading)
-            ours, plain = (
-                measure(some, {"": reading})[""]["pacl"]
-                for some in (stored, Passes(ColourCLIP(), METHODS, scenes.first(3), 2))
-            )
-            assert ours.equal(plain)
+def test_pacls_logits_are_kept_for_the_ablations_texts_too(scenes, kept, one_process):
+    stored, passes = find_kept(kept, scenes, "voc21", NATIVE), Passes(ColourCLIP(), METHODS, scenes.first(3), 2)
+    for templates, rule in product(dense.READ_TEMPLATES, ("none", "entropy")):
+        protocol = NATIVE.model_copy(update={"templates": templates, "background_rule": rule})
+        reading = Reading(scenes.benchmarks["voc21"], protocol, ("pacl",))
+        ours, plain = (measure(some, {"": reading})[""]["pacl"] for some in (stored, passes))
+        assert stored.has(reading) and ours.equal(plain)
     assert not stored.has(Reading(scenes.benchmarks["voc21"], COARSE))
     assert not stored.has(Reading(scenes.benchmarks["voc21"], NATIVE.model_copy(update={"templates": "tcl"})))
 
@@ -136,7 +104,7 @@ def test_kept_logits_are_those_of_the_protocol_they_were_made_for(scenes, tmp_pa
     assert ("seven", "cow") not in plain.texts["clip"]
 
 
-class Identified(Counting):
+class Identified(CountingCLIP):
     dtype, identity = "float32", {"weights": "a checksum"}
 
     def __init__(self, folder):
@@ -149,9 +117,8 @@ def test_a_text_is_embedded_once_for_all_clips_of_one_checksum_and_alike_without
     for clip in (first, second):
         for names in (["cat, kitten", "dog"], ["dog", "cow"]):
             ours, expected = (class_texts(one, names, ["{}", "a {}"]) for one in (clip, plain))
-            assert torch.equal(ours.features, expected.features) and torch.equal(
-                ours.phrase_index, expected.phrase_index
-            )
+            assert torch.equal(ours.features, expected.features)
+            assert torch.equal(ours.phrase_index, expected.phrase_index)
     assert set(first.prompts.values()) == {1} and len(first.prompts) == 8 and not second.prompts
     other = Identified(tmp_path)
     other.identity = {"weights": "another"}

@@ -54,31 +54,29 @@ def test_areas_add_up_to_the_confusion_matrix(name, changes):
         assert rows.area.sum() * 280 == pytest.approx(expected.sum().item())
 
 
-def test_sizes_are_in_groups_of_equal_number():
-    table = pd.DataFrame({"class": "cat", "method": "PACL", "area": [0.1, 0.2, 0.3, 0.4], "recall": [0, 1, 0.5, 1]})
-    grouped = by_size(table, {"cat"}, bins=2)
-    assert grouped.recall.tolist() == [0.5, 0.75] and grouped["areas"].tolist() == [2, 2]
-    assert grouped["size"].tolist() == ["10.0–25.0 %", "25.0–40.0 %"]
-    assert by_size(table[::-1], {"cat"}, bins=2).equals(grouped)  # smallest first, however the rows come
-
-
-def test_sizes_are_of_things_and_of_stuff_so_that_a_rise_is_not_the_change_from_one_to_the_other():
-    table = pd.DataFrame({
-        "class": ["cat", "dog", "sea", "sand"], "method": "PACL", "area": [0.1, 0.2, 0.5, 0.9],
-        "recall": [0.3, 0.3, 0.8, 0.8],
-    })  # fmt: skip
-    grouped = by_size(table, {"cat", "dog"}, bins=2)
-    assert grouped[["kind", "recall"]].values.tolist() == [["things", 0.3]] * 2 + [["stuff", 0.8]] * 2
-
-
-def test_equal_areas_are_in_one_group():
-    rows = {"class": "cat", "method": "PACL", "area": [0.2, 1, 1, 1, 1], "recall": [0, 1, 0.5, 1, 0.5]}
-    assert by_size(pd.DataFrame(rows), {"cat"}, bins=4)[["recall", "areas"]].values.tolist() == [[0.6, 5]]
-    rows = {"class": "cat", "method": "PACL", "area": [0.2] * 4 + [0.9], "recall": [0, 1, 0.5, 1, 0.5]}
-    assert by_size(pd.DataFrame(rows), {"cat"}, bins=4)[["size", "areas"]].values.tolist() == [["20.0–90.0 %", 5]]
-    rows = {"class": "sea", "method": ["CLIP", "PACL"], "area": 0.5, "recall": [0.25, 0.75]}
-    found = by_size(pd.DataFrame(rows), {"cat"})[["method", "kind", "size", "recall", "areas"]]
-    assert found.values.tolist() == [[m, "stuff", "50.0–50.0 %", r, 1] for m, r in (("CLIP", 0.25), ("PACL", 0.75))]
+@pytest.mark.parametrize("classes, area, recall, bins, expected", [
+    (
+        "cat", [0.1, 0.2, 0.3, 0.4], [0, 1, 0.5, 1], 2,
+        [["10.0–25.0 %", 0.5, 2, "things"], ["25.0–40.0 %", 0.75, 2, "things"]],
+    ),
+    ("cat", [0.2, 1, 1, 1, 1], [0, 1, 0.5, 1, 0.5], 4, [["20.0–100.0 %", 0.6, 5, "things"]]),  # equal areas: one group
+    ("cat", [0.2] * 4 + [0.9], [0, 1, 0.5, 1, 0.5], 4, [["20.0–90.0 %", 0.6, 5, "things"]]),
+    ("sea", [0.5], [0.25], 3, [["50.0–50.0 %", 0.25, 1, "stuff"]]),
+    (  # a rise is not the change from things to stuff
+        ["cat", "dog", "sea", "sand"], [0.1, 0.2, 0.5, 0.9], [0.3, 0.3, 0.8, 0.8], 2,
+        [["10.0–15.0 %", 0.3, 1, "things"], ["15.0–20.0 %", 0.3, 1, "things"],
+         ["50.0–70.0 %", 0.8, 1, "stuff"], ["70.0–90.0 %", 0.8, 1, "stuff"]],
+    ),
+])  # fmt: skip
+def test_areas_are_in_groups_of_equal_number_things_and_stuff_apart(classes, area, recall, bins, expected):
+    table = pd.DataFrame({"class": classes, "method": "PACL", "area": area, "recall": recall})
+    found = by_size(table, {"cat", "dog"}, bins=bins)
+    assert found[["size", "recall", "areas", "kind"]].values.tolist() == expected
+    if classes == "cat":  # smallest first, however the rows come
+        assert by_size(table[::-1], {"cat", "dog"}, bins=bins).equals(found)
+    both = by_size(pd.concat([table.assign(method="CLIP", recall=0.0), table]), {"cat", "dog"}, bins=bins)
+    assert both[both.method == "PACL"].reset_index(drop=True).equals(found)
+    assert (both[both.method == "CLIP"].recall == 0).all() and len(both) == 2 * len(found)
 
 
 def test_mentions_are_whole_words_plural_or_not_and_count_an_image_once():
@@ -141,8 +139,7 @@ def test_files_hold_the_tables(tmp_path):
     assert named[["method", "class", "images", "kind"]].values[4].tolist() == ["pacl", "dog", 2, "things"]
 
 
-def test_where_nobody_says_what_is_a_thing_all_are_classes(tmp_path):
+def test_where_nobody_says_what_is_a_thing_all_are_classes():
+    assert by_mention({"pacl": CONFMAT}, BENCHMARK, [["a cat"]]).kind.tolist() == ["classes"] * 3
     areas = pd.DataFrame({"method": "pacl", "class": ["cat", "sea"], "area": [0.25, 0.5], "recall": [1 / 3, 1.0]})
-    kinds = write_mistakes(tmp_path, {"pacl": CONFMAT}, areas, BENCHMARK, [["a cat"]], protocol="native", scenes=7)
-    assert kinds.kind.tolist() == ["classes"] and kinds.classes.tolist() == [3]
-    assert set(pd.read_csv(tmp_path / "areas.csv").kind) == {"classes"}
+    assert set(by_size(areas, None).kind) == {"classes"}

@@ -20,15 +20,10 @@ from pacl.data.prompts import templates
 from pacl.evaluation import segmentation
 from pacl.evaluation.dense import equal_sizes
 from pacl.evaluation.mistakes import read_confusion_matrices
-from pacl.evaluation.segmentation import (
-    confusion_matrices,
-    idle_rules,
-    write_segmentation,
-)
+from pacl.evaluation.segmentation import confusion_matrices, idle_rules, write_segmentation
 from pacl.runtime.files import rounded
 from pacl.runtime.params import OnBenchmark, Protocol
 from pacl.segment import dense_logits, segment
-from pacl.training import distributed
 
 
 def measure(scenes, protocol, methods=PACL, **options):
@@ -81,37 +76,21 @@ def test_confusion_matrices_are_those_of_single_images(name, batch_size, split):
     assert not torch.equal(found["plain"]["clip"], found["plain"]["pacl"])
 
 
-def test_a_benchmark_has_the_same_numbers_alone_and_next_to_others(split):
-    together = measure(split[0], PROTOCOLS["whole"])
-    for name in BENCHMARKS:
-        one = measure(replace(split[0], benchmarks={name: BENCHMARKS[name]}), PROTOCOLS["whole"])
-        assert torch.equal(one[name]["pacl"], together[name]["pacl"])
-
-
 def test_batches_hold_images_of_one_size_in_order(split):
-    scenes, pictures, labels = split
+    scenes, pictures_, labels = split
     batches = list(equal_sizes(scenes, 2))
-    assert [tuple(batch.shape) for batch, _ in batches] == (
-        [(2, 3, 14, 20), (1, 3, 14, 20), (1, 3, 20, 14), (2, 3, 14, 20), (1, 3, 20, 14)]
-    )
-    flat = [(image, mask) for batch, masks_ in batches for image, mask in zip(batch, masks_, strict=True)]
-    for (image, mask), picture, label in zip(flat, pictures, labels, strict=True):
+    assert [tuple(batch.shape[::2]) for batch, _ in batches] == [(2, 14), (1, 14), (1, 20), (2, 14), (1, 20)]
+    flat = [(image, mask) for batch, masks in batches for image, mask in zip(batch, masks, strict=True)]
+    for (image, mask), picture, label in zip(flat, pictures_, labels, strict=True):
         assert np.array_equal(image.permute(1, 2, 0), picture) and np.array_equal(mask, label)
+    for other in ((18, 20), (14, 24)):  # alike on one side only
+        assert len(list(equal_sizes(image_set(*pictures([(14, 20), other])), 2))) == 2
 
 
-@pytest.mark.parametrize("sizes", [[(14, 20), (18, 20)], [(14, 20), (14, 24)]])
-def test_images_alike_on_one_side_only_are_no_batch(sizes):
-    batches = equal_sizes(image_set(*pictures(sizes)), 2)
-    assert [tuple(batch.shape) for batch, _ in batches] == [(1, 3, *size) for size in sizes]
-
-
-@pytest.mark.parametrize(
-    "masks, message",
-    [
-        (np.zeros((1, 8, 9), np.uint8), "a mask is 9 x 8 pixels, its image 10 x 8"),
-        (np.full((1, 8, 10), 9, np.uint8), "holds the value 9"),
-    ],
-)
+@pytest.mark.parametrize("masks, message", [
+    (np.zeros((1, 8, 9), np.uint8), "a mask is 9 x 8 pixels, its image 10 x 8"),
+    (np.full((1, 8, 10), 9, np.uint8), "holds the value 9"),
+])  # fmt: skip
 def test_masks_of_another_size_or_with_other_values_are_errors(masks, message):
     with pytest.raises(ValueError, match=message):
         measure(image_set(np.zeros((1, 8, 10, 3), np.uint8), masks), PROTOCOLS["whole"])
@@ -120,19 +99,6 @@ def test_masks_of_another_size_or_with_other_values_are_errors(masks, message):
 def test_an_unknown_benchmark_is_named_with_those_there_are(split):
     with pytest.raises(ValueError, match="no scenes of ade20k: prepare.benchmarks made plain, with_background"):
         confusion_matrices(ColourCLIP(), PACL, {"": split[0]}, ["plain", "ade20k"], {"": Protocol()})
-
-
-def test_each_rank_measures_whole_batches_and_all_counts_are_added_up(monkeypatch):
-    """The second of two ranks: the last two of six scenes, in batches of four."""
-    images, masks = pictures([(8, 8)] * 6)
-    scenes = image_set(images, masks)
-    expected = measure(image_set(images[4:], masks[4:]), PROTOCOLS["whole"])
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
-    monkeypatch.setattr(distributed, "all_reduce", lambda tensor, device: tensor + 1000)
-    found = measure(scenes, PROTOCOLS["whole"], batch_size=4)
-    assert list(found) == list(BENCHMARKS)
-    assert all(torch.equal(found[name]["pacl"], expected[name]["pacl"] + 1000) for name in BENCHMARKS)
 
 
 def test_a_profile_measured_by_two_ranks_has_the_numbers_of_one_process(split, tmp_path, monkeypatch):
@@ -164,13 +130,11 @@ def test_the_command_measures_a_profile_into_a_file_that_can_be_written(tmp_path
 
     (tmp_path / "file.txt").touch()
     monkeypatch.setattr("pacl.runtime.config.load_params", refuse)
-    for output, message in (
-        (".", "can't be written: let --output name a file in a folder"),
-        ("file.txt/found.json", "can't be written: let --output name a file in a folder"),
-        ("found.json", "^paper has no model, protocols, segmentation.$"),
-    ):
-        arguments = ["--profile", "paper", "--output", str(tmp_path / output)]
-        monkeypatch.setattr("sys.argv", ["pacl.evaluation.segmentation", *arguments])
+    unwritable = "can't be written: let --output name a file in a folder"
+    outputs = {".": unwritable, "file.txt/found.json": unwritable}
+    outputs["found.json"] = "^paper has no model, protocols, segmentation.$"
+    for output, message in outputs.items():
+        monkeypatch.setattr("sys.argv", ["segmentation", "--profile", "paper", "--output", str(tmp_path / output)])
         with pytest.raises(SystemExit, match=message):
             runpy.run_module("pacl.evaluation.segmentation", run_name="__main__")
 
@@ -188,26 +152,23 @@ def test_what_is_written_is_measured_by_hand_and_read_back(tmp_path):
     """A class without a pixel in truth or prediction counts nowhere, one that is only predicted as 0 in `miou`."""
     benchmark = Benchmark("plain", ("cat, kitten", "dog", "duck"), (0, 1, 2))
     half, whole = torch.tensor([[3, 0, 1], [2, 4, 0], [0, 0, 0]]), torch.tensor([[5, 0, 0], [0, 5, 0], [0, 0, 0]])
-    confmats = {
-        "native": {"plain": {"clip": half, "pacl": whole}},
-        "tcl": {"plain": {"clip": whole, "pacl": half}},
-    }
-    result = write_segmentation(tmp_path, confmats, {"": image_set([], [], {"plain": benchmark})})
+    confmats = {"native": {"plain": {"clip": half, "pacl": whole}}, "tcl": {"plain": {"clip": whole, "pacl": half}}}
+    sets = {"": image_set([], [], {"plain": benchmark})}
+    result = write_segmentation(tmp_path, confmats, sets)
     means = {"miou": pytest.approx((3 / 6 + 4 / 6) / 3), "miou_labelled": pytest.approx((3 / 6 + 4 / 6) / 2)}
     of_half = means | {"pixel_accuracy": pytest.approx(7 / 10)}
     of_whole = {"miou": 1.0, "miou_labelled": 1.0, "pixel_accuracy": 1.0}
-    assert result == {
-        "plain": {"native": {"clip": of_half, "pacl": of_whole}, "tcl": {"clip": of_whole, "pacl": of_half}}
-    }
+    by_protocol = {"native": {"clip": of_half, "pacl": of_whole}, "tcl": {"clip": of_whole, "pacl": of_half}}
+    assert result == {"plain": by_protocol}
     assert json.loads((tmp_path / "segmentation.json").read_text()) == rounded(result)
     table = pd.read_csv(tmp_path / "iou_by_class.csv")
     assert table.columns.tolist() == ["benchmark", "protocol", "method", "class", "iou"]
-    assert table[:3].drop(columns="iou").values.tolist() == (
-        [["plain", "native", "clip", name] for name in ("cat", "dog", "duck")]
-    )
-    assert table.iou.tolist()[:2] == pytest.approx([3 / 6, 4 / 6], abs=1e-6) and table.iou[2] == 0
+    assert table[:3].values.tolist() == [
+        ["plain", "native", "clip", name, pytest.approx(iou, abs=1e-6)]
+        for name, iou in (("cat", 3 / 6), ("dog", 4 / 6), ("duck", 0))
+    ]
     first, path = (tmp_path / "confusion_matrices.npz").read_bytes(), tmp_path / "confusion_matrices.npz"
-    write_segmentation(tmp_path, confmats, {"": image_set([], [], {"plain": benchmark})})
+    write_segmentation(tmp_path, confmats, sets)
     assert path.read_bytes() == first
     found = read_confusion_matrices(tmp_path, "plain", "tcl")
     assert list(found) == ["clip", "pacl"] and torch.equal(found["clip"], whole) and torch.equal(found["pacl"], half)
@@ -220,7 +181,7 @@ def test_what_is_written_is_measured_by_hand_and_read_back(tmp_path):
             read_confusion_matrices(tmp_path, "plain", "tcl")
 
 
-def test_a_protocol_changes_only_what_it_says_on_one_benchmark(monkeypatch):
+def test_a_protocol_changes_only_what_it_says_on_one_benchmark():
     benchmark = BENCHMARKS["with_background"]
     scenes = image_set(*pictures([(14, 20)] * 2))
     plain = {"logit_scale": 40.0, "background_rule": "probability", "background_threshold": 0.4}
@@ -236,13 +197,9 @@ def test_a_protocol_changes_only_what_it_says_on_one_benchmark(monkeypatch):
 def test_a_protocols_own_phrases_name_the_background_too():
     """SCLIP's evaluation: stuff words for the background, another logit scale there, and the rule as well."""
     benchmark = BENCHMARKS["with_background"]
-    protocol = Protocol(
-        phrases="words",
-        logit_scale=40.0,
-        per_benchmark={"with_background": {"logit_scale": 2.0}},
-        background_rule="probability",
-        background_threshold=0.4,
-    )
+    rule = {"background_rule": "probability", "background_threshold": 0.4}
+    own = {"with_background": {"logit_scale": 2.0}}
+    protocol = Protocol(phrases="words", logit_scale=40.0, per_benchmark=own, **rule)
     images, masks = pictures([(14, 20)] * 2)
     scenes = image_set(images, masks, {"with_background": benchmark})
     found = measure(scenes, protocol)["with_background"]["pacl"]

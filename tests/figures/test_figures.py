@@ -18,7 +18,7 @@ from PIL import Image
 
 from pacl.figures import analyses, charts, draw
 from pacl.figures.charts import COLOURS, NAMES
-from pacl.figures.scenes import inmost, overlays, palette, segmentation_grid, wrapped
+from pacl.figures.scenes import inmost, overlays, palette, segmentation_grid
 from pacl.report.chapters import chapters
 from pacl.report.results import Results
 from pacl.runtime.config import load_params
@@ -74,8 +74,12 @@ def figures(drawn):
     return drawn[1]
 
 
+def texts(artists):
+    return [one.get_text() for one in artists]
+
+
 def legend_names(axis):
-    return [text.get_text() for text in axis.get_legend().get_texts()]
+    return texts(axis.get_legend().get_texts())
 
 
 def test_the_report_shows_every_figure_that_is_drawn_and_no_other(drawn):
@@ -157,8 +161,8 @@ def test_an_ablation_shows_means_and_every_seed(figures):
     dots = np.concatenate([dots.get_offsets() for dots in left.collections])
     assert sorted(dots[:, 0]) == pytest.approx([60, 62, 80, 82])
     assert (left.get_xlabel(), right.get_xlabel()) == ("patch accuracy, %", "voc20 mIoU, %")
-    assert [[text.get_text() for text in axis.texts] for axis in (left, right)] == [["81.0", "61.0"], ["41.0", "31.0"]]
-    assert [label.get_text() for label in left.get_yticklabels()] == ["all pairs", "matched only"]
+    assert [texts(axis.texts) for axis in (left, right)] == [["81.0", "61.0"], ["41.0", "31.0"]]
+    assert texts(left.get_yticklabels()) == ["all pairs", "matched only"]
 
 
 def test_mistakes_tell_things_from_stuff_and_no_two_labels_of_areas_touch(figures):
@@ -166,14 +170,12 @@ def test_mistakes_tell_things_from_stuff_and_no_two_labels_of_areas_touch(figure
     figure.canvas.draw()
     shares, areas, named = figure.axes
     bars = zip(shares.get_yticklabels(), shares.patches, strict=True)
-    assert [(label.get_text(), bar.get_width()) for label, bar in bars] == [
-        ("night sky → polka dots", 30),
-        ("mud → hay", 10),
-    ]
+    expected = [("night sky → polka dots", 30), ("mud → hay", 10)]
+    assert [(label.get_text(), bar.get_width()) for label, bar in bars] == expected
     assert shares.yaxis_inverted()
     assert [[bar.get_height() for bar in bars] for bars in areas.containers] == [[25] * 6, [50] * 6]
     places = [label.get_window_extent() for label in areas.get_xticklabels()]
-    assert [label.get_text() for label in areas.get_xticklabels()][0] == "things\n17.8–18.3"
+    assert areas.get_xticklabels()[0].get_text() == "things\n17.8–18.3"
     assert all(left.x1 + 2 < right.x0 for left, right in itertools.pairwise(places))
     assert legend_names(named) == ["CLIP, things", "PACL, things", "CLIP, stuff", "PACL, stuff"]
     corners = [len(dots.get_paths()[0].vertices) for dots in named.collections]
@@ -184,7 +186,7 @@ def test_mistakes_tell_things_from_stuff_and_no_two_labels_of_areas_touch(figure
 
 def test_differences_stand_in_the_row_of_their_set_with_their_own_interval(figures):
     axis = figures["classification_differences.png"].axes[0]
-    names = [label.get_text() for label in axis.get_yticklabels()]
+    names = texts(axis.get_yticklabels())
     assert names == ["clean", "low resolution", "mean"] and axis.yaxis_inverted()
     assert [label.get_fontweight() == "bold" for label in axis.get_yticklabels()] == [False, False, True]
     found = {}
@@ -253,9 +255,9 @@ def test_tables_side_by_side_have_one_range_of_colours_and_their_values_in_their
     figure = charts.matrices({"one": [[0.1, 0.2], [0.3, 0.4]], "other": [[0.1, 0.5], [0.6, 0.9]]}, ["a", "b"])
     assert [axis.collections[0].get_clim() for axis in figure.axes] == [(0.1, 0.9)] * 2
     other = figure.axes[1]
-    assert [text.get_text() for text in other.texts] == ["0.10", "0.50", "0.60", "0.90"]
-    assert [label.get_text() for label in other.get_xticklabels()] == ["a", "b"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    assert texts(other.texts) == ["0.10", "0.50", "0.60", "0.90"]
+    assert texts(other.get_xticklabels()) == ["a", "b"]
+    assert texts(figure.axes[0].get_yticklabels()) == ["a", "b"]
 
 
 def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_first():
@@ -263,7 +265,7 @@ def test_bars_have_the_height_of_their_value_and_the_best_class_of_pacl_comes_fi
     data = pd.DataFrame([(*row, "PACL") for row in rows], columns=["class", "accuracy", "method"])
     data = pd.concat([data.assign(accuracy=[0.9, 0.1, 0.5], method="CLIP"), data]).sample(frac=1, random_state=1)
     axis = charts.class_bars(data, "title", value="accuracy").axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["sea", "dog", "cat"]
+    assert texts(axis.get_xticklabels()) == ["sea", "dog", "cat"]
     for name, bars in zip(legend_names(axis), axis.containers, strict=True):
         values = data[data.method == name].set_index("class")["accuracy"]
         expected = [100 * values[label] for label in ("sea", "dog", "cat")]
@@ -291,7 +293,7 @@ def test_label_maps_are_coloured_by_class_named_and_white_where_ignored():
     colours = palette(3)
     assert np.allclose(shown[0, 9], colours[1]) and np.allclose(shown[7, 0], colours[0])
     assert np.allclose(shown[0, 0], colours[2]) and np.allclose(shown[9], 1.0)
-    assert sorted(text.get_text() for text in axis.texts) == ["cat", "dog"] and axis.get_title() == "truth"
+    assert sorted(texts(axis.texts)) == ["cat", "dog"] and axis.get_title() == "truth"
 
 
 def test_an_area_is_named_where_it_is_wide_and_not_where_another_covers_its_middle():
@@ -309,7 +311,7 @@ def test_names_in_label_maps_stand_inside_and_none_covers_another():
     axis = segmentation_grid([IMAGES[0]], {"truth": [labels]}, names).axes[1]
     axis.figure.canvas.draw()
     places = [text.get_bbox_patch().get_window_extent() for text in axis.texts]
-    assert [text.get_text() for text in axis.texts] == ["widest", "narrow"]
+    assert texts(axis.texts) == ["widest", "narrow"]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(places, 2))
     frame = axis.get_window_extent()
     assert all(frame.x0 <= place.x0 and place.x1 <= frame.x1 for place in places)
@@ -325,19 +327,12 @@ def test_classes_have_different_colours_that_do_not_depend_on_what_else_is_drawn
     assert np.linalg.norm(palette(64) - to_rgb("white"), axis=1).min() > 0.2  # white is for ignored pixels
 
 
-def test_long_titles_are_wrapped_and_cut():
-    assert wrapped("a cat") == "a cat"
-    lines = wrapped("word " * 40).splitlines()
-    assert len(lines) == 3 and lines[-1].endswith("…") and max(map(len, lines)) <= 30
-
-
 def test_labels_of_texts_in_one_place_stand_above_each_other():
-    table = pd.DataFrame(
-        {"x": [0.0, 100.0, 50.0, 50.0, 51.0, 50.0, 90.0], "y": [0.0, 100.0, 10.0, 10.0, 14.0, 30.0, 10.0]}
-    )
-    texts = table.iloc[2:]  # the third lies where the second's label went, the last far to the right of all
-    assert analyses.label_lifts(texts, table) == [0, 1, 2, 0, 0]
-    assert analyses.label_lifts(texts.iloc[:1], table, avoid=texts.iloc[1:3]) == [2]
+    x, y = [0.0, 100.0, 50.0, 50.0, 51.0, 50.0, 90.0], [0.0, 100.0, 10.0, 10.0, 14.0, 30.0, 10.0]
+    table = pd.DataFrame({"x": x, "y": y})
+    named = table.iloc[2:]  # the third lies where the second's label went, the last far to the right of all
+    assert analyses.label_lifts(named, table) == [0, 1, 2, 0, 0]
+    assert analyses.label_lifts(named.iloc[:1], table, avoid=named.iloc[1:3]) == [2]
 
 
 def test_a_class_is_named_in_the_middle_of_its_patches_and_its_star_leads_there():

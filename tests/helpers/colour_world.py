@@ -1,6 +1,7 @@
 """Pictures whose patch tokens are colours, with benchmarks, methods and protocols to measure on them."""
 
 import zlib
+from collections import Counter
 
 import numpy as np
 import torch
@@ -26,6 +27,23 @@ class ColourCLIP(stand_in.ColourCLIP):
         seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
         texts = torch.stack([torch.randn(6, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         return F.normalize(texts, dim=-1)
+
+
+class CountingCLIP(ColourCLIP):
+    """Counts how often it sees each image by stride, images by stride and kind of pass, and prompts."""
+
+    def __init__(self):
+        self.seen, self.passes, self.prompts = Counter(), Counter(), Counter()
+
+    def patch_features_by(self, images, last_blocks, stride=None, *, passes="joint", **how):
+        stride = stride or self.patch_size
+        self.seen.update((image.sum().item(), stride) for image in images)
+        self.passes[stride, passes] += len(images)
+        return super().patch_features_by(images, last_blocks, stride, passes=passes, **how)
+
+    def text_features(self, prompts):
+        self.prompts.update(prompts)
+        return super().text_features(prompts)
 
 
 def squares(tokens):

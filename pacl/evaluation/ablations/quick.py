@@ -51,10 +51,11 @@ def scenes_by_benchmark(
     clip: FrozenCLIP, image_sets: dict[str, ImageSet], protocol: Protocol, *, batch_size: int
 ) -> dict[str, Scenes]:
     """The scenes of the MEASURED benchmarks that the image sets have."""
-    tokens = tokens_by_benchmark(clip, image_sets, batch_size)
-    masks = {name: scenes.masks for scenes in image_sets.values() for name in scenes.benchmarks}
-    benchmarks = {name: one for scenes in image_sets.values() for name, one in scenes.benchmarks.items()}
-    return {name: scenes_of(clip, own, masks[name], benchmarks[name], protocol) for name, own in tokens.items()}
+    sets = {name: one for one in image_sets.values() for name in one.benchmarks}
+    return {
+        name: scenes_of(clip, tokens, sets[name].masks, sets[name].benchmarks[name], protocol)
+        for name, tokens in tokens_by_benchmark(clip, image_sets, batch_size).items()
+    }
 
 
 def tokens_by_benchmark(clip: FrozenCLIP, image_sets: dict[str, ImageSet], batch_size: int) -> dict[str, Tensor]:

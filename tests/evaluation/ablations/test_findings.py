@@ -10,15 +10,16 @@ import yaml
 from pacl.evaluation.ablations.findings import GROUPS, STRAW_MAN, finding, point_table, world_table, write_findings
 
 PARAMS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())
+PROFILES = [name for name in PARAMS if "ablations" in PARAMS[name]]
 
 
-@pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_point_has_a_place_in_the_figures(profile):
     drawn = {point for _, settings in GROUPS.values() for point in settings}
     assert drawn - {"main_run"} == PARAMS[profile]["ablations"]["points"].keys() - {"main_run"}
 
 
-@pytest.mark.parametrize("profile", [name for name in PARAMS if "ablations" in PARAMS[name]])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_settings_are_called_by_what_their_points_train_with(profile):
     settings, features = PARAMS[profile]["ablations"], PARAMS[profile]["features"]
     base = PARAMS[profile]["train"] | PARAMS[profile]["model"] | features | settings["base"]
@@ -113,10 +114,7 @@ def test_a_finding_weighs_each_measure_against_the_seeds(measures, said):
     ([0.5, 0.5, 0.4, 0.4, 0.1, 0.5], "best: 50.0 % for a, next: 40.0 % for b, worst: 30.0 % for c."),
     ([0.64, 0.66, 0.64, 0.65, 0.63, 0.65], "65.0 % for a, 64.5 % for b and 64.0 % for c (tied)."),
     ([0.64, 0.66, 0.64, 0.65, 0.59, 0.60], "65.0 % for a and 64.5 % for b (tied), worst: 59.5 % for c."),
-    (
-        [0.64, 0.66, 0.64, 0.65, 0.59, 0.60, 0.49, 0.50],
-        "65.0 % for a and 64.5 % for b (tied), worst: 49.5 % for d.",
-    ),
+    ([0.64, 0.66, 0.64, 0.65, 0.59, 0.6, 0.49, 0.5], "65.0 % for a and 64.5 % for b (tied), worst: 49.5 % for d."),
 ])  # fmt: skip
 def test_settings_within_the_spread_of_seeds_are_tied(values, said):
     best = said.removeprefix("best: ").split(" for ")[1][0]
@@ -125,11 +123,9 @@ def test_settings_within_the_spread_of_seeds_are_tied(values, said):
 
 
 def test_findings_carry_all_that_the_report_says_of_a_group(tmp_path):
-    trained = pd.DataFrame(
-        {"group": "embedder", "point": ["default", "mlp"], "setting": ["residual", "MLP"], "seed": 0}
-    )
+    trained = {"group": "embedder", "point": ["default", "mlp"], "setting": ["residual", "MLP"], "seed": 0}
     read = {"group": "background", "point": "background_1", "setting": ["entropy", STRAW_MAN], "seed": 0}
-    runs = pd.concat([trained.assign(voc20=[0.5, 1 / 3]), pd.DataFrame(read).assign(voc21=[0.4, 0.1])])
+    runs = pd.concat([pd.DataFrame(trained | {"voc20": [0.5, 1 / 3]}), pd.DataFrame(read | {"voc21": [0.4, 0.1]})])
     scales, worlds = pd.DataFrame({"protocol": ["tcl"]}), pd.DataFrame({"seed": [1]})
     found = write_findings(tmp_path, runs, scales, worlds)
     assert json.loads((tmp_path / "findings.json").read_text()) == found
