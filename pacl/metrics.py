@@ -74,21 +74,19 @@ def patch_accuracy(preds: Tensor, labels: Tensor) -> float:
 
 
 def patch_labels(mask: Tensor, patch_size: int) -> Tensor:
-    """The majority label of each patch's pixels: mask uint8 [B, H, W] -> int64 [B, N], in the order of CLIP's patch
-    tokens.
+    """The majority label of each patch's pixels: mask [B, H, W] -> int64 [B, N], in the order of CLIP's patch tokens.
 
     Ignored pixels vote too, for IGNORE: a patch that shows mostly ignored background and a little cat is ignored.
     Ties go to the lower label, and IGNORE, the highest, loses them.
     Pixels beyond the last whole patch are dropped, as CLIP's patch convolution drops them.
-    Raises ValueError for another type or shape and a mask smaller than a patch.
+    Raises ValueError for another shape, a mask smaller than a patch, and a label outside 0 to 255.
     """
-    if mask.dtype != torch.uint8 or mask.ndim != 3 or min(mask.shape[1:]) < patch_size:
-        raise ValueError(
-            f"mask must be uint8 [B, H, W], H and W at least a patch of {patch_size}, not {mask.dtype} "
-            f"{list(mask.shape)}."
-        )
+    if mask.ndim != 3 or min(mask.shape[1:]) < patch_size:
+        raise ValueError(f"mask must be [B, H, W], H and W at least a patch of {patch_size}, not {list(mask.shape)}.")
+    mask = mask.long()
+    _check_labels("mask", mask, 256)
     B, h, w = len(mask), mask.shape[1] // patch_size, mask.shape[2] // patch_size
-    patches = mask[:, : h * patch_size, : w * patch_size].long().reshape(B, h, patch_size, w, patch_size)
+    patches = mask[:, : h * patch_size, : w * patch_size].reshape(B, h, patch_size, w, patch_size)
     patches = patches.transpose(2, 3).reshape(B * h * w, patch_size**2)
     row = torch.arange(len(patches), device=mask.device)[:, None] * 256
     votes = torch.bincount((row + patches).flatten(), minlength=len(patches) * 256).reshape(-1, 256)
