@@ -170,10 +170,7 @@ def test_a_file_has_the_activation_of_its_folder_its_model_or_its_name(built_in,
 
 # What the files of these families are called: by open_clip's tag, their repository, their authors.
 FILES = [
-    ("ViT-B-16", "metaclip_400m.pt", True),
     ("ViT-B-16", "b16_400m.pt", True),
-    ("ViT-B-16", "vit_base_patch16_clip_224.metaclip_2pt5b.safetensors", True),
-    ("ViT-B-16", "b16_fullcc2.5b.pt", True),
     ("ViT-B-16", "DFN2B-CLIP-ViT-B-16.bin", True),
     ("ViT-B-16-quickgelu", "dfn2b.bin", True),
     ("ViT-B-32", "vit_b_32-quickgelu-laion400m_e32-46683a32.pt", True),
