@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN as MEAN
+from open_clip.constants import OPENAI_DATASET_STD as STD
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
 
 from pacl.clip.frozen import encode_text
 from pacl.data.pairs import Pairs, Said, Subject, draw_broader, draw_texts, spread, true_texts
@@ -140,7 +143,7 @@ def steps_of_epoch(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, epoch:
         torch.manual_seed(int(rng.integers(2**31)))  # of the patches that are dropped
         rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
         texts = draw_batch(rng, [pairs.subjects[kind] for kind in pairs.kinds[rows]], tokenizer, settings)
-        images = normalize(augmented(rng, pairs.images[rows], settings.crop, settings.colour))
+        images = normalize(augmented(rng, pairs.images[rows], settings.crop, settings.colour), MEAN, STD)
         run.losses.append(train_step(run.model, run.optimizer, images, texts))
         run.schedule.step()
         run.step += 1
@@ -186,17 +189,9 @@ def tokenized(said: Said, subjects: list[Subject], tokenizer, masked: bool, weig
     return Texts(torch.tensor(said.rows), tokenizer(list(distinct)), own, true, weight)
 
 
-def normalize(images: Tensor) -> Tensor:
-    """[B, 3, H, W] in [0, 1], normalised by CLIP's mean and standard deviation."""
-    mean, std = (
-        torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
-    return (images - mean) / std
-
-
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W], normalised."""
-    return normalize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    return normalize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, MEAN, STD)
 
 
 def batch_loss(model: nn.Module, images: Tensor, batch: list[Texts]) -> Tensor:
@@ -270,8 +265,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 def save_clip(folder: Path, model: nn.Module, config: dict) -> None:
     """Writes open_clip_config.json and open_clip_model.safetensors, which open_clip reads from a folder."""
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     about = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2) + "\n"
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / "open_clip_config.json", about)

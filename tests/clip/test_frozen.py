@@ -317,12 +317,6 @@ def test_timms_networks_take_any_size_as_timms_own_do(name, image, patch, prefix
     torch.testing.assert_close(half[:, 1::2, ::2].flatten(1, 2), lower, **CLOSE)
 
 
-def test_siglip_is_refused_with_the_reason():
-    vision = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
-    with pytest.raises(ValueError, match=r"has no class token .*SigLIP.*nothing projects a single patch into the text"):
-        load_config({**TINY, "custom_text": True, "vision_cfg": vision})
-
-
 def test_where_timm_averages_patches_their_mean_projected_is_the_images_embedding(timms):
     """timm's final norm comes after that mean."""
     clip = load_config(timms("avg"))
@@ -349,22 +343,25 @@ def test_a_timm_network_that_starts_with_another_network_is_refused(timms, monke
         load_config(timms("token"))
 
 
-@pytest.mark.parametrize(
-    "vision",
-    [
-        {"attentional_pool": True, "attn_pooler_heads": 2},
-        {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32},
-        {"pool_type": "avg"},
-        {"patch_size": [8, 4]},
-        {"image_size": [32, 16]},
-    ],
-    ids=["attention pooling", "ResNet", "the mean of the patches", "patches not square", "images not square"],
-)
-def test_other_architectures_are_refused_in_one_sentence(vision):
-    with pytest.raises(ValueError, match="use a ViT that projects its class token"):
-        load_config({**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}})
+SIGLIP = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
+OTHERS = {  # vision_cfg -> the reason
+    "attention pooling": ({"attentional_pool": True, "attn_pooler_heads": 2}, "pools its patches into the image's"),
+    "ResNet": ({"layers": [1, 1, 1, 1], "width": 16}, "doesn't see its images as a grid of patches"),
+    "the mean of the patches": ({"pool_type": "avg"}, "pools its patches into the image's"),
+    "patches not square": ({"patch_size": [8, 4]}, "that aren't square"),
+    "images not square": ({"image_size": [32, 16]}, "that aren't square"),
+    "SigLIP": (SIGLIP, "has no class token of its own .*SigLIP.*nothing projects a single patch into the text space"),
+}
+
+
+@pytest.mark.parametrize("vision, reason", OTHERS.values(), ids=OTHERS)
+def test_other_architectures_are_refused_in_one_sentence(vision, reason):
+    config = {**TINY, "custom_text": vision is SIGLIP, "vision_cfg": {**TINY["vision_cfg"], **vision}}
+    with pytest.raises(ValueError, match=f"this CLIP .*{reason}.*: use a ViT that projects its class token"):
+        load_config(config)
 
 
 def test_value_tokens_of_a_block_of_another_make_are_refused_at_once():
+    config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "qk_norm": True}}
     with pytest.raises(ValueError, match="maskclip can't replace this CLIP's last block"):
-        load_config({**TINY, "vision_cfg": {**TINY["vision_cfg"], "qk_norm": True}}, tokens="value")
+        load_config(config, tokens="value")
