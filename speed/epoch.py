@@ -6,6 +6,7 @@ The mini world's sizes and settings, on random tokens and texts, which cost the 
 import tempfile
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -31,8 +32,7 @@ def write_stand_in(folder: Path, patches: np.ndarray, captions: np.ndarray, noun
     """Tokens [M, N, D_v], one caption per image [M, D], and nouns [P, T, D], of which `named` lists each image's, in
     the files of pacl.clip.features.
     """
-    arrays = {"train_patches": patches, "caption_features": captions, "noun_features": nouns}
-    for name, array in arrays.items():
+    for name, array in (("train_patches", patches), ("caption_features", captions), ("noun_features", nouns)):
         np.save(folder / f"{name}.npy", array.astype(np.float16))
     write_json(folder / "texts.json", {"train": {"captions": [[i] for i in range(len(patches))], "nouns": named}})
 
@@ -133,8 +133,8 @@ def memory(settings: Train) -> float:
 
 def large_step(settings: Train) -> dict:
     """A training step at ViT-B/16's size."""
-    training, batch = Training(LARGE["in_dim"], LARGE["out_dim"], settings), large_batch()
-    taken = medians({"ours": lambda: training.step(*batch)}, 3)
+    training = Training(LARGE["in_dim"], LARGE["out_dim"], settings)
+    taken = medians({"ours": partial(training.step, *large_batch())}, 3)
     return row(
         f"a training step at ViT-B/16's size, {LARGE['B']} pairs",
         taken,

@@ -4,6 +4,8 @@ plain: F.interpolate (both upscaling matrices at once where patches overlap), so
 argmax, boolean masks, bincount. ours: pacl.label_maps.label_maps and pacl.metrics.confusion_matrix.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,10 +49,7 @@ def drawn(B: int, K: int, tokens: tuple[int, int], pixels: tuple[int, int]) -> t
 def plain_labels(tokens: TokenLogits, protocol: Protocol) -> Tensor:
     """Label maps [B, H, W] from all cosines [B, K, H, W]."""
     size = (len(tokens.rows), len(tokens.columns))
-    if protocol.background_rule == "none" and size[0] != size[1]:
-        upscaled = F.interpolate(tokens.logits, size=size, mode="bilinear", align_corners=False)
-    else:
-        upscaled = tokens.upscaled()
+    upscaled = tokens.upscaled() if size == (SIDE, SIDE) else F.interpolate(tokens.logits, size=size, mode="bilinear")
     if protocol.background_rule == "none":
         return upscaled.argmax(1)
     probabilities = (protocol.logit_scale * upscaled).softmax(1)
@@ -59,9 +58,8 @@ def plain_labels(tokens: TokenLogits, protocol: Protocol) -> Tensor:
 
 
 def plain_confusion_matrix(preds: Tensor, target: Tensor, classes: int) -> Tensor:
-    preds, target = preds.flatten(), target.flatten().long()
     kept = target != IGNORE
-    preds, target = preds[kept], target[kept]
+    preds, target = preds[kept], target[kept].long()
     for labels in (preds, target):
         if len(labels[(labels < 0) | (labels >= classes)]):
             raise ValueError("a label is outside the classes.")
@@ -78,24 +76,24 @@ def both_ways(tokens: TokenLogits, target: Tensor, protocol: Protocol) -> dict:
 
 
 CASES = {
-    f"label map and confusion matrix, 1 x {PIXELS[0]} x {PIXELS[1]}, {CLASSES} classes": (photo, (), NONE, TARGETS),
-    f"the same, {BATCH} x {SIDE} x {SIDE}, 64 classes": (batch, (64,), NONE, {}),
-    f"the same, {BATCH} x {SIDE} x {SIDE}, 20 classes and background by entropy": (batch, (20,), ENTROPY, {}),
+    f"label map and confusion matrix, 1 x {PIXELS[0]} x {PIXELS[1]}, {CLASSES} classes": (photo, NONE, TARGETS),
+    f"the same, {BATCH} x {SIDE} x {SIDE}, 64 classes": (partial(batch, 64), NONE, {}),
+    f"the same, {BATCH} x {SIDE} x {SIDE}, 20 classes and background by entropy": (partial(batch, 20), ENTROPY, {}),
 }
 
 
 def memory(case: str, variant: str) -> float:
     """GB beyond the inputs; call it in a process of its own."""
     torch.set_num_threads(1)
-    make, arguments, protocol, _ = CASES[case]
+    make, protocol, _ = CASES[case]
     small = TokenLogits(torch.randn(1, 2, 2, 3), torch.ones(4, 2) / 2, torch.ones(5, 3) / 3)
     both_ways(small, torch.zeros(1, 4, 5), NONE)[variant]()  # the libraries' one-time allocations
-    return held(both_ways(*make(*arguments), protocol)[variant])
+    return held(both_ways(*make(), protocol)[variant])
 
 
 def measured(case: str) -> dict:
-    make, arguments, protocol, targets = CASES[case]
-    tokens, target = make(*arguments)
+    make, protocol, targets = CASES[case]
+    tokens, target = make()
     calls = both_ways(tokens, target, protocol)
     return row(
         case,
@@ -112,9 +110,8 @@ def measured(case: str) -> dict:
 def counting() -> dict:
     """The confusion matrix alone."""
     _, target = photo()
-    preds = torch.randint(0, CLASSES, target.shape, generator=torch.Generator().manual_seed(1))
-    ways = {"ours": confusion_matrix, "plain": plain_confusion_matrix}
-    calls = {name: lambda way=way: way(preds, target, CLASSES) for name, way in ways.items()}
+    given = torch.randint(0, CLASSES, target.shape, generator=torch.Generator().manual_seed(1)), target, CLASSES
+    calls = {"ours": partial(confusion_matrix, *given), "plain": partial(plain_confusion_matrix, *given)}
     return row(f"confusion matrix alone, {PIXELS[0]} x {PIXELS[1]}", medians(calls, 7), against="masks, bincount")
 
 

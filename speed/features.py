@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def reading() -> dict:
         mapped, array = np.load(path, mmap_mode="r"), np.load(path)  # both now in the page cache
         order = np.random.default_rng(0).permutation(IMAGES)
         batches = [np.sort(part) for part in np.array_split(order, round(IMAGES / BATCH))]
-        taken = medians({"ours": lambda: gather(mapped, batches), "plain": lambda: gather(array, batches)}, 5)
+        taken = medians({"ours": partial(gather, mapped, batches), "plain": partial(gather, array, batches)}, 5)
         return row(
             f"an epoch's batches of cached tokens, {array.nbytes / 1e6:.0f} MB",
             taken,
@@ -57,7 +58,7 @@ def memory(dtype: str) -> float:
 def encoding() -> dict:
     """ViT-B/16's patch tokens in bfloat16 beside float32, and how far they are apart."""
     encoders = {name: encoder(dtype) for name, dtype in DTYPES.items()}
-    calls = {name: lambda c=clip, x=images: c.patch_features(x) for name, (clip, images) in encoders.items()}
+    calls = {name: partial(clip.patch_features, images) for name, (clip, images) in encoders.items()}
     taken = medians(calls, 3)
     half, single = calls["ours"](), calls["plain"]()  # [ENCODED, N, D_v]
     cosines = F.cosine_similarity(half, single, dim=-1)

@@ -4,10 +4,9 @@ Each row names the share of a large matrix product's rate that it reaches, as it
 runs on smaller things on the CPU, which tests it and is written nowhere.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -18,10 +17,11 @@ from pacl.training.train import Run, train_step
 from speed import compatibility as phi
 from speed import epoch, features
 from speed.cost import EPOCHS
-from speed.measuring import held, machine, row
+from speed.measuring import held, machine, row, waited
 from speed.tables import duration, number
 
 GPUS = (1, 8)  # of which the paper's training time is estimated
+FLOOR = "the operations at a large matrix product's rate"
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,6 @@ class Sizes:
 SMALL = Sizes(("ViT-S-32-alt",), 2, (4, 5, 6, 8), 8, 2, (40, 48), 256, 1)
 
 
-def seconds(call: Callable, device: str, repeats: int) -> float:
-    """The clock's median after a first call, which warms up."""
-    taken = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    return median(taken[1:])
-
-
 def gigabytes(call: Callable, device: str) -> float:
     """The most memory that the device held during the call, beyond what it held before."""
     if device == "cpu":
@@ -65,66 +53,63 @@ def gigabytes(call: Callable, device: str) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 1e9
 
 
+def measured(calls: dict[str, Callable], device: str, sizes: Sizes) -> dict[str, dict[str, float]]:
+    """Seconds and GB of each call, without those that the GPU has too little memory for."""
+    found = {"seconds": {}, "gigabytes": {}}
+    for kind, call in calls.items():
+        try:
+            found["seconds"][kind] = waited(call, sizes.repeats)
+            found["gigabytes"][kind] = gigabytes(call, device)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    return found
+
+
 def rates(device: str, sizes: Sizes) -> dict[str, float]:
     """Operations per second of a large matrix product by type."""
     found = {}
     for name in ("float32", "bfloat16"):
         matrix = torch.randn(sizes.matrix, sizes.matrix, device=device, dtype=getattr(torch, name))
-        taken = seconds(lambda matrix=matrix: torch.mm(matrix, matrix), device, sizes.repeats)
-        found[name] = 2 * sizes.matrix**3 / taken
+        found[name] = 2 * sizes.matrix**3 / waited(partial(torch.mm, matrix, matrix), sizes.repeats)
     return found
 
 
 def encoding(name: str, device: str, sizes: Sizes, rate: dict) -> dict:
     """Patch tokens of images in bfloat16, beside float32."""
     clips = {kind: load_clip(name, "random", dtype=dtype, device=device) for kind, dtype in features.DTYPES.items()}
-    ours, visual = clips["ours"], clips["ours"].model.visual
+    ours = clips["ours"]
     images = torch.randn(sizes.encoded, 3, ours.image_size, ours.image_size, device=device)
-    calls = {kind: lambda clip=clip: clip.patch_features(images) for kind, clip in clips.items()}
-    taken = {kind: seconds(call, device, sizes.repeats) for kind, call in calls.items()}
-    tokens = 1 + (ours.image_size // ours.patch_size) ** 2
-    operations = features.operations(tokens, ours.width, len(visual.transformer.resblocks))
+    found = measured({kind: partial(clip.patch_features, images) for kind, clip in clips.items()}, device, sizes)
+    tokens, layers = 1 + (ours.image_size // ours.patch_size) ** 2, len(ours.model.visual.transformer.resblocks)
     return row(
         f"{name}'s patch tokens of {sizes.encoded} images, bfloat16",
-        taken,
+        **found,
         against="float32",
-        gigabytes={kind: gigabytes(call, device) for kind, call in calls.items()},
-        floor_seconds=sizes.encoded * operations / rate["bfloat16"],
-        floor="the operations at a large matrix product's rate",
-        images_a_second=sizes.encoded / taken["ours"],
+        floor_seconds=sizes.encoded * features.operations(tokens, ours.width, layers) / rate["bfloat16"],
+        floor=FLOOR,
+        images_a_second=sizes.encoded / found["seconds"]["ours"],
     )
 
 
 def compared_phi(device: str, sizes: Sizes, rate: dict) -> list[dict]:
-    """phi forward and backward, in float32 and with bfloat16 products, beside the plain einsums."""
+    """phi forward and backward, in float32 and with bfloat16 products, beside the plain einsums if these fit."""
     patches, text, g = (one.detach().to(device) for one in phi.inputs(*sizes.phi))
-    calls = {kind: lambda kind=kind: phi.step(kind, patches.requires_grad_(), text, g) for kind in phi.VARIANTS}
-    taken, memory = {}, {}
-    for kind, call in calls.items():
-        try:
-            taken[kind], memory[kind] = seconds(call, device, sizes.repeats), gigabytes(call, device)
-        except torch.cuda.OutOfMemoryError:  # the plain way's tables don't fit on every GPU
-            torch.cuda.empty_cache()
+    calls = {kind: partial(phi.step, kind, patches.requires_grad_(), text, g) for kind in phi.VARIANTS}
+    found = measured(calls, device, sizes)
     B, N, K, D = sizes.phi
     return [
         row(
             f"{words}, B = {B:,}, K = {K:,}, N = {N}, D = {D}",
-            beside_plain(taken, kind),
-            against="two einsums and autograd" if "plain" in taken else "",
-            gigabytes=beside_plain(memory, kind),
+            **{what: {"ours": of[kind]} | {k: v for k, v in of.items() if k == "plain"} for what, of in found.items()},
+            against="two einsums and autograd" if "plain" in found["seconds"] else "",
             floor_seconds=phi.operations(*sizes.phi) / rate[dtype],
-            floor="the operations at a large matrix product's rate",
+            floor=FLOOR,
         )
         for kind, words, dtype in (
             ("ours", "phi of all pairs", "float32"),
             ("bf16", "the same, bf16 products", "bfloat16"),
         )
     ]
-
-
-def beside_plain(of: dict[str, float], kind: str) -> dict[str, float]:
-    """One variant's number as ours, next to the plain way's if there is one."""
-    return {"ours": of[kind]} | {name: value for name, value in of.items() if name == "plain"}
 
 
 def training_step(device: str, sizes: Sizes, rate: dict) -> dict:
@@ -134,18 +119,14 @@ def training_step(device: str, sizes: Sizes, rate: dict) -> dict:
     run = Run(SimpleNamespace(width=large["in_dim"], text_width=large["out_dim"], steps=1), settings)
     tokens = torch.randn(sizes.batch, large["N"], large["in_dim"], device=device)
     texts, keys = torch.randn(sizes.batch, large["out_dim"], device=device), torch.arange(sizes.batch, device=device)
-
-    def step():
-        train_step(run, run.embedder, (tokens, texts, keys), settings, "")
-
-    taken = seconds(step, device, sizes.repeats)
+    step = partial(train_step, run, run.embedder, (tokens, texts, keys), settings, "")
+    found = measured({"ours": step}, device, sizes)
     return row(
         f"a training step of {sizes.batch:,} pairs at ViT-B/16's size",
-        {"ours": taken},
-        gigabytes={"ours": gigabytes(step, device)},
+        **found,
         floor_seconds=epoch.operations(**large | {"B": sizes.batch}) / rate["bfloat16"],
-        floor="the operations at a large matrix product's rate",
-        seconds_a_pair=taken / sizes.batch,
+        floor=FLOOR,
+        seconds_a_pair=found["seconds"]["ours"] / sizes.batch,
     )
 
 
@@ -153,15 +134,11 @@ def dense(device: str, sizes: Sizes) -> dict:
     """Tokens of one photo, one every 4 pixels, in bfloat16: shifted passes beside one joint pass."""
     clip = load_clip(sizes.models[0], "random", dtype="bfloat16", device=device)
     image = torch.randn(1, 3, *sizes.photo, device=device)
-    calls = {
-        kind: lambda passes=passes: clip.patch_features(image, 4, passes=passes)
-        for kind, passes in (("ours", "shifted"), ("plain", "joint"))
-    }
+    ways = {"ours": "shifted", "plain": "joint"}
     return row(
         f"{sizes.models[0]}'s tokens of a photo of {sizes.photo[1]} x {sizes.photo[0]}, one every 4, in shifted passes",
-        {kind: seconds(call, device, sizes.repeats) for kind, call in calls.items()},
+        **measured({kind: partial(clip.patch_features, image, 4, passes=ways[kind]) for kind in ways}, device, sizes),
         against="one joint pass",
-        gigabytes={kind: gigabytes(call, device) for kind, call in calls.items()},
     )
 
 
@@ -169,7 +146,7 @@ def texts(name: str, device: str, sizes: Sizes) -> float:
     """Captions that the text encoder takes per second, in bfloat16."""
     clip = load_clip(name, "random", dtype="bfloat16", device=device)
     prompts = [f"a photo of {i} dogs beside a red house" for i in range(sizes.encoded)]
-    return sizes.encoded / seconds(lambda: clip.text_features(prompts), device, sizes.repeats)
+    return sizes.encoded / waited(partial(clip.text_features, prompts), sizes.repeats)
 
 
 def estimate(encoded: dict, captions: float, step: dict) -> str:
@@ -184,19 +161,19 @@ def estimate(encoded: dict, captions: float, step: dict) -> str:
     )
 
 
-def measure(sizes: Sizes | None = None, device: str | None = None) -> dict:
-    """All rows; by default on the GPU, or a small form of them on the CPU."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+def measure(sizes: Sizes | None = None) -> dict:
+    """All rows, on the GPU if there is one, else a small form of them on the CPU."""
+    device, name = ("cuda", torch.cuda.get_device_name()) if torch.cuda.is_available() else ("cpu", "no GPU")
     sizes = sizes or (Sizes() if device == "cuda" else SMALL)
     rate = rates(device, sizes)
     encoded = [encoding(name, device, sizes, rate) for name in sizes.models]
     step = training_step(device, sizes, rate)
-    rows = [*encoded, *compared_phi(device, sizes, rate), step, dense(device, sizes)]
-    name = torch.cuda.get_device_name() if device == "cuda" else "no GPU"
-    about = {"processor": f"{machine()['processor']} with {name}"}
     said = ", ".join(f"{number(value / 1e12)} in {kind}" for kind, value in rate.items())
-    notes = [
-        f"A large matrix product reaches {said} (10^12 operations per second).",
-        estimate(encoded[0], texts(sizes.models[0], device, sizes), step),
-    ]
-    return {"machine": machine() | about, "rows": rows, "notes": notes}
+    return {
+        "machine": machine() | {"processor": f"{machine()['processor']} with {name}"},
+        "rows": [*encoded, *compared_phi(device, sizes, rate), step, dense(device, sizes)],
+        "notes": [
+            f"A large matrix product reaches {said} (10^12 operations per second).",
+            estimate(encoded[0], texts(sizes.models[0], device, sizes), step),
+        ],
+    }

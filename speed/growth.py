@@ -6,6 +6,8 @@ beyond that of the process with the loaded encoder.
 """
 
 import tempfile
+from collections import deque
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,32 +26,26 @@ BATCH, CACHED_STEPS, CACHED_LIMIT = 256, 40, 1.5  # GB
 STREAMED_STEPS, ACCUMULATE, STREAMED_LIMIT = 3, 64, 6.0
 
 
-def write_cached(folder: Path) -> None:
+def write_cached(folder: Path, pairs: int) -> None:
     """The files of the stage features, with zeros in place of numbers."""
     sizes = {
-        "train_patches": (CACHED, N, WIDTH),
-        "caption_features": (CAPTIONS * CACHED, DIM),
+        "train_patches": (pairs, N, WIDTH),
+        "caption_features": (CAPTIONS * pairs, DIM),
         "noun_features": (NOUNS, TEMPLATES, DIM),
     }
     for name, size in sizes.items():
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, size)
-    captions = np.arange(CAPTIONS * CACHED).reshape(CACHED, CAPTIONS).tolist()
-    nouns = (np.arange(8 * CACHED) % NOUNS).reshape(CACHED, 8).tolist()
+    captions = np.arange(CAPTIONS * pairs).reshape(pairs, CAPTIONS).tolist()
+    nouns = (np.arange(8 * pairs) % NOUNS).reshape(pairs, 8).tolist()
     write_json(folder / "texts.json", {"train": {"captions": captions, "nouns": nouns}})
 
 
-def cached(folder: Path) -> float:
+def cached(folder: Path, pairs: int, batch_size: int) -> float:
     """The most GB resident while batches are read; call it in a process of its own."""
-    settings = load_params("paper", "train").train.model_copy(update={"pairs": CACHED, "batch_size": BATCH})
+    settings = load_params("paper", "train").train.model_copy(update={"pairs": pairs, "batch_size": batch_size})
     source = CachedPairs(read_features(folder / "train_patches.npy", 3), Texts(folder, "train"), settings)
     before = psutil.Process().memory_info().rss / 1e9
-
-    def read():
-        for number, _ in enumerate(source.batches(0)):
-            if number == CACHED_STEPS:
-                return
-
-    return before + held(read)
+    return before + held(lambda: deque(islice(source.batches(0), CACHED_STEPS), maxlen=0))
 
 
 def streamed(folder: Path, batch_size: int, accumulate: int) -> float:
@@ -64,7 +60,6 @@ def streamed(folder: Path, batch_size: int, accumulate: int) -> float:
 
     config = open_clip.get_model_config("ViT-B-16")
     config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 1
-    (folder / "clip").mkdir()
     save_clip(folder / "clip", open_clip.CLIP(**config), config)
     clip, count = load_clip("ViT-B-16", folder / "clip", dtype="bfloat16"), STREAMED_STEPS * batch_size
     shards = {write_shard(folder / f"{i}.tar", i * PAIRS): PAIRS for i in range(-(-count // PAIRS))}
@@ -76,24 +71,17 @@ def streamed(folder: Path, batch_size: int, accumulate: int) -> float:
 
 
 def measure() -> dict:
-    settings = load_params("paper", "train").train
+    batch_size = load_params("paper", "train").train.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        write_cached(Path(folder))
-        read = in_own_process(cached, Path(folder))
+        write_cached(Path(folder), CACHED)
+        read = in_own_process(cached, Path(folder), CACHED, BATCH)
     with tempfile.TemporaryDirectory() as folder:
-        stepped = in_own_process(streamed, Path(folder), settings.batch_size, ACCUMULATE)
+        stepped = in_own_process(streamed, Path(folder), batch_size, ACCUMULATE)
     rows = [
-        row(
-            f"batches of {CACHED:,} cached pairs, everything resident",
-            {},
-            gigabytes={"ours": read},
-            targets={"gigabytes_limit": CACHED_LIMIT},
-        ),
-        row(
-            f"{STREAMED_STEPS} steps on {settings.batch_size:,} streamed pairs in {ACCUMULATE} parts",
-            {},
-            gigabytes={"ours": stepped},
-            targets={"gigabytes_limit": STREAMED_LIMIT},
-        ),
+        row(name, {}, gigabytes={"ours": taken}, targets={"gigabytes_limit": limit})
+        for name, taken, limit in (
+            (f"batches of {CACHED:,} cached pairs, everything resident", read, CACHED_LIMIT),
+            (f"{STREAMED_STEPS} steps on {batch_size:,} streamed pairs in {ACCUMULATE} parts", stepped, STREAMED_LIMIT),
+        )
     ]
     return {"threads": torch.get_num_threads(), "rows": rows, "notes": []}

@@ -8,6 +8,7 @@ floor_seconds, what physics asks for; floor, how that was computed; to_floor, ou
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -59,6 +60,18 @@ def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
     return {name: statistics.median(of[name] for of in taken[1:]) for name in calls}  # the first turn warms up
 
 
+def waited(call: Callable[[], object], repeats: int) -> float:
+    """Median seconds on the clock after a first call, which warms up; a GPU's work is waited for."""
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
 def in_own_process(function: Callable, *arguments):
     """function(*arguments) in a new Python, which has imported and allocated nothing else."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -75,8 +88,7 @@ def held(call: Callable[[], object]) -> float:
 
 def _peak() -> int:
     """Bytes. getrusage would count the parent's memory, too."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def product_rate(dtype: torch.dtype = torch.float32) -> float:
@@ -111,10 +123,6 @@ def machine() -> dict:
 
 def processor() -> str:
     """Its name, and whether rows in bfloat16 are float32 on it."""
-    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    model = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     lacking = "" if has_bfloat16("cpu") else " without bfloat16 (float32 in its place)"
-    return (models[0] if models else platform.machine()) + lacking
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    return (model[1] if model else platform.machine()) + lacking

@@ -2,11 +2,10 @@
 
 import subprocess
 import sys
-import time
-from statistics import median
+from functools import partial
 
 from pacl.runtime.config import project_root
-from speed.measuring import row
+from speed.measuring import row, waited
 
 IMPORT_LIMIT, NOTHING_LIMIT = 0.3, 3.0  # seconds, of import pacl and of a dvc repro with nothing to do
 COMMANDS = {
@@ -24,16 +23,6 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], cwd=project_root(), capture_output=True, text=True)
 
 
-def waited(arguments: list[str], repeats: int = 3) -> float:
-    """Median seconds of a command after a first run, which fills the page cache."""
-    taken = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        run(arguments)
-        taken.append(time.perf_counter() - start)
-    return median(taken[1:])
-
-
 def measure() -> dict:
     *_, repro = COMMANDS
     answer, commands, notes = run(COMMANDS[repro]), dict(COMMANDS), []
@@ -41,5 +30,8 @@ def measure() -> dict:
         del commands[repro]
         notes = ["`dvc repro` with nothing to do was not measured: the pipeline's results were not all there."]
     limits = {name: {"seconds_limit": limit} for name, limit in LIMITS.items()}
-    rows = [row(name, {"ours": waited(command)}, targets=limits.get(name)) for name, command in commands.items()]
+    rows = [
+        row(name, {"ours": waited(partial(run, command), 3)}, targets=limits.get(name))
+        for name, command in commands.items()
+    ]
     return {"threads": 1, "rows": rows, "notes": notes}

@@ -4,9 +4,7 @@ reports/streaming_memory.json and reports/streaming_memory.png.
 python -m speed.streaming_memory
 """
 
-import io
 import json
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import pandas as pd
 import psutil
 import seaborn as sns
 import torch
-from PIL import Image
+import webdataset
 
 from pacl.clip import load_clip
 from pacl.figures import charts
@@ -56,14 +54,10 @@ class Watched(StreamedPairs):
 
 def write_shard(path: Path, first: int) -> str:
     """Pairs as img2dataset writes them, each with its own noise and words."""
-    with tarfile.open(path, "w") as tar:
+    with webdataset.TarWriter(str(path)) as tar:
         for number in range(first, first + PAIRS):
-            rng, file = np.random.default_rng(number), io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(file, "JPEG")
-            for suffix, data in (("jpg", file.getvalue()), ("txt", f"dog number {number} on a beach".encode())):
-                member = tarfile.TarInfo(f"{number:09d}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+            noise = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+            tar.write({"__key__": f"{number:09d}", "jpg": noise, "txt": f"dog number {number} on a beach"})
     return str(path)
 
 

@@ -56,14 +56,17 @@ def naclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Hajimiri, Ben Ayed, Dolz, Pay Attention to Your Neighbours: Training-Free Open-Vocabulary Semantic Segmentation
     (NACLIP), WACV 2025, arXiv 2404.08181, with its reduced last block. Beyond PAIRS_AT_ONCE it computes blocks of
-    queries, each with its rows of G: for a photo of 1024 x 2048 pixels at stride 4, G alone would need 62 GiB.
+    queries, each with its rows of G: for a photo of 1024 x 2048 pixels at stride 4, G alone would need 62 GiB. That is
+    exact, because each softmax is over one query's keys.
     """
     _, k, v = _heads(block, x)
+    sides = [side.to(k.device) for side in gaussians(grid)]
     queries = max(PAIRS_AT_ONCE // k[..., 0].numel(), 1)
-    if queries < k.shape[2]:
-        return _output(block, _attention_by_blocks(k, v, grid, queries))
-    bias = neighbourhood(grid).to(k)
-    return _output(block, F.scaled_dot_product_attention(k, k, v, attn_mask=bias))
+    attended, tokens = [], torch.arange(k.shape[2], device=k.device)
+    for some, part in zip(tokens.split(queries), k.split(queries, dim=2), strict=True):
+        bias = neighbourhood(some, *sides).to(k)
+        attended.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias))
+    return _output(block, torch.cat(attended, dim=2))
 
 
 def clearclip(block: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -99,13 +102,9 @@ def check_last_blocks(visual: nn.Module, names: list[str]) -> None:
         raise ValueError(f"{others[0]} can't replace this CLIP's last block: use clip, or a ViT such as ViT-B-16.")
 
 
-def neighbourhood(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> Tensor:
-    """NACLIP's G [1 + h * w, 1 + h * w]: exp(-(distance in patches)^2 / (2 std^2)), 0 to and from the class token."""
-    return F.pad(torch.kron(*gaussians(grid, std)), (1, 0, 1, 0))
-
-
-def neighbourhood_rows(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The `neighbourhood`'s rows for some tokens, int64 [n], 0 for the class token -> [n, 1 + h * w].
+def neighbourhood(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """NACLIP's G for some tokens, int64 [n], 0 for the class token -> [n, 1 + h * w]: exp(-(distance in patches)^2 / (2
+    std^2)), 0 to and from the class token.
 
     rows [h, h], columns [w, w]: the grid's `gaussians`, on the tokens' device.
     """
@@ -114,24 +113,12 @@ def neighbourhood_rows(tokens: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return F.pad((near[:, :, None] * columns[patches % len(columns), None]).flatten(1), (1, 0))
 
 
-def gaussians(grid: tuple[int, int], std: float = NEIGHBOURHOOD_STD) -> tuple[Tensor, Tensor]:
+def gaussians(grid: tuple[int, int]) -> list[Tensor]:
     """exp(-distance^2 / (2 std^2)) between a grid's rows [h, h] and between its columns [w, w]: the factors of the
     Gaussian in two dimensions.
     """
-    rows, columns = (torch.exp(-((torch.arange(n)[:, None] - torch.arange(n)) ** 2) / (2 * std**2)) for n in grid)
-    return rows, columns
-
-
-def _attention_by_blocks(k: Tensor, v: Tensor, grid: tuple[int, int], queries: int) -> Tensor:
-    """`naclip`'s softmax(k k^T / sqrt(d) + G) v [B, heads, 1 + N, d], so many queries at a time; exact, because each
-    softmax is over one query's keys.
-    """
-    sides = [side.to(k.device) for side in gaussians(grid)]
-    attended, tokens = [], torch.arange(k.shape[2], device=k.device)
-    for some, part in zip(tokens.split(queries), k.split(queries, dim=2), strict=True):
-        bias = neighbourhood_rows(some, *sides).to(k)
-        attended.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias))
-    return torch.cat(attended, dim=2)
+    places = [torch.arange(n) for n in grid]
+    return [torch.exp(-((one[:, None] - one) ** 2) / (2 * NEIGHBOURHOOD_STD**2)) for one in places]
 
 
 def _heads(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,24 +26,14 @@ if TYPE_CHECKING:
 LARGE_BYTES = 2**27  # texts' embeddings beyond it are read from the disk as they are drawn
 
 
-class Preprocessed(torch.utils.data.Dataset):
-    """Images as this CLIP's input tensors [3, H, W]."""
-
-    def __init__(self, images: Images, preprocess):
-        self.images, self.preprocess = images, preprocess
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.preprocess(self.images[index])
-
-
 def batches(clip: "FrozenCLIP", images: Images, batch_size: int, title: str):
     """Preprocessed images in order, [B, 3, H, W] at a time, with a progress bar; for a GPU, all cores decode."""
+
+    def stacked(pictures: list) -> Tensor:
+        return torch.stack([clip.preprocess(picture) for picture in pictures])
+
     workers = 0 if clip.device.type == "cpu" else processes()
-    loader = DataLoader(Preprocessed(images, clip.preprocess), batch_size, num_workers=workers)
-    return progress_bar(loader, desc=title)
+    return progress_bar(DataLoader(images, batch_size, num_workers=workers, collate_fn=stacked), desc=title)
 
 
 def patch_tokens(clip: "FrozenCLIP", images: Images, path: Path, *, batch_size: int) -> None:

@@ -182,21 +182,8 @@ class FrozenCLIP:
         tokens = self.tokenizer(prompts)
         order = tokens.argmax(-1).argsort(stable=True)  # prompts of similar length in one batch
         with self._precision():
-            parts = [self._encode_text(part.to(self.device)) for part in tokens[order].split(PROMPTS_AT_ONCE)]
+            parts = [encode_text(self.model, part.to(self.device)) for part in tokens[order].split(PROMPTS_AT_ONCE)]
         return F.normalize(torch.cat(parts)[order.argsort()], dim=-1)
-
-    def _encode_text(self, tokens: Tensor) -> Tensor:
-        """open_clip's encode_text [K, context] -> [K, D], computed only up to the longest prompt's end token, CLIP's
-        highest: causal attention hides the padding behind it.
-        """
-        model, ends = self.model, tokens.argmax(-1)
-        plain = getattr(model, "text_pool_type", "") == "argmax" and isinstance(model.text_projection, Tensor)
-        if not plain or model.attn_mask is None:
-            return model.encode_text(tokens).float()
-        length = int(ends.max()) + 1
-        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-        return (model.ln_final(x)[torch.arange(len(x)), ends] @ model.text_projection).float()
 
     def _shifted_passes(
         self, images: Tensor, stride: int, grid: tuple[int, int], last_blocks: list[str], positions: str
@@ -297,6 +284,20 @@ def load_clip_of(model: Model, **changes) -> FrozenCLIP:
     clip = load_clip(model.backbone, model.pretrained, **settings)
     clip.kept_texts = project_root() / "data/texts"
     return clip
+
+
+def encode_text(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """open_clip's encode_text [K, context] -> [K, D], computed only up to the longest prompt's end token, CLIP's
+    highest: causal attention hides the padding behind it.
+    """
+    plain = getattr(model, "text_pool_type", "") == "argmax" and isinstance(model.text_projection, Tensor)
+    if not plain or model.attn_mask is None:
+        return model.encode_text(tokens).float()
+    ends = tokens.argmax(-1)
+    length = int(ends.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    return (model.ln_final(x)[torch.arange(len(x)), ends] @ model.text_projection).float()
 
 
 def resize_position_embedding(

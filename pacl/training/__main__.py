@@ -30,9 +30,7 @@ def train_profile(profile: str) -> None:
     with distributed.process_group():
         validation = read_features(features / "validation_patches.npy", 3), Texts(features, "validation")
         if shards.is_file():
-            from pacl.training.streamed import (
-                open_stream,
-            )  # loads CLIP, which takes seconds and cached features don't need
+            from pacl.training.streamed import open_stream  # takes seconds, because it imports CLIP
 
             source = open_stream(profile, shards)
         else:

@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from open_clip.tokenizer import SimpleTokenizer, get_pairs
+from open_clip.constants import OPENAI_DATASET_MEAN as MEAN
+from open_clip.constants import OPENAI_DATASET_STD as STD
+from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import normalize
 
+from pacl.clip.frozen import encode_text
 from pacl.data.pairs import Pairs, Said, Subject, draw_broader, draw_texts, spread, true_texts
 from pacl.data.prompts import templates
 from pacl.loss import contrastive_loss
@@ -24,7 +28,7 @@ from pacl.runtime.params import Pretrain
 from pacl.runtime.precision import autocast
 from pacl.runtime.processes import keep_freed_memory, progress_bar
 from pacl.training.augment import augmented
-from pacl.training.resume import Progress
+from pacl.training.resume import Progress, Resumable
 
 EVERY = 50  # steps between two rows of the history
 
@@ -33,26 +37,13 @@ def used_merges(texts: list[str]) -> list[tuple[str, str]]:
     """The byte-pair merges of CLIP's tokenizer that these texts need, in CLIP's order: the same tokens from a
     vocabulary of hundreds.
     """
-    full = SimpleTokenizer()
-    words = {word for text in texts for word in full.pat.findall(text.lower())}
-    used = {merge for word in words for merge in merges_of(word, full.bpe_ranks)}
+    full, used = SimpleTokenizer(), set()
+    merge_of = {"".join(merge): merge for merge in full.bpe_ranks}  # no two merges make the same piece
+    pieces = {full.decoder[token] for text in set(texts) for token in full.encode(text)}
+    while made := pieces & merge_of.keys():
+        used |= {merge_of[piece] for piece in made}
+        pieces = {part for piece in made for part in merge_of[piece]}
     return sorted(used, key=full.bpe_ranks.get)
-
-
-def merges_of(word: str, ranks: dict) -> list[tuple[str, str]]:
-    """The merges that byte-pair encoding applies to one plain ASCII word."""
-    pieces, applied = [*word[:-1], word[-1] + "</w>"], []
-    while len(pieces) > 1:
-        best = min(get_pairs(pieces), key=lambda pair: ranks.get(pair, np.inf))
-        if best not in ranks:
-            break
-        applied.append(best)
-        i = 0
-        while i < len(pieces) - 1:
-            if (pieces[i], pieces[i + 1]) == best:
-                pieces[i : i + 2] = ["".join(best)]
-            i += 1
-    return applied
 
 
 def save_tokenizer(texts: list[str], path: Path) -> None:
@@ -78,36 +69,25 @@ def model_config(settings: Pretrain, vocab_size: int) -> dict:
     }  # fmt: skip
 
 
-class Run:
+class Run(Resumable):
     """All that pre-training changes: the model, its optimiser and schedule, the history."""
+
+    PARTS = ("model", "optimizer", "schedule")
+    NUMBERS = ("step", "losses", "history")
 
     def __init__(self, pairs: Pairs, config: dict, settings: Pretrain):
         torch.manual_seed(settings.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         vision = config["vision_cfg"] | {"patch_dropout": settings.patch_dropout}
         self.model = with_explicit_attention(open_clip.CLIP(**config | {"vision_cfg": vision})).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6
-        )
+        groups = parameter_groups(self.model, settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
         self.epoch_steps = len(pairs.images) // settings.batch_size
         self.steps = self.epoch_steps * settings.epochs
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=settings.warmup
         )
         self.step, self.losses, self.history = 0, [], []  # losses: since the history's last row
-
-    def state(self) -> dict:
-        """What `restore` takes."""
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"parts": parts, "step": self.step, "losses": self.losses, "history": self.history}
-
-    def restore(self, state: dict) -> None:
-        for name, part in self._parts().items():
-            part.load_state_dict(state["parts"][name])
-        self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
-
-    def _parts(self) -> dict:
-        return {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
 
 
 def pretrain(
@@ -163,7 +143,7 @@ def steps_of_epoch(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, epoch:
         torch.manual_seed(int(rng.integers(2**31)))  # of the patches that are dropped
         rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
         texts = draw_batch(rng, [pairs.subjects[kind] for kind in pairs.kinds[rows]], tokenizer, settings)
-        images = normalize(augmented(rng, pairs.images[rows], settings.crop, settings.colour))
+        images = normalize(augmented(rng, pairs.images[rows], settings.crop, settings.colour), MEAN, STD)
         run.losses.append(train_step(run.model, run.optimizer, images, texts))
         run.schedule.step()
         run.step += 1
@@ -209,26 +189,9 @@ def tokenized(said: Said, subjects: list[Subject], tokenizer, masked: bool, weig
     return Texts(torch.tensor(said.rows), tokenizer(list(distinct)), own, true, weight)
 
 
-def normalize(images: Tensor) -> Tensor:
-    """[B, 3, H, W] in [0, 1], normalised by CLIP's mean and standard deviation."""
-    mean, std = (
-        torch.tensor(values)[:, None, None] for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
-    return (images - mean) / std
-
-
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W], normalised."""
-    return normalize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
-
-
-def encode_texts(model: nn.Module, tokens: Tensor) -> Tensor:
-    """open_clip's encode_text without the padding after the longest text, which no token attends to: [T, D]."""
-    last = tokens.argmax(-1)
-    length = int(last.max()) + 1
-    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    return x[torch.arange(len(x), device=x.device), last] @ model.text_projection
+    return normalize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, MEAN, STD)
 
 
 def batch_loss(model: nn.Module, images: Tensor, batch: list[Texts]) -> Tensor:
@@ -236,7 +199,7 @@ def batch_loss(model: nn.Module, images: Tensor, batch: list[Texts]) -> Tensor:
     device, scale = images.device, model.logit_scale.exp()
     with autocast(device.type, "bfloat16"):
         seen = model.encode_image(images)
-        read = [encode_texts(model, texts.tokens.to(device)) for texts in batch]
+        read = [encode_text(model, texts.tokens.to(device)) for texts in batch]
     seen, losses = F.normalize(seen.float(), dim=-1), []
     for texts, features in zip(batch, read, strict=True):
         similarity = seen[texts.rows] @ F.normalize(features.float(), dim=-1)[texts.own].T
@@ -261,7 +224,7 @@ def train_step(model: nn.Module, optimizer, images: Tensor, batch: list[Texts]) 
 def zero_shot_accuracy(model: nn.Module, tokenizer, images: np.ndarray, labels: list[int], prompts: list[str]) -> float:
     """The share of uint8 images [M, H, W, 3] that are nearest to the prompt of their class."""
     device = model.logit_scale.device
-    texts = F.normalize(encode_texts(model, tokenizer(prompts).to(device)), dim=-1)
+    texts = F.normalize(encode_text(model, tokenizer(prompts).to(device)), dim=-1)
     parts = np.array_split(images, max(1, len(images) // 100))
     scores = torch.cat([model.encode_image(to_tensor(part).to(device)) @ texts.T for part in parts])
     return (scores.argmax(1).cpu() == torch.tensor(labels)).float().mean().item()
@@ -302,8 +265,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 def save_clip(folder: Path, model: nn.Module, config: dict) -> None:
     """Writes open_clip_config.json and open_clip_model.safetensors, which open_clip reads from a folder."""
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     about = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2) + "\n"
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(folder / "open_clip_config.json", about)

@@ -75,6 +75,26 @@ class Progress:
         shutil.rmtree(self.parent)
 
 
+class Resumable:
+    """A run that can be resumed: the attributes named in PARTS have a state_dict; those in NUMBERS are numbers, texts,
+    tensors, and lists and dicts of these.
+    """
+
+    PARTS: tuple[str, ...] = ()
+    NUMBERS: tuple[str, ...] = ()
+
+    def state(self) -> dict:
+        """What `restore` takes."""
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return {"parts": parts} | {name: getattr(self, name) for name in self.NUMBERS}
+
+    def restore(self, state: dict) -> None:
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state["parts"][name])
+        for name in self.NUMBERS:
+            setattr(self, name, state[name])
+
+
 @contextmanager
 def sole_run(folder: Path):
     """Keeps other processes from training into this folder, where they would remove each other's states. The lock ends

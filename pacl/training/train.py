@@ -22,11 +22,16 @@ from pacl.runtime.processes import keep_freed_memory, progress_bar
 from pacl.training import distributed
 from pacl.training.cached import held_out, identity_of
 from pacl.training.curves import Curves
-from pacl.training.resume import Progress
+from pacl.training.resume import Progress, Resumable
+
+PHI = {"scoring", "scale", "activation", "pooling", "pooled", "products"}  # the settings that `compatibility` takes
 
 
-class Run:
+class Run(Resumable):
     """All that training changes: the embedder, its optimiser and schedule, the history, the best weights."""
+
+    PARTS = ("embedder", "logit_scale", "optimizer", "schedule")
+    NUMBERS = ("step", "losses", "history", "best")
 
     def __init__(self, source, settings: Train):
         torch.manual_seed(settings.seed)
@@ -53,19 +58,11 @@ class Run:
         """What `restore` takes. Raises FloatingPointError if a weight is not finite."""
         if not all(p.isfinite().all() for p in (*self.embedder.parameters(), *self.logit_scale.parameters())):
             raise FloatingPointError(f"a weight is not a number after step {self.step}: lower train.learning_rate.")
-        parts = {name: part.state_dict() for name, part in self._parts().items()}
-        numbers = {name: getattr(self, name) for name in ("step", "losses", "history", "best")}
-        return {"parts": parts, "random": torch.get_rng_state(), **numbers}
+        return super().state() | {"random": torch.get_rng_state()}
 
     def restore(self, state: dict) -> None:
-        for name, part in self._parts().items():
-            part.load_state_dict(state["parts"][name])
+        super().restore(state)
         torch.set_rng_state(state["random"])
-        for name in ("step", "losses", "history", "best"):
-            setattr(self, name, state[name])
-
-    def _parts(self) -> dict:
-        return {name: getattr(self, name) for name in ("embedder", "logit_scale", "optimizer", "schedule")}
 
 
 def train(
@@ -73,7 +70,7 @@ def train(
 ) -> tuple[VisionEmbedder, list[dict]]:
     """Trains e_v on a source's batches (see CachedPairs); returns it and its history, one row per epoch.
 
-    validation: held-out pairs (patches, texts), or a source; with it the history has their loss and retrieval accuracy.
+    validation: held-out pairs (patches, texts); with them the history has their loss and retrieval accuracy.
     folder: where to write the best (lowest validation loss) and the last checkpoint. An interrupted run with the same
     settings and data resumes from .resume/NAME next to it; a finished run removes that.
     live: where to write the curves while it trains, see pacl.training.curves.
@@ -117,7 +114,7 @@ def train(
 def identify(source, settings: Train, validation) -> dict:
     """What a run must have in common with an interrupted one to resume it."""
     data = [getattr(source, "identity", ""), source.width, source.text_width, source.steps]
-    held_out = identity_of(*validation) if isinstance(validation, tuple) else getattr(validation, "identity", "")
+    held_out = identity_of(*validation) if validation else ""
     return {"settings": settings.model_dump(mode="json"), "data": data, "validation data": held_out}
 
 
@@ -170,8 +167,10 @@ def end_epoch(run: Run, settings: Train, validation) -> None:
         "loss": float(np.mean(run.losses)),
         "logit_scale": run.logit_scale().item(),
     }
+    if validation:
+        row |= validate(run.embedder, run.logit_scale(), validation, settings)
     run.losses = []
-    run.history.append(row | (validate(run.embedder, run.logit_scale(), validation, settings) if validation else {}))
+    run.history.append(row)
     if best_row(run.history) is run.history[-1]:
         run.best = {name: tensor.detach().clone() for name, tensor in run.embedder.state_dict().items()}
 
@@ -216,17 +215,8 @@ def phi_of(embedder, tokens: Tensor, text_embeddings: Tensor, settings: Train, f
     def part(tokens: Tensor, first: int) -> Tensor:
         with autocast(tokens.device.type, settings.precision):
             patch_embeddings = embedder(tokens)
-        return compatibility(
-            patch_embeddings,
-            embedder.text_embedder(text_embeddings),
-            scoring=settings.scoring,
-            scale=settings.scale,
-            activation=settings.activation,
-            pooling=settings.pooling,
-            pooled=settings.pooled,
-            products=settings.products,
-            first_text=first,
-        )
+        options = settings.model_dump(include=PHI)
+        return compatibility(patch_embeddings, embedder.text_embedder(text_embeddings), first_text=first, **options)
 
     if settings.accumulate == 1:
         return part(tokens, first_text)
@@ -244,14 +234,13 @@ def loss_of(phi: Tensor, keys: Tensor, logit_scale: Tensor, settings: Train) -> 
 
 @torch.no_grad()
 def validate(embedder, logit_scale: Tensor, validation, settings: Train) -> dict:
-    """Loss on held-out pairs, (patches, texts) or a source, and the share of images that find their text in the batch.
-    For (patches, texts), only captions are used, the same ones each time.
+    """Loss on held-out pairs (patches, texts), and the share of images that find their text in the batch. Only captions
+    are used, the same ones each time.
 
     Raises FloatingPointError if the loss is not finite.
     """
     losses, hits = [], []
-    batches = held_out(*validation, settings) if isinstance(validation, tuple) else validation.batches(0)
-    for batch in batches:
+    for batch in held_out(*validation, settings):
         tokens, text_embeddings, keys = (tensor.to(logit_scale.device) for tensor in batch)
         phi = phi_of(embedder, tokens.float(), text_embeddings.float(), settings)
         losses.append(loss_of(phi, keys, logit_scale, settings).item())

@@ -9,11 +9,10 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pacl.clip import baselines, load_clip
-from pacl.clip.baselines import LAST_BLOCKS, gaussians, neighbourhood, neighbourhood_rows, whole_block
+from pacl.clip import load_clip
+from pacl.clip.baselines import LAST_BLOCKS, gaussians, neighbourhood, whole_block
 from pacl.sources.miniworld import scenes as miniworld
 
 ROOT = Path(__file__).parents[2]
@@ -161,26 +160,12 @@ def test_a_whole_block_is_open_clips(case, images):
     assert whole_block(torch.nn.Linear(3, 2), torch.zeros(1, 4, 3)).shape == (1, 4, 2)  # a block of another kind
 
 
-def test_the_baselines_differ(case):
-    clip, x = case
-    tokens = clip.patch_features_by(x, METHODS)
-    for i, one in enumerate(METHODS):
-        for other in METHODS[:i]:
-            assert F.cosine_similarity(tokens[one], tokens[other], dim=-1).mean() < 0.999, (one, other)
-
-
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (4, 2)])
 def test_neighbourhood_is_a_gaussian_of_the_distance_in_patches(grid):
-    N = grid[0] * grid[1]
-    bias = neighbourhood(grid, std=2.0)
-    for s in range(1 + N):
-        for t in range(1 + N):
-            expected = math.exp(-squared_distance(s, t, grid) / 8) if s and t else 0.0
-            assert bias[s, t].item() == pytest.approx(expected, abs=1e-6)
-    assert bias.shape == (1 + N, 1 + N)
-    for tokens in torch.arange(1 + N).split(3):
-        assert torch.equal(neighbourhood_rows(tokens, *gaussians(grid)), neighbourhood(grid)[tokens])
-    assert neighbourhood((3, 5))[1, 5 + 3].item() == pytest.approx(math.exp(-(1 + 4) / 50))  # (0, 0), (1, 2): NACLIP's
+    for tokens in torch.arange(1 + grid[0] * grid[1]).split(3):
+        for s, row in zip(tokens.tolist(), neighbourhood(tokens, *gaussians(grid)), strict=True):
+            by_hand = [math.exp(-squared_distance(s, t, grid) / 50) if s and t else 0.0 for t in range(len(row))]
+            assert row.tolist() == pytest.approx(by_hand, abs=1e-6)
 
 
 def last_block_of(clip, method, images, grid):
@@ -189,19 +174,12 @@ def last_block_of(clip, method, images, grid):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("queries", [0, 1, 5, 16])
-@pytest.mark.parametrize(("images", "grid"), [(1, (1, 1)), (1, (6, 6)), (3, (3, 11)), (2, (12, 2)), (2, (1, 9))])
-def test_blocks_of_queries_give_the_same(random, monkeypatch, images, grid, queries):
+@pytest.mark.parametrize("images, grid", [(1, (1, 1)), (3, (3, 11)), (2, (12, 2))])
+def test_blocks_of_queries_give_the_same(random, monkeypatch, images, grid):
     whole = last_block_of(random, "naclip", images, grid)
-    pairs = queries * images * 2 * (1 + grid[0] * grid[1])  # the model has two heads
-    monkeypatch.setattr("pacl.clip.baselines.PAIRS_AT_ONCE", pairs + 1)
-    blocks = []
-    rows_of = baselines.neighbourhood_rows
-    monkeypatch.setattr(
-        baselines, "neighbourhood_rows", lambda some, *sides: blocks.append(len(some)) or rows_of(some, *sides)
-    )
-    torch.testing.assert_close(last_block_of(random, "naclip", images, grid), whole, atol=1e-5, rtol=1e-5)
-    assert max(blocks, default=0) <= max(queries, 1)
+    for queries in (0, 1, 5, 16):  # the model has two heads
+        monkeypatch.setattr("pacl.clip.baselines.PAIRS_AT_ONCE", queries * images * 2 * (1 + grid[0] * grid[1]) + 1)
+        torch.testing.assert_close(last_block_of(random, "naclip", images, grid), whole, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -215,13 +193,6 @@ def test_no_last_block_holds_all_pairs_of_many_tokens(random, monkeypatch, metho
     assert largest.numbers <= limit < (grid[0] * grid[1]) ** 2
 
 
-@torch.no_grad()
-def test_naclip_takes_the_mini_worlds_tokens_whole(mini, monkeypatch):
-    """Windows of 16 x 16 patches are its largest inputs, 32 scenes a batch; 128 are more than a batch ever has."""
-    monkeypatch.setattr("pacl.clip.baselines.neighbourhood_rows", None)
-    assert last_block_of(mini, "naclip", 128, (16, 16)).shape == (128, 257, mini.width)
-
-
 @pytest.mark.parametrize("passes", ["joint", "shifted"])
 def test_several_last_blocks_share_one_run_of_the_others(random, passes):
     x = torch.randn(2, 3, 33, 26, generator=torch.Generator().manual_seed(0))
@@ -233,15 +204,6 @@ def test_several_last_blocks_share_one_run_of_the_others(random, passes):
     assert list(together) == METHODS
     for name, tokens in together.items():
         torch.testing.assert_close(tokens, random.patch_features(x, 4, last_block=name, passes=passes))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_gives_float32_close_to_float32(tiny_folder, bfloat16_everywhere, method):
-    x = torch.randn(2, 3, 40, 24, generator=torch.Generator().manual_seed(0))
-    half, full = (load_clip("tiny", tiny_folder, device="cpu", dtype=dtype) for dtype in ("bfloat16", "float32"))
-    tokens, exact = (clip.patch_features(x, last_block=method) for clip in (half, full))
-    assert tokens.dtype == torch.float32 and not torch.equal(tokens, exact)
-    assert F.cosine_similarity(tokens, exact, dim=-1).min() > 0.99
 
 
 def test_value_tokens_are_maskclips_and_before_norm_leaves_the_final_norm_to_project(tiny_folder):

@@ -81,8 +81,8 @@ def test_text_files_hold_clips_text_features(clip, folder):
             np.testing.assert_allclose(nouns[number, form], alone, atol=1e-3)
 
 
-def drawn(folder, images, noun_share, seed=0, split="train"):
-    features, keys = Texts(folder, split).draw(np.random.default_rng(seed), np.array(images), noun_share)
+def drawn(folder, images, noun_share):
+    features, keys = Texts(folder, "train").draw(np.random.default_rng(0), np.array(images), noun_share)
     assert features.shape == (len(images), 16) and features.dtype == torch.float32
     return features.numpy(), keys.tolist()
 
@@ -117,22 +117,9 @@ def test_nouns_are_drawn_where_there_are_some_and_the_share_is_1(folder):
     assert used == set(range(7))  # every template
 
 
-def test_keys_are_equal_exactly_where_texts_are_the_same_and_the_share_of_nouns_is_the_one_asked_for(folder):
+def test_the_share_of_nouns_is_the_one_asked_for(folder):
     keys = np.array(drawn(folder, [0] * 2000, 0.3)[1])
     assert (keys < 0).mean() == pytest.approx(0.3, abs=0.04) and {-1, -2, 0, 1} == set(keys.tolist())
-    table = read_json(folder / "texts.json")
-    keys = drawn(folder, [0, 1, 2, 3] * 50, 0.5)[1] + drawn(folder, [0, 1] * 50, 0.5, split="validation")[1]
-    texts = [f"noun {table['nouns'][-1 - key]}" if key < 0 else f"caption {table['captions'][key]}" for key in keys]
-    assert len(set(zip(keys, texts, strict=True))) == len(set(keys)) == len(set(texts)) > 8
-    owners = [0, 1, 2, 3] * 50
-    for image, text in zip(owners, texts, strict=False):
-        word = text.removeprefix("noun ").removeprefix("caption ")
-        assert any(word in caption for caption in CAPTIONS["train"][image])
-
-
-def test_equal_generators_draw_equal_texts(folder):
-    first, again, other = (drawn(folder, [0, 2, 3] * 20, 0.5, seed) for seed in (1, 1, 2))
-    assert first[1] == again[1] != other[1] and np.array_equal(first[0], again[0])
 
 
 def test_features_are_mapped_and_never_written_to(folder):

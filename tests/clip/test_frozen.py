@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pacl.clip import load_clip, load_clip_of, weights
+from pacl.clip.baselines import LAST_BLOCKS
 from pacl.clip.frozen import resize_position_embedding
 from pacl.clip.texts import class_texts
 from pacl.runtime.params import Model
@@ -78,15 +79,6 @@ def test_any_image_size_and_stride_gives_a_grid(tiny, H, W, stride, grid):
     assert tiny[0].patch_features(images(1, H, W), stride).shape == (1, grid[0] * grid[1], 32)
 
 
-def test_a_stride_token_sees_the_patch_at_its_place(tiny):
-    """Without position embeddings and attention between patches nothing else could matter: compare the convolution."""
-    visual, x = tiny[1].visual, images(1)
-    dense = F.conv2d(x, visual.conv1.weight, stride=4)
-    for row, column in ((0, 0), (3, 5), (6, 6)):
-        crop = x[..., row * 4 : row * 4 + 8, column * 4 : column * 4 + 8]
-        torch.testing.assert_close(dense[..., row, column], visual.conv1(crop)[..., 0, 0], atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize("H, W, stride", [(32, 32, 4), (37, 50, 2), (37, 25, 4), (11, 8, 1)])
 def test_a_shifted_token_is_the_plain_one_of_the_crop_that_starts_a_patch_there(tiny, H, W, stride):
     clip, x = tiny[0], images(2, H, W)
@@ -108,23 +100,17 @@ def test_shifted_passes_at_the_patch_size_are_the_joint_one(tiny, stride):
     assert torch.equal(tiny[0].patch_features(x, stride, passes="shifted"), tiny[0].patch_features(x, stride))
 
 
-def test_position_embeddings_are_resized_bicubically_but_for_the_class_tokens():
-    embedding = torch.cat([torch.full((1, 2), 9.0), torch.randn(16, 2)])
-    assert resize_position_embedding(embedding, (4, 4), (4, 4)) is embedding
-    for grid in ((7, 5), (2, 8), (8, 2)):  # the last two have as many patches
-        resized = resize_position_embedding(embedding, (4, 4), grid)
-        square = embedding[1:].reshape(1, 4, 4, 2).permute(0, 3, 1, 2)
-        expected = F.interpolate(square, size=grid, mode="bicubic")[0].permute(1, 2, 0).reshape(-1, 2)
-        torch.testing.assert_close(resized, torch.cat([embedding[:1], expected]))
-
-
-def test_enlarged_position_embeddings_are_open_clips():
+@pytest.mark.parametrize("grid", [(6, 5), (4, 4), (2, 10)])
+def test_resized_position_embeddings_are_open_clips(grid):
     embedding = torch.randn(17, 2)
     resized = {"visual.positional_embedding": embedding}
-    visual = SimpleNamespace(visual=SimpleNamespace(grid_size=(6, 5)))
+    visual = SimpleNamespace(visual=SimpleNamespace(grid_size=grid))
     open_clip.model.resize_pos_embed(resized, visual, antialias=False)
     expected = resized["visual.positional_embedding"]
-    torch.testing.assert_close(resize_position_embedding(embedding, (4, 4), (6, 5)), expected)
+    torch.testing.assert_close(resize_position_embedding(embedding, (4, 4), grid), expected)
+    square = embedding[1:].reshape(1, 4, 4, 2).permute(0, 3, 1, 2)
+    as_many = F.interpolate(square, size=(2, 8), mode="bicubic")[0].permute(1, 2, 0).reshape(-1, 2)
+    torch.testing.assert_close(resize_position_embedding(embedding, (4, 4), (2, 8))[1:], as_many)
 
 
 def test_scaled_position_embeddings_lie_where_sclips_formula_puts_them():
@@ -168,13 +154,6 @@ def test_images_and_strides_that_do_not_fit_are_named(tiny, x, stride, message):
         tiny[0].patch_features(x, stride)
 
 
-def test_fourteen_pixel_patches_allow_seven_not_four():
-    clip = load_config({**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 28, "patch_size": 14}})
-    assert clip.grid(28, 28, 7) == (3, 3)
-    with pytest.raises(ValueError, match="stride 4 doesn't fit .* 14 pixels: use 1, 2, 7 or 14"):
-        clip.grid(28, 28, 4)
-
-
 def test_nothing_is_learned_or_drawn(tiny):
     clip = tiny[0]
     assert not clip.model.training and not any(p.requires_grad for p in clip.model.parameters())
@@ -186,12 +165,12 @@ def test_nothing_is_learned_or_drawn(tiny):
 
 
 def test_bfloat16_gives_float32_close_to_float32(tiny, bfloat16_everywhere):
-    clip = load_clip("tiny", tiny[2], device="cpu", dtype="bfloat16")
-    for half, full in (
-        (clip.patch_features(images()), tiny[0].patch_features(images())),
-        (clip.image_features(images()), tiny[0].image_features(images())),
-        (clip.text_features(["a cat"]), tiny[0].text_features(["a cat"])),
-    ):
+    def features(clip):
+        of_blocks = clip.patch_features_by(images(), list(LAST_BLOCKS)).values()
+        return *of_blocks, clip.image_features(images()), clip.text_features(["a cat"])
+
+    rounded = features(load_clip("tiny", tiny[2], device="cpu", dtype="bfloat16"))
+    for half, full in zip(rounded, features(tiny[0]), strict=True):
         assert half.dtype == torch.float32
         assert F.cosine_similarity(half, full, dim=-1).min() > 0.99 and not torch.equal(half, full)
 
@@ -307,10 +286,7 @@ def test_a_timm_vit_gives_plain_tokens_only_and_none_for_its_registers(timms):
         clip.patch_features(x, last_block="maskclip")
     with pytest.raises(ValueError, match="network of timm's, which gives after_norm, but not value"):
         load_config(timms("token"), tokens="value")
-
-
-def test_the_blocks_of_timms_networks_are_not_looked_into(timms):
-    assert list(load_config(timms("token")).block_features(images())) == []
+    assert list(clip.block_features(x)) == []  # which are not looked into
 
 
 @pytest.mark.parametrize(
@@ -318,7 +294,6 @@ def test_the_blocks_of_timms_networks_are_not_looked_into(timms):
     [
         ("eva02_tiny_patch14_224", 224, 14, 1),  # rotary positions and learned ones, as in open_clip's EVA02
         ("vit_small_patch16_dinov3", 256, 16, 5),  # rotary ones alone, a class token, four registers
-        ("vit_tiny_patch16_224", 224, 16, 1),
         ("deit3_small_patch16_224", 224, 16, 1),  # positions without the class token's
     ],
 )
@@ -342,24 +317,6 @@ def test_timms_networks_take_any_size_as_timms_own_do(name, image, patch, prefix
     torch.testing.assert_close(half[:, 1::2, ::2].flatten(1, 2), lower, **CLOSE)
 
 
-def test_at_its_own_size_timms_network_is_that_of_one_size(timms):
-    """The reference is the network as open_clip builds it, with the same weights."""
-    clip, x = load_config(timms("token")), images()
-    plain = timm.create_model("nano", num_classes=16, global_pool="token").eval()
-    plain.load_state_dict(clip.model.visual.trunk.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(clip.patch_features(x), plain.forward_features(x)[:, 3:], **CLOSE)
-        torch.testing.assert_close(clip.image_features(x), F.normalize(plain(x), dim=-1), **CLOSE)
-    large = clip.patch_features(images(2, 64, 48))
-    assert large.shape == (2, 8 * 6, 32) and clip.project(large).shape == (2, 48, 16)
-
-
-def test_siglip_is_refused_with_the_reason():
-    vision = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
-    with pytest.raises(ValueError, match=r"has no class token .*SigLIP.*nothing projects a single patch into the text"):
-        load_config({**TINY, "custom_text": True, "vision_cfg": vision})
-
-
 def test_where_timm_averages_patches_their_mean_projected_is_the_images_embedding(timms):
     """timm's final norm comes after that mean."""
     clip = load_config(timms("avg"))
@@ -380,30 +337,31 @@ def test_a_small_network_of_timms_is_read_from_a_folder(timms, tmp_path):
     )
 
 
-def test_a_timm_network_that_pools_by_attention_or_starts_with_another_network_is_refused(timms, monkeypatch):
-    with pytest.raises(ValueError, match="use a ViT that projects its class token"):
-        load_config(timms("map"))
+def test_a_timm_network_that_starts_with_another_network_is_refused(timms, monkeypatch):
     monkeypatch.setattr(timm.layers, "PatchEmbed", type("HybridEmbed", (timm.layers.PatchEmbed,), {}))
     with pytest.raises(ValueError, match="use a ViT that projects its class token"):
         load_config(timms("token"))
 
 
-@pytest.mark.parametrize(
-    "vision",
-    [
-        {"attentional_pool": True, "attn_pooler_heads": 2},
-        {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32},
-        {"pool_type": "avg"},
-        {"patch_size": [8, 4]},
-        {"image_size": [32, 16]},
-    ],
-    ids=["attention pooling", "ResNet", "the mean of the patches", "patches not square", "images not square"],
-)
-def test_other_architectures_are_refused_in_one_sentence(vision):
-    with pytest.raises(ValueError, match="use a ViT that projects its class token"):
-        load_config({**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}})
+SIGLIP = {"image_size": 224, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none"}
+OTHERS = {  # vision_cfg -> the reason
+    "attention pooling": ({"attentional_pool": True, "attn_pooler_heads": 2}, "pools its patches into the image's"),
+    "ResNet": ({"layers": [1, 1, 1, 1], "width": 16}, "doesn't see its images as a grid of patches"),
+    "the mean of the patches": ({"pool_type": "avg"}, "pools its patches into the image's"),
+    "patches not square": ({"patch_size": [8, 4]}, "that aren't square"),
+    "images not square": ({"image_size": [32, 16]}, "that aren't square"),
+    "SigLIP": (SIGLIP, "has no class token of its own .*SigLIP.*nothing projects a single patch into the text space"),
+}
+
+
+@pytest.mark.parametrize("vision, reason", OTHERS.values(), ids=OTHERS)
+def test_other_architectures_are_refused_in_one_sentence(vision, reason):
+    config = {**TINY, "custom_text": vision is SIGLIP, "vision_cfg": {**TINY["vision_cfg"], **vision}}
+    with pytest.raises(ValueError, match=f"this CLIP .*{reason}.*: use a ViT that projects its class token"):
+        load_config(config)
 
 
 def test_value_tokens_of_a_block_of_another_make_are_refused_at_once():
+    config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "qk_norm": True}}
     with pytest.raises(ValueError, match="maskclip can't replace this CLIP's last block"):
-        load_config({**TINY, "vision_cfg": {**TINY["vision_cfg"], "qk_norm": True}}, tokens="value")
+        load_config(config, tokens="value")

@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def built_in(tmp_path, monkeypatch):
     return tmp_path
 
 
+load = partial(load_clip, "tiny", device="cpu")
+
+
+def refused(pretrained, match, error=ValueError, **options):
+    with pytest.raises(error, match=match):
+        load(pretrained, **options)
+
+
 def activation(clip):
     return type(clip.model.visual.transformer.resblocks[0].mlp.gelu).__name__
 
@@ -45,50 +54,41 @@ def test_a_folder_may_bring_its_own_vocabulary(tmp_path):
     save_folder(tmp_path, {**TINY, "text_cfg": {**TINY["text_cfg"], "vocab_size": 600}})
     with gzip.open(tmp_path / "bpe.txt.gz", "wt") as file:
         file.write('"bpe_simple_vocab"\na t</w>\nc at</w>\n')
-    clip = load_clip("tiny", tmp_path, device="cpu")
+    clip = load(tmp_path)
     tokens = clip.tokenizer(["cat"])
     assert tokens.shape == (1, 12) and tokens[0, 1] == 513  # 256 bytes, 256 bytes ending a word, the second merge
     assert clip.text_features(["cat"]).shape == (1, 16)
 
 
 def test_folders_name_what_they_lack(tmp_path):
-    def refused(error, message):
-        with pytest.raises(error, match=message):
-            load_clip("tiny", tmp_path)
-
-    refused(FileNotFoundError, "needs open_clip_config.json")
+    refused(tmp_path, "needs open_clip_config.json", FileNotFoundError)
     for content in ("{", json.dumps({"model_cfg": {**TINY, "text_cfg": []}})):
         (tmp_path / "open_clip_config.json").write_text(content)
-        refused(ValueError, 'is not JSON with the "model_cfg" of a CLIP')
+        refused(tmp_path, 'is not JSON with the "model_cfg" of a CLIP')
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY}))
-    refused(FileNotFoundError, "no weights")
+    refused(tmp_path, "no weights", FileNotFoundError)
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights at all" * 200_000)
-    refused(ValueError, "doesn't hold weights of the model in .*open_clip_config.json")
+    refused(tmp_path, "doesn't hold weights of the model in .*open_clip_config.json")
 
 
-@pytest.mark.parametrize("size", [[8, 4000], [], ["a", 1], [8, 0], "8"])
+@pytest.mark.parametrize("size", [[8, 4000], [], [8, 0]])
 def test_an_image_size_larger_than_the_weights_or_not_a_size_is_named_with_its_file(tmp_path, size):
     """The longer side determines how many places a model has."""
     save_folder(tmp_path)
     vision = {**TINY["vision_cfg"], "image_size": size}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**TINY, "vision_cfg": vision}}))
     wrong = "describes a model of more than" if size == [8, 4000] else "has a size that isn't a positive whole number"
-    with pytest.raises(ValueError, match=f"open_clip_config.json {wrong}"):
-        load_clip("tiny", tmp_path, device="cpu")
-
-
-def test_a_folder_of_a_resnet_is_refused_for_what_it_is(tmp_path):
-    save_folder(tmp_path, {**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32}})
-    with pytest.raises(ValueError, match="use a ViT that projects its class token"):
-        load_clip("tiny", tmp_path, device="cpu")
+    refused(tmp_path, f"open_clip_config.json {wrong}")
+    save_folder(tmp_path, {**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32}})  # a ResNet
+    refused(tmp_path, "use a ViT that projects its class token")
 
 
 def test_safetensors_come_before_what_must_be_unpickled(tmp_path):
     expected = save_folder(tmp_path, seed=0).visual.proj
     torch.save(open_clip.CLIP(**TINY).state_dict(), tmp_path / "open_clip_pytorch_model.bin")
-    assert torch.equal(load_clip("tiny", tmp_path, device="cpu").model.visual.proj, expected)
+    assert torch.equal(load(tmp_path).model.visual.proj, expected)
     (tmp_path / "open_clip_model.safetensors").rename(tmp_path / "open_clip_pytorch_model.safetensors")
-    assert torch.equal(load_clip("tiny", tmp_path, device="cpu").model.visual.proj, expected)
+    assert torch.equal(load(tmp_path).model.visual.proj, expected)
 
 
 def test_an_untrained_clip_has_the_folders_architecture_and_weights_of_seed_0(tmp_path):
@@ -108,11 +108,11 @@ def test_random_weights_are_meant_though_a_folder_is_called_random(tmp_path, mon
 
 def test_loading_leaves_logging_as_it_was_and_warns_of_nothing(tmp_path, caplog):
     save_folder(tmp_path)
-    load_clip("tiny", tmp_path, device="cpu")
+    load(tmp_path)
     assert logging.root.manager.disable == logging.NOTSET and not caplog.records
     logging.disable(logging.INFO)
     try:
-        load_clip("tiny", tmp_path, device="cpu")
+        load(tmp_path)
         assert logging.root.manager.disable == logging.INFO
     finally:
         logging.disable(logging.NOTSET)
@@ -125,15 +125,11 @@ def test_unknown_names_are_named(built_in, monkeypatch):
     for name in ("ViT-B-17", "水"):
         with pytest.raises(ValueError, match=f"no model '{name}': did you mean ViT-B-16"):
             load_clip(name, "openai")
-    with pytest.raises(FileNotFoundError, match="nor an open_clip tag of tiny \\(its tags: openai\\)"):
-        load_clip("tiny", "opnai")
-    with pytest.raises(ValueError, match="tokens must be"):
-        load_clip("tiny", "random", tokens="after")
-    with pytest.raises(ValueError, match="dtype float32 or bfloat16, not 'after_norm' and 'float16'"):
-        load_clip("tiny", "random", dtype="float16")
+    refused("opnai", "nor an open_clip tag of tiny \\(its tags: openai\\)", FileNotFoundError)
+    refused("random", "tokens must be", tokens="after")
+    refused("random", "dtype float32 or bfloat16, not 'after_norm' and 'float16'", dtype="float16")
     monkeypatch.delitem(open_clip.pretrained._PRETRAINED, "tiny")
-    with pytest.raises(FileNotFoundError, match="its tags: none"):
-        load_clip("tiny", "openai")
+    refused("openai", "its tags: none", FileNotFoundError)
 
 
 def test_texts_read_by_hugging_faces_models_are_refused():
@@ -151,7 +147,7 @@ def test_a_file_has_the_activation_of_its_folder_its_model_or_its_name(built_in,
     (built_in / "OpenAI").mkdir()
     for name in ("plain.bin", "my_OpenAI.bin", "OpenAI/plain.bin", "openaim.bin"):
         torch.save(state, built_in / name)
-        clip = load_clip("tiny", built_in / name, device="cpu")
+        clip = load(built_in / name)
         assert activation(clip) == ("QuickGELU" if name == "my_OpenAI.bin" else "GELU")
         assert torch.equal(clip.model.visual.proj, state["visual.proj"])
     said = capsys.readouterr().out.splitlines()
@@ -159,21 +155,17 @@ def test_a_file_has_the_activation_of_its_folder_its_model_or_its_name(built_in,
     assert said[1] == "my_OpenAI.bin runs with QuickGELU: its name is that of open_clip's openai."
     for quick_gelu, expected in ((False, "GELU"), (True, "QuickGELU")):
         save_folder(built_in / "folder", {**TINY, "quick_gelu": quick_gelu})
-        clip = load_clip("tiny", built_in / "folder/open_clip_model.safetensors", device="cpu")
+        clip = load(built_in / "folder/open_clip_model.safetensors")
         assert activation(clip) == expected
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", {**TINY, "quick_gelu": True})
-    assert activation(load_clip("tiny", built_in / "plain.bin", device="cpu")) == "QuickGELU"
+    assert activation(load(built_in / "plain.bin")) == "QuickGELU"
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "laion", {"hf_hub": "nobody/tiny/"})
-    with pytest.raises(ValueError, match="computes QuickGELU, but 'laion' was trained without"):
-        load_clip("tiny", "laion")
+    refused("laion", "computes QuickGELU, but 'laion' was trained without")
 
 
 # What the files of these families are called: by open_clip's tag, their repository, their authors.
 FILES = [
-    ("ViT-B-16", "metaclip_400m.pt", True),
     ("ViT-B-16", "b16_400m.pt", True),
-    ("ViT-B-16", "vit_base_patch16_clip_224.metaclip_2pt5b.safetensors", True),
-    ("ViT-B-16", "b16_fullcc2.5b.pt", True),
     ("ViT-B-16", "DFN2B-CLIP-ViT-B-16.bin", True),
     ("ViT-B-16-quickgelu", "dfn2b.bin", True),
     ("ViT-B-32", "vit_b_32-quickgelu-laion400m_e32-46683a32.pt", True),
@@ -202,10 +194,7 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
     state = save_folder(tmp_path).state_dict()
     state["visual.proj"][0, 0] = float("nan")
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    with pytest.raises(
-        ValueError, match="safetensors holds a weight that is not a finite number, in visual.proj: copy"
-    ):
-        load_clip("tiny", tmp_path, device="cpu")
+    refused(tmp_path, "safetensors holds a weight that is not a finite number, in visual.proj: copy")
 
 
 def test_a_state_dict_under_the_key_model_is_unwrapped(built_in):
@@ -213,7 +202,7 @@ def test_a_state_dict_under_the_key_model_is_unwrapped(built_in):
     prefixed = {f"module.{name}": weight for name, weight in state.items()}
     for held in ({"model": state, "optimizer": {}}, {"model": prefixed, "epoch": 3}, {"state_dict": prefixed}):
         torch.save(held, built_in / "trained.pt")
-        found = load_clip("tiny", built_in / "trained.pt", device="cpu").model.state_dict()
+        found = load(built_in / "trained.pt").model.state_dict()
         assert all(torch.equal(found[name], weight) for name, weight in state.items())
 
 
@@ -222,17 +211,10 @@ def test_weights_that_do_not_fit_are_named_by_their_first_keys(built_in):
     renamed = {name.replace("visual.", "image."): weight for name, weight in state.items()}
     hugging_face = {"vision_model.embeddings.class_embedding": torch.zeros(3), "text_projection.weight": torch.zeros(3)}
     lacks = "it lacks visual.class_embedding, visual.positional_embedding, visual.proj and has image.class_embedding,"
-    for held, said in (
-        (renamed, lacks),
-        ({"model": renamed}, lacks),
-        (
-            hugging_face,
-            "it has the layout of Hugging Face's transformers, convert it as docs/data.md says under Weights",
-        ),
-    ):
+    layout = "it has the layout of Hugging Face's transformers, convert it as docs/data.md says under Weights"
+    for held, said in ((renamed, lacks), ({"model": renamed}, lacks), (hugging_face, layout)):
         torch.save(held, built_in / "other.pt")
-        with pytest.raises(ValueError, match=f"other.pt doesn't hold weights of tiny .* can read: {said}"):
-            load_clip("tiny", built_in / "other.pt", device="cpu")
+        refused(built_in / "other.pt", f"other.pt doesn't hold weights of tiny .* can read: {said}")
 
 
 THEIRS = {  # transformers' names for open_clip's; transformers 4.57.1 itself gives equal features after the conversion
@@ -271,11 +253,10 @@ def test_the_conversion_in_the_docs_gives_open_clips_weights(built_in, monkeypat
     state = save_folder(built_in / "folder").state_dict()
     monkeypatch.chdir(built_in)
     save_file(as_transformers(dict(state)), "model.safetensors")
-    with pytest.raises(ValueError, match="layout of Hugging Face's transformers"):
-        load_clip("tiny", "model.safetensors", device="cpu")
+    refused("model.safetensors", "layout of Hugging Face's transformers")
     docs = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
     exec(re.search(r"```python\n(import re\n.*?)```", docs, re.DOTALL)[1], {})
-    found = load_clip("tiny", "openai.safetensors", device="cpu").model.state_dict()
+    found = load("openai.safetensors").model.state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in state.items())
 
 
@@ -286,7 +267,7 @@ def test_openais_archive_is_read_with_its_activation(built_in):
     sizes = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
     archive = Archive({name: tensor.clone() for name, tensor in reference.state_dict().items()} | sizes)
     torch.jit.save(torch.jit.trace(archive, torch.ones(1).half()), built_in / "ViT.pt")
-    clip = load_clip("tiny", built_in / "ViT.pt", device="cpu")
+    clip = load(built_in / "ViT.pt")
     assert activation(clip) == "QuickGELU" and clip.model.visual.proj.dtype == torch.float32
     torch.testing.assert_close(clip.model.visual.proj, reference.visual.proj.float())
 
@@ -297,8 +278,7 @@ def test_a_pickle_that_would_run_code_is_refused(built_in):
             return (print, ("ran",))
 
     torch.save({"state_dict": Runs()}, built_in / "evil.pt")
-    with pytest.raises(ValueError, match="doesn't hold weights"):
-        load_clip("tiny", built_in / "evil.pt")
+    refused(built_in / "evil.pt", "doesn't hold weights")
 
 
 # --- caches and downloads ---
@@ -310,7 +290,7 @@ def test_a_cached_tag_needs_no_network_and_gets_its_activation_and_mean(built_in
     refs = snapshot.parents[1] / "refs"
     refs.mkdir()
     (refs / "main").write_text("0")
-    clip = load_clip("tiny", "openai", device="cpu")
+    clip = load("openai")
     reference.visual.output_tokens = True
     torch.testing.assert_close(clip.patch_features(images()), reference.visual(images())[1], atol=1e-5, rtol=1e-5)
     assert activation(clip) == "QuickGELU"
@@ -318,10 +298,8 @@ def test_a_cached_tag_needs_no_network_and_gets_its_activation_and_mean(built_in
 
 
 def test_weights_are_found_where_hugging_face_and_open_clip_keep_them(built_in):
-    hub, note = (
-        built_in / "hub/models--nobody--tiny/snapshots/0",
-        "hub/models--nobody--tiny/.no_exist/0/own.safetensors",
-    )
+    hub = built_in / "hub/models--nobody--tiny/snapshots/0"
+    note = hub.parents[1] / ".no_exist/0/own.safetensors"  # Hugging Face's note that there is no such file
     own, tag, url = {"hf_hub": "nobody/tiny/own.bin"}, {"hf_hub": "nobody/tiny/"}, {"url": "https://elsewhere/ViT.pt"}
 
     def add(path):
@@ -329,7 +307,7 @@ def test_weights_are_found_where_hugging_face_and_open_clip_keep_them(built_in):
         path.write_text("0")
 
     add(hub.parents[1] / "refs/main")
-    add(built_in / note)  # Hugging Face's note that there is no such file
+    add(note)
     for wanted, path in (
         (own, hub / "own.bin"),
         (tag, hub / "open_clip_pytorch_model.bin"),
@@ -340,7 +318,7 @@ def test_weights_are_found_where_hugging_face_and_open_clip_keep_them(built_in):
         add(path)
         assert weights.find_cached(wanted) == path
     assert weights.find_cached({}) is None
-    (built_in / note).rename(hub / "own.safetensors")
+    note.rename(hub / "own.safetensors")
     assert weights.find_cached(own) == hub / "own.safetensors"
 
 
@@ -382,7 +360,7 @@ def test_weights_outside_hugging_face_are_asked_for_at_their_own_address(built_i
     tag = {"url": f"{server[0]}/ViT.pt"}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "own", tag)
     monkeypatch.setattr(weights, "download_pretrained", lambda tag: str(built_in / "downloaded.bin"))
-    clip = load_clip("tiny", "own", device="cpu")
+    clip = load("own")
     assert torch.equal(clip.model.visual.proj, state["visual.proj"]) and server[1] == ["/ViT.pt"]
 
 
@@ -393,14 +371,12 @@ def test_a_download_that_fails_says_where_the_weights_may_lie(built_in, server, 
 
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["tiny"], "own", {"url": f"{server[0]}/ViT.pt"})
     monkeypatch.setattr(weights, "download_pretrained", fail)
-    with pytest.raises(FileNotFoundError, match="'own' of tiny are not in .*/.cache/clip and can't be downloaded"):
-        load_clip("tiny", "own", device="cpu")
+    refused("own", "'own' of tiny are not in .*/.cache/clip and can't be downloaded", FileNotFoundError)
 
 
 def test_offline_no_server_is_asked(built_in, server, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server[0])
     monkeypatch.setattr(weights, "download_pretrained", lambda tag: pytest.fail("it tried"))
-    with pytest.raises(FileNotFoundError, match="can't be downloaded from here"):
-        load_clip("tiny", "openai", device="cpu")
+    refused("openai", "can't be downloaded from here", FileNotFoundError)
     assert server[1] == []

@@ -1,5 +1,6 @@
 """The items compare like with like, and their tables say what was measured; nothing is timed here."""
 
+import copy
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_clip import TINY
 from open_clip.transformer import ResidualAttentionBlock
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,6 +33,7 @@ from speed import (
     evaluation,
     features,
     gpu,
+    growth,
     measuring,
     ranks,
     startup,
@@ -107,24 +110,34 @@ def test_the_losses_of_one_process_are_those_of_a_training(tmp_path, monkeypatch
 
 def test_the_gpus_script_runs_in_a_small_form_and_compares_like_with_like(monkeypatch):
     """Every row on the CPU: what a GPU would be measured with computes what the plain way computes."""
-    calls, timed = [], gpu.seconds
-    monkeypatch.setattr(gpu, "seconds", lambda call, *how: (calls.append(call), timed(call, *how))[1])
-    found = gpu.measure(gpu.SMALL, "cpu")
-    names = [one["name"] for one in found["rows"]]
-    assert [name.split(",")[0] for name in names] == [
+    calls, timed = [], gpu.waited
+    monkeypatch.setattr(gpu, "waited", lambda call, repeats: (calls.append(call), timed(call, repeats))[1])
+    found = gpu.measure()
+    rows = found["rows"]
+    assert [row["name"].split(",")[0] for row in rows] == [
         "ViT-S-32-alt's patch tokens of 2 images",
         "phi of all pairs",
         "the same",
         "a training step of 8 pairs at ViT-B/16's size",
         "ViT-S-32-alt's tokens of a photo of 48 x 40",
     ]
-    assert all(one["seconds"]["ours"] > 0 and one["gigabytes"]["ours"] >= 0 for one in found["rows"])
-    assert ["seconds" in one["ratio"] for one in found["rows"]] == [True, True, True, False, True]
+    assert all(row["seconds"]["ours"] > 0 and row["gigabytes"]["ours"] >= 0 for row in rows)
+    assert ["seconds" in row["ratio"] for row in rows] == [True, True, True, False, True]
     assert "with no GPU" in found["machine"]["processor"] and "would take" in found["notes"][1]
-    ours, plain, _ = [call() for call in calls[5:8]]
+    ours, plain, _ = [call() for call in calls if getattr(call, "func", None) is compatibility.step]
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
-    shifted, joint = (call() for call in calls[8:10])
+    shifted, joint = (call() for call in calls if "passes" in call.keywords)
     assert shifted.shape == joint.shape == (1, 3 * 5, 384)
+
+
+def test_memory_as_the_work_grows_is_measured_in_a_small_form(tmp_path, monkeypatch):
+    """Cached pairs, and streamed ones of a small CLIP in place of ViT-B/16."""
+    monkeypatch.setattr(growth, "NOUNS", 10)
+    growth.write_cached(tmp_path, 30)
+    assert 0.05 < growth.cached(tmp_path, 30, 10) < 10
+    monkeypatch.setattr("open_clip.get_model_config", lambda name: copy.deepcopy(TINY))
+    monkeypatch.setattr(streaming_memory, "PAIRS", 12)
+    assert 0 <= growth.streamed(tmp_path, 4, 2) < 1
 
 
 def test_the_papers_epochs_on_gpus_by_hand(monkeypatch):
@@ -161,14 +174,16 @@ def test_phis_floor_is_the_cheaper_of_two_ways():
     assert compatibility.operations(5, 20, 3, 4) == 5 * 2 * 5 * 20 * 3 * 4
 
 
-def test_held_is_the_peak_of_a_call_in_a_process_of_its_own():
-    assert in_own_process(held, partial(np.ones, 200 * 10**6, np.uint8)) == pytest.approx(0.2, abs=0.02)
+def test_held_is_the_peak_of_a_call_and_an_item_has_a_process_of_its_own():
+    assert held(partial(np.ones, 200 * 10**6, np.uint8)) == pytest.approx(0.2, abs=0.02)
+    assert in_own_process(os.getpid) != os.getpid()
 
 
 @pytest.mark.parametrize("has, words", [(True, ""), (False, " without bfloat16 (float32 in its place)")])
 def test_a_processor_without_bfloat16_is_called_so(monkeypatch, has, words):
     monkeypatch.setattr(measuring, "has_bfloat16", lambda device_type: has)
-    monkeypatch.setattr(measuring, "_lines", lambda path: ["flags\t: fpu", "model name\t: Abacus 2", "model name\t: -"])
+    said = "flags\t: fpu\nmodel name\t: Abacus 2\nmodel name\t: -\n"
+    monkeypatch.setattr(measuring, "Path", lambda path: SimpleNamespace(read_text=lambda: said))
     assert machine()["processor"] == "Abacus 2" + words
 
 
@@ -272,7 +287,9 @@ def test_the_parts_of_steps_add_up_and_a_large_step_is_shared_by_its_pairs(monke
 
 def test_an_evaluations_row_has_the_memory_of_both_and_the_pixels_that_differ(monkeypatch):
     monkeypatch.setattr(evaluation, "BATCH", 2)
-    monkeypatch.setattr(evaluation, "CASES", {"small": (evaluation.batch, (6,), evaluation.NONE, {"seconds": 0.5})})
+    monkeypatch.setattr(
+        evaluation, "CASES", {"small": (partial(evaluation.batch, 6), evaluation.NONE, {"seconds": 0.5})}
+    )
     gigabytes = {("small", "ours"): 0.1, ("small", "plain"): 0.4}
     fixed(evaluation, monkeypatch, seconds={"ours": 1.0, "plain": 4.0}, gigabytes=gigabytes)
     plain, wrong = evaluation.plain_labels, torch.zeros(2, 64, 64, dtype=torch.long)
@@ -308,19 +325,22 @@ def test_rates_of_reading_and_encoding_are_those_of_ours(monkeypatch):
     assert (whole["seconds_a_photo"], whole["seconds_a_caption"]) == (0.5, 0.05)
 
 
-def test_a_wait_is_the_median_after_a_first_one_and_only_a_pipeline_at_rest_is_timed(monkeypatch):
+def test_a_wait_is_the_median_after_a_first_one(monkeypatch):
     ticks = iter([0, 90, 0, 3, 0, 1, 0, 2])
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert measuring.waited(lambda: None, 3) == 2
+
+
+def test_only_a_pipeline_at_rest_is_timed(monkeypatch):
     said = SimpleNamespace(stdout="Stage 'train' would run", stderr="")
-    monkeypatch.setattr(startup, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     monkeypatch.setattr(startup, "run", lambda arguments: said)
-    assert startup.waited(["-c", "pass"]) == 2
-    monkeypatch.setattr(startup, "waited", lambda arguments: 0.25)
+    monkeypatch.setattr(startup, "waited", lambda call, repeats: 0.25)
     changed = startup.measure()
     assert changed["notes"] and len(changed["rows"]) == len(startup.COMMANDS) - 1
     said.stdout = "Data and pipelines are up to date."
     whole = startup.measure()
-    limits = {row["name"]: row["targets"] for row in whole["rows"] if row["targets"]}
-    assert not whole["notes"] and list(limits) == ["import pacl", "dvc repro with nothing to do"]
+    limits = [row["name"] for row in whole["rows"] if row["targets"]]
+    assert not whole["notes"] and limits == ["import pacl", "dvc repro with nothing to do"]
 
 
 def test_memory_that_grows_is_told_after_the_warm_up():

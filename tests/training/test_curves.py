@@ -10,7 +10,7 @@ from helpers.small_training import SHORT, interrupted, params, random_pairs, sam
 
 from pacl.training import curves as curves_module
 from pacl.training.cached import CachedPairs
-from pacl.training.curves import Curves, keep_up_to
+from pacl.training.curves import Curves
 from pacl.training.train import train
 
 
@@ -77,13 +77,6 @@ def test_a_new_training_starts_its_curves_again_and_writes_no_times(tmp_path):
         '{ "loss": 1.234568, "step": 7 }',
         "step loss 7 1.234568",
     ]
-
-
-def test_rows_are_kept_by_number_not_by_text(tmp_path):
-    path = tmp_path / "loss.tsv"
-    path.write_text("step\tloss\n9\t1\n10\t2\n100\t3\n")
-    keep_up_to(10, path)
-    assert path.read_text() == "step\tloss\n9\t1\n10\t2\n"
 
 
 def test_in_a_repository_without_a_commit_a_training_has_no_curves_and_says_so(tmp_path, monkeypatch):

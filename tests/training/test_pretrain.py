@@ -19,13 +19,10 @@ from pacl.sources.miniworld.captions import caption
 from pacl.sources.miniworld.scenes import pair, rng_of, scene
 from pacl.sources.miniworld.things import things
 from pacl.training import pretrain as pretrain_module
-from pacl.training import resume as resume_module
 from pacl.training.pretrain import (
     batch_loss,
     draw_batch,
-    encode_texts,
     identify,
-    merges_of,
     model_config,
     parameter_groups,
     pretrain,
@@ -99,15 +96,6 @@ def test_the_cut_tokenizer_gives_the_pieces_of_clips_own(tmp_path):
     assert cut.decode(cut.encode("xylophone")).strip() == "xylophone"
 
 
-def test_merges_by_hand():
-    ranks = {("a", "b"): 1, ("ab", "c</w>"): 2, ("b", "c</w>"): 0, ("x", "x"): 3}
-    assert merges_of("abc", ranks) == [("b", "c</w>")]  # the first merge takes the b from the second
-    assert merges_of("ab", ranks) == []  # at a word's end it is another piece: b</w>
-    assert merges_of("abab", {("a", "b"): 0, ("a", "b</w>"): 1}) == [("a", "b"), ("a", "b</w>")]
-    assert merges_of("xxxxa", ranks) == [("x", "x")]  # both pairs at once
-    assert merges_of("a", ranks) == []
-
-
 def test_equal_texts_give_equal_tokenizer_files(tmp_path):
     for name in ("one", "two"):
         save_tokenizer(["a red apple", "two ducks"], tmp_path / name / "bpe.txt.gz")
@@ -133,11 +121,6 @@ def pretrained(world, tokenizer, path, **changes):
     config = model_config(settings, tokenizer.vocab_size)
     model, history = pretrain(captioned_pairs(*world), config, tokenizer, settings, resume=path)
     return model.state_dict(), history
-
-
-def test_equal_seeds_give_equal_weights(world, tokenizer, tmp_path):
-    runs = [pretrained(world, tokenizer, tmp_path / str(i), epochs=2, seed=seed)[0] for i, seed in enumerate((0, 0, 1))]
-    assert same(runs[0], runs[1]) and not torch.equal(runs[0]["visual.proj"], runs[2]["visual.proj"])
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(world, tokenizer, tmp_path, monkeypatch):
@@ -184,25 +167,6 @@ def run_photos(classes, tokenizer, path, **options):
     config = model_config(PHOTOS, tokenizer.vocab_size)
     model, history = pretrain(classes, config, tokenizer, PHOTOS, resume=path, **options)
     return model.state_dict(), history
-
-
-def test_photos_resume_at_any_step_to_the_same_weights(classes, tokenizer, tmp_path, monkeypatch):
-    """Twelve steps with crops, colours and dropped patches, interrupted in the seventh, the third of its epoch."""
-    monkeypatch.setattr(resume_module, "SAVE_SECONDS", 0)
-    unbroken = run_photos(classes, tokenizer, tmp_path / "unbroken")
-    step, calls = pretrain_module.train_step, []
-
-    def interrupt_at_7(*arguments):
-        calls.append(1)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    monkeypatch.setattr(pretrain_module, "train_step", interrupt_at_7)
-    with pytest.raises(KeyboardInterrupt):
-        run_photos(classes, tokenizer, tmp_path / "cut")
-    weights, _ = run_photos(classes, tokenizer, tmp_path / "cut")
-    assert len(calls) == 7 + 6 and same(weights, unbroken[0])
 
 
 def test_after_each_epoch_the_model_is_measured(classes, tokenizer, tmp_path):
@@ -256,13 +220,6 @@ def test_with_distinct_captions_the_loss_is_open_clips(world, tokenizer, model):
         torch.testing.assert_close(
             batch_loss(model, images, batch), open_clip.ClipLoss()(*features), rtol=1e-4, atol=1e-4
         )
-
-
-def test_texts_without_their_padding_are_open_clips(world, tokenizer, model):
-    tokens = tokenizer([*world[1][:4], "a"])
-    with torch.no_grad():
-        torch.testing.assert_close(encode_texts(model, tokens), model.encode_text(tokens), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(encode_texts(model, tokens[4:]), model.encode_text(tokens[4:]), rtol=1e-4, atol=1e-5)
 
 
 def test_every_epoch_sees_every_image_once_at_a_rate_that_warms_up(world, tokenizer, tmp_path, monkeypatch):

@@ -4,13 +4,12 @@ import errno
 import itertools
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import time
 import warnings
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,7 +34,7 @@ from pacl.model import VisionEmbedder
 from pacl.training import resume
 from pacl.training.cached import CachedPairs
 from pacl.training.resume import Progress, read_state, sole_run
-from pacl.training.train import Run, identify, train
+from pacl.training.train import Run, train
 
 
 def states_of(folder, pattern) -> set:
@@ -71,26 +70,21 @@ def killed_at_random_moments(start, folder, states, kills, longest):
     return folders
 
 
-def started(target, folder, *arguments):
+def started(target, folder, **options):
     folder.mkdir(exist_ok=True)
-    process = processes.Process(target=target, args=(folder, *arguments))
+    process = processes.Process(target=target, args=(folder,), kwargs=options)
     process.start()
     return process
 
 
-@pytest.mark.parametrize(
-    "changes, kills", [({}, 8), ({"text_embedder": "linear", "accumulate": 2}, 2)], ids=["default", "text head"]
-)
-def test_training_killed_at_random_moments_ends_in_the_same_bytes(tmp_path, changes, kills):
+def test_training_killed_at_random_moments_ends_in_the_same_bytes(tmp_path):
     """Kills within the loop; everything written is compared byte by byte, history included."""
-    started(run_training, tmp_path / "unbroken", changes).join()
+    changes = {"text_embedder": "linear", "accumulate": 2}
+    started(run_training, tmp_path / "unbroken", changes=changes).join()
     expected = files(tmp_path / "unbroken/out/mini")
     assert expected.keys() == {"best.json", "best.safetensors", "last.json", "last.safetensors"}
-
-    def start(folder):
-        return started(run_training, folder, changes)
-
-    for folder in killed_at_random_moments(start, tmp_path / "cut", "out/.resume/mini/*/step*", kills, 0.1):
+    start = partial(started, run_training, changes=changes)
+    for folder in killed_at_random_moments(start, tmp_path / "cut", "out/.resume/mini/*/step*", 5, 0.1):
         assert files(folder / "out/mini") == expected
         assert not (folder / "out/.resume/mini").exists()
 
@@ -99,10 +93,7 @@ def test_pretraining_killed_at_random_moments_ends_in_the_same_bytes(tmp_path):
     started(run_pretraining, tmp_path / "unbroken").join()
     expected = files(tmp_path / "unbroken")
     assert expected.keys() == {"weights.safetensors", "history.json"}
-
-    def start(folder):
-        return started(run_pretraining, folder)
-
+    start = partial(started, run_pretraining)
     for folder in killed_at_random_moments(start, tmp_path / "cut", "state/*/step*", 4, 0.1):
         assert files(folder) == expected
 
@@ -175,22 +166,10 @@ def test_the_best_weights_come_back_though_their_files_are_gone(tmp_path, monkey
 
 def test_a_corrupt_state_is_skipped_and_the_one_before_it_used(tmp_path, monkeypatch, case):
     _, weights, history = resume_training(tmp_path / "unbroken", *case)
-    damages = {
-        "half": lambda content: content[: len(content) // 2],
-        "empty": lambda content: b"",
-        "zeros at its end": lambda content: content[:-100] + bytes(100),
-        "one byte": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-        "header": lambda content: content[:100] + b"}" + content[101:],
-    }
     older, newest = interrupt_training(tmp_path / "mini", 15, *case, monkeypatch)
     assert (older.stem, newest.stem) == ("step-000000014", "step-000000015")
-    progress = Progress(newest.parents[1], identify(CachedPairs(case[1][0], case[1][1], case[0]), case[0], case[1]))
-    intact = newest.read_bytes()
-    for name, damage in damages.items():
-        newest.write_bytes(damage(intact))
-        with pytest.warns(UserWarning, match=r"step-000000015.safetensors is corrupt.* resumes from an earlier state"):
-            assert progress.load()["step"] == 14, name
-    with pytest.warns(UserWarning, match="is corrupt"):
+    newest.write_bytes(newest.read_bytes()[:-100] + bytes(100))
+    with pytest.warns(UserWarning, match=r"step-000000015.safetensors is corrupt.* resumes from an earlier state"):
         taken, found, rows = resume_training(tmp_path / "mini", *case)
     assert taken.count(2) == 4 and same(found, weights) and rows == history
     for path in interrupt_training(tmp_path / "both", 15, *case, monkeypatch):
@@ -212,14 +191,6 @@ def test_other_settings_or_data_start_again_and_lose_nothing(tmp_path, monkeypat
     assert {path: path.read_bytes() for path in states} == kept
     assert resume_training(tmp_path / "mini", *case)[0].count(0) == 0
     assert not (tmp_path / ".resume/mini").exists()
-
-
-def test_validation_data_of_another_source_are_other_data(tmp_path):
-    settings, pairs = params(), random_pairs(tmp_path)
-    source = CachedPairs(*pairs, settings)
-    validations = None, pairs, SimpleNamespace(identity="a"), SimpleNamespace(identity="b")
-    told = [identify(source, settings, validation)["validation data"] for validation in validations]
-    assert len(set(told)) == 4 and told[0] == "" and told[1] == source.identity
 
 
 def test_states_within_an_epoch_are_saved_only_when_they_are_due(tmp_path, monkeypatch, case):
@@ -260,7 +231,7 @@ def test_foreign_states_are_named_and_skipped(tmp_path):
     assert sorted(path.stem for path in mine.folder.iterdir()) == ["step-000000002", "step-000000004"]
     corrupt = Progress(tmp_path / "mine", {"settings": "corrupt"})  # another run's, which needs no warning
     corrupt.save(1, {})
-    corrupt.good[0].write_bytes(b"corrupt")
+    torch.save({"step": 1}, corrupt.good[0])  # never unpickled
     with pytest.warns(UserWarning, match=f"{mine.folder.name}.* belongs to a run with other settings") as warned:
         assert Progress(tmp_path / "mine", {"settings": "a third"}).load() is None
     assert len(warned) == 1
@@ -273,6 +244,9 @@ def test_a_changed_number_in_a_states_header_is_found(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"0.25", b"0.75"))
     with pytest.raises(ValueError, match="is corrupt: its checksum differs"):
         read_state(path)
+    save_file({"step": torch.ones(1)}, path)  # intact, but not a state
+    with pytest.raises(ValueError, match="is corrupt or not a saved state"):
+        read_state(path)
 
 
 def test_a_state_is_due_when_the_last_one_is_old_enough(tmp_path, monkeypatch):
@@ -284,19 +258,6 @@ def test_a_state_is_due_when_the_last_one_is_old_enough(tmp_path, monkeypatch):
         if now == 300.0:
             progress.save(1, {})
     assert due == [False, True, False, True]
-
-
-def test_no_state_is_ever_unpickled(tmp_path):
-    """A pickle under a state's name is skipped as any corrupt file is; nothing in it runs."""
-    progress = Progress(tmp_path, {})
-    progress.folder.mkdir()
-    bomb = f"cposix\nsystem\n(S'touch {tmp_path}/ran'\ntR.".encode()
-    (progress.folder / "step-000000001.safetensors").write_bytes(bomb)
-    torch.save({"step": 1}, progress.folder / "step-000000002.safetensors")
-    save_file({"step": torch.ones(1)}, progress.folder / "step-000000003.safetensors")  # intact, but not a state
-    with pytest.warns(UserWarning, match="is corrupt or not a saved state") as warned:
-        assert progress.load() is None
-    assert len(warned) == 3 and not (tmp_path / "ran").exists()
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -319,20 +280,15 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 # --- disks ---
 
 
-@pytest.fixture
-def small_disk():
-    """No file may grow beyond 4,000 bytes: writing fails half way, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_leaves_the_last_good_state_and_embedder(tmp_path, request):
+def test_a_full_disk_leaves_the_last_good_state_and_embedder(tmp_path, monkeypatch):
     progress, small, large = Progress(tmp_path / "states", {}), VisionEmbedder(4, 4), VisionEmbedder(64, 64)
     progress.save(1, {"weight": torch.ones(10)})
     save_embedder(tmp_path / "out/best", small, {"history": [1]})
-    request.getfixturevalue("small_disk")
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"step-000000002.safetensors was not written; make room"):
         progress.save(2, {"weight": torch.ones(10_000)})
     with pytest.raises(OSError, match="best.safetensors was not written"):
@@ -351,14 +307,6 @@ def test_a_folder_that_cannot_be_written_stops_training_before_it_starts(tmp_pat
     (tmp_path / "taken").write_text("a file in place of the folder")
     with pytest.raises(OSError, match="step-000000000.safetensors was not written; make room or make the folder"):
         train(source, settings, folder=tmp_path / "taken/mini")
-
-    def read_only(*_):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(os, "replace", read_only)
-    with pytest.raises(OSError, match="Read-only file system: .*step-000000000.safetensors was not written"):
-        train(source, settings, folder=tmp_path / "new/mini")
-    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
 
 
 KILLED = """
@@ -409,13 +357,3 @@ def test_a_bad_number_leaves_the_last_good_state(tmp_path, case):
     (state,) = (tmp_path / ".resume/mini").glob("*/*6.safetensors")
     assert all(np.isfinite(tensor.numpy()).all() for tensor in read_state(state)[1].values())
     assert len(load_embedder(tmp_path / "mini/last")[1]["history"]) == 1
-
-
-def test_weights_that_are_not_numbers_are_never_saved(tmp_path, case):
-    """A rate so large that the first step's weights overflow; the loss of that step was a number."""
-    settings = params(**SHORT | {"batch_size": 30, "epochs": 8, "learning_rate": 1e38})
-    with pytest.raises(FloatingPointError, match="lower train.learning_rate"):
-        train(CachedPairs(*case[1], settings), settings, folder=tmp_path / "mini")
-    for path in (tmp_path / ".resume/mini").glob("*/*.safetensors"):
-        tensors = read_state(path)[1].values()
-        assert all(torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point())

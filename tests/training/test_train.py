@@ -22,6 +22,7 @@ from pacl.training.train import (
     batch_loss,
     explain_bad_loss,
     learning_rate_factor,
+    loss_of,
     parameter_groups,
     phi_of,
     train,
@@ -116,14 +117,11 @@ def test_steps_are_those_of_adamw_written_out(tmp_path):
     assert [row["step"] for row in history] == [1, 2, 3] and [row["epoch"] for row in history] == [1, 2, 3]
 
 
-def test_same_texts_are_negatives_only_if_they_are_not_masked(tmp_path):
-    patches, _ = random_pairs(tmp_path / "unused", 4)
-    texts = texts_of(np.random.default_rng(0).normal(size=(1, D)), [0] * 4, tmp_path)  # one caption for all
-    masked, unmasked = (
-        train_on(patches, texts, params(pairs=4, batch_size=4, mask_same_text=masked))[1][0]["loss"]
-        for masked in (True, False)
-    )
-    assert masked == 0 and unmasked > 0.5
+def test_same_texts_are_negatives_only_if_they_are_not_masked():
+    losses = [
+        loss_of(torch.zeros(2, 2), torch.zeros(2), 1.0, params(mask_same_text=masked)) for masked in (True, False)
+    ]
+    assert losses == [0, pytest.approx(math.log(2))]
 
 
 def first_gradients(source, settings):
@@ -136,6 +134,7 @@ def first_gradients(source, settings):
 @pytest.mark.parametrize("changes", [{}, {"pooling": "matched_only"}, {"text_embedder": "linear", "scoring": "dot"}])
 @pytest.mark.parametrize("parts", [2, 5, 32])
 def test_a_batch_in_parts_has_the_whole_batchs_gradients(parts, changes, tmp_path):
+    """Its phi too, also of some of the images, as a process has them, in more parts than there are images."""
     pairs = random_pairs(tmp_path)
     whole, in_parts = (params(accumulate=number, **changes) for number in (1, parts))
     loss, phi, expected = first_gradients(CachedPairs(*pairs, whole), whole)
@@ -143,6 +142,10 @@ def test_a_batch_in_parts_has_the_whole_batchs_gradients(parts, changes, tmp_pat
     torch.testing.assert_close((found_loss, found_phi), (loss, phi))
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-4)
+    torch.manual_seed(0)
+    embedder, tokens, texts = VisionEmbedder(D_v, D), torch.randn(8, N, D_v), torch.randn(8, D)
+    some = phi_of(embedder, tokens[4:7], texts, in_parts, first_text=4)
+    torch.testing.assert_close(some, phi_of(embedder, tokens, texts, whole)[4:7])
 
 
 @pytest.mark.parametrize("name", ["precision", "products"])
@@ -153,17 +156,6 @@ def test_bfloat16_is_close_and_the_losses_are_float32(name, tmp_path, bfloat16_e
     rough_loss, rough_phi, gradients = first_gradients(CachedPairs(*pairs, rough), rough)
     assert rough_loss.dtype == rough_phi.dtype == gradients["skip.weight"].dtype == torch.float32
     assert 0 < (rough_phi - phi).abs().max() < 0.02 and rough_loss.item() == pytest.approx(loss.item(), rel=0.02)
-
-
-@pytest.mark.parametrize("pooling", ["all_pairs", "matched_only"])
-@pytest.mark.parametrize("parts", [2, 5])
-def test_images_in_parts_find_their_texts_whichever_is_the_first(pooling, parts):
-    """Three images of a batch of eight, as a process has them, also in more parts than there are images."""
-    torch.manual_seed(0)
-    embedder, tokens, texts = VisionEmbedder(D_v, D), torch.randn(8, N, D_v), torch.randn(8, D)
-    whole = phi_of(embedder, tokens, texts, params(pooling=pooling))
-    found = phi_of(embedder, tokens[4:7], texts, params(pooling=pooling, accumulate=parts), first_text=4)
-    torch.testing.assert_close(found, whole[4:7])
 
 
 @pytest.mark.parametrize(
@@ -260,101 +252,47 @@ print(len(history), "torch._dynamo" in sys.modules, "open_clip" in sys.modules)
 # --- learning ---
 
 
-def test_a_text_head_is_trained_and_sees_the_texts(tmp_path):
+def test_separable_pairs_are_learned_and_a_text_head_with_them(tmp_path):
     """Texts that hardly differ except in one direction: a trained head can stretch the others, a frozen one can't."""
     patches, texts = separable_pairs(tmp_path)
-    texts.caption_features[:, 1:] *= np.float16(0.02)
-    losses = {}
-    for head in ("frozen", "linear"):
-        embedder, history = train_on(patches, texts, params(epochs=60, text_embedder=head))
-        losses[head] = history[-1]["loss"]
-    assert losses["linear"] < losses["frozen"] - 0.1
-    assert not torch.equal(embedder.text_embedder.weight, torch.eye(D))
-
-
-def test_separable_pairs_are_learned_until_every_image_finds_its_caption(tmp_path):
-    pairs = separable_pairs(tmp_path)
-    embedder, history = train_on(*pairs, params(epochs=100), validation=pairs)
+    _, history = train_on(patches, texts, params(epochs=100), validation=(patches, texts))
     assert history[0]["validation_retrieval"] < 0.5 and history[-1]["validation_retrieval"] == 1.0
     assert history[-1]["loss"] < 0.1 < history[0]["loss"]
-    tokens, text = torch.from_numpy(pairs[0]).float(), torch.from_numpy(pairs[1].caption_features).float()
-    assert torch.equal(compatibility(embedder(tokens), text).argmax(1), torch.arange(B))
-    assert not embedder.training
+    texts.caption_features[:, 1:] *= np.float16(0.02)
+    frozen, linear = (train_on(patches, texts, params(epochs=60, text_embedder=h))[1] for h in ("frozen", "linear"))
+    assert linear[-1]["loss"] < frozen[-1]["loss"] - 0.1
 
 
-def test_noun_prompts_are_trained_on(tmp_path):
-    """With one noun for all images, nothing tells them apart."""
-    patches, _ = random_pairs(tmp_path / "unused")
-    rng = np.random.default_rng(0)
-    texts = texts_of(rng.normal(size=(B, D)), range(B), tmp_path, nouns=rng.normal(size=(1, 1, D)).astype(np.float16))
-    history = {share: train_on(patches, texts, params(epochs=1, noun_share=share))[1] for share in (0.0, 1.0)}
-    assert history[1.0][0]["loss"] == 0 < history[0.0][0]["loss"]
-
-
-def test_equal_seeds_give_equal_weights_and_only_the_first_pairs_count(tmp_path):
-    patches, texts = random_pairs(tmp_path)
-    patches[16:] = np.nan
-    weights = []
-    for seed in (0, 0, 1):
-        torch.rand(1)  # whatever was drawn before
-        weights.append(train_on(patches, texts, params(seed=seed, pairs=16, batch_size=8))[0].state_dict())
-    assert same(weights[0], weights[1]) and not torch.equal(weights[0]["skip.weight"], weights[2]["skip.weight"])
-
-
-def test_a_fixed_logit_scale_stays_as_it_is_and_changes_what_is_learned(tmp_path):
+def test_a_fixed_logit_scale_stays_as_it_is_and_a_learned_one_has_a_maximum(tmp_path):
     pairs, short = separable_pairs(tmp_path), dict(epochs=3, pairs=8, batch_size=8)
     learned, ten, again = (train_on(*pairs, params(**short, logit_scale=scale)) for scale in ("learned", 10.0, 10))
     assert all(row["logit_scale"] == pytest.approx(10) for row in ten[1]) and learned[1][-1]["logit_scale"] != 10
     assert same(ten[0].state_dict(), again[0].state_dict())
     assert not same(ten[0].state_dict(), learned[0].state_dict())
-
-
-def test_the_logit_scale_stays_below_its_maximum(tmp_path):
-    pairs, short = separable_pairs(tmp_path), dict(epochs=60, pairs=8, batch_size=8, learning_rate=5e-2)
-    scales, free = (
-        [row["logit_scale"] for row in train_on(*pairs, params(**short, max_logit_scale=most))[1]]
-        for most in (15.0, 100.0)
-    )
-    assert max(scales) == scales[-1] == pytest.approx(15.0) and free[-1] > 16
+    settings = params(**short, max_logit_scale=15.0)
+    assert Run(CachedPairs(*pairs, settings), settings).logit_scale.max == 15.0
 
 
 # --- validation ---
 
 
-def test_validation_by_hand(tmp_path):
+@pytest.mark.parametrize("size, of_batch, starts", [(4, 4, [0, 4]), (16, 10, [0])], ids=["full batches", "one batch"])
+def test_validation_by_hand(tmp_path, size, of_batch, starts):
+    """Ten pairs: two full batches of four, or one that is smaller than a batch."""
     patches, texts = random_pairs(tmp_path, 10)
     torch.manual_seed(0)
     embedder = VisionEmbedder(D_v, D)
-    found = validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=4, pairs=4, noun_share=1.0))
+    settings = params(batch_size=size, pairs=size, noun_share=1.0)
+    found = validate(embedder, torch.tensor(10.0), (patches, texts), settings)
     tokens, text = torch.from_numpy(patches).float(), torch.from_numpy(texts.caption_features).float()
-    losses, hits = [], []
-    for start in (0, 4):  # two full batches
-        phi = compatibility(embedder(tokens[start : start + 4]), text[start : start + 4]).detach()
-        labels = torch.arange(4)
+    losses, hits, labels = [], [], torch.arange(of_batch)
+    for start in starts:
+        part = slice(start, start + of_batch)
+        phi = compatibility(embedder(tokens[part]), text[part]).detach()
         losses.append((F.cross_entropy(10 * phi, labels) + F.cross_entropy(10 * phi.T, labels)).item() / 2)
         hits.append((phi.argmax(1) == labels).float().mean().item())
     assert found["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert found["validation_retrieval"] == pytest.approx(np.mean(hits))
-
-
-def test_fewer_validation_pairs_than_a_batch_are_one_batch(tmp_path):
-    patches, texts = random_pairs(tmp_path, 5)
-    embedder = VisionEmbedder(D_v, D)
-    few = validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=16, pairs=16))
-    assert few == validate(embedder, torch.tensor(10.0), (patches, texts), params(batch_size=5, pairs=5))
-    assert math.isfinite(few["validation_loss"])
-
-
-def test_held_out_pairs_can_be_a_source(tmp_path):
-    settings = params(pairs=20, batch_size=5)
-    source = CachedPairs(*random_pairs(tmp_path / "a", 20), settings)
-    held_out = CachedPairs(*random_pairs(tmp_path / "b", 20, seed=1), settings)
-    torch.manual_seed(0)
-    embedder = VisionEmbedder(D_v, D)
-    losses = [batch_loss(embedder, torch.tensor(10.0), batch, settings)[0].item() for batch in held_out.batches(0)]
-    found = validate(embedder, torch.tensor(10.0), held_out, settings)
-    assert found["validation_loss"] == pytest.approx(np.mean(losses))
-    assert "validation_loss" in train(source, settings, validation=held_out)[1][0]
 
 
 def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
@@ -372,12 +310,8 @@ def test_best_is_the_epoch_with_the_lowest_validation_loss(tmp_path):
     assert again["validation_loss"] == pytest.approx(history[lowest]["validation_loss"], rel=1e-5)
     assert torch.equal(last.skip.weight, embedder.skip.weight)
     assert not torch.equal(best.skip.weight, embedder.skip.weight)
-
-
-def test_without_validation_the_last_epoch_is_the_best(tmp_path):
-    train_on(*random_pairs(tmp_path / "train"), params(epochs=3), folder=tmp_path / "mini")
-    (best, about), (last, _) = (load_embedder(tmp_path / "mini" / name) for name in ("best", "last"))
-    assert torch.equal(best.skip.weight, last.skip.weight) and len(about["history"]) == 3
+    train_on(patches, texts, params(epochs=2), folder=tmp_path / "without validation")
+    assert len(load_embedder(tmp_path / "without validation/best")[1]["history"]) == 2, "the last epoch is the best"
 
 
 # --- errors ---
@@ -406,33 +340,23 @@ def test_bad_texts_and_held_out_features_are_named(tmp_path):
     bad[0][5] = np.nan
     with pytest.raises(FloatingPointError, match="the validation loss is nan in batch 2: look for bad features"):
         train_on(*good, settings, validation=bad)
-
-
-def test_at_most_ten_bad_pairs_are_named():
     tokens = torch.zeros(15, N, D_v)
     tokens[3:, 0, 0] = np.inf
     reason = explain_bad_loss([tokens, torch.zeros(15, D)])
-    assert "pairs 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 (counted from 0) are not numbers" in reason
+    assert "pairs 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 (counted from 0) are not numbers" in reason, "ten at most"
+    assert "lower train.learning_rate" in explain_bad_loss([torch.zeros(2, N, D_v), torch.zeros(2, D)])
 
 
-def test_an_infinite_loss_stops_training_and_validation_at_its_first_batch(tmp_path, monkeypatch):
-    pairs, settings, losses = random_pairs(tmp_path, 12), params(pairs=12, batch_size=3), [0.5, math.inf, math.inf, 0.5]
-    left = iter(losses)
-    monkeypatch.setattr("pacl.training.train.loss_of", lambda *_: torch.tensor(next(left), requires_grad=True))
-    with pytest.raises(FloatingPointError, match="the validation loss is inf in batch 2: look for bad features"):
-        validate(VisionEmbedder(D_v, D), torch.tensor(10.0), pairs, settings)
-    left = iter([math.inf])
-    with pytest.raises(FloatingPointError, match=r"the loss is inf at step 0 .* so lower train.learning_rate"):
-        train_on(*pairs, settings)
-
-
-def test_a_logit_scale_that_is_not_a_number_is_never_saved(tmp_path):
+def test_weights_that_are_not_numbers_are_never_saved(tmp_path):
     settings = params()
     run = Run(CachedPairs(*random_pairs(tmp_path), settings), settings)
-    run.state()
-    run.logit_scale.log_scale.data.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="a weight is not a number after step 0"):
+    for weight in (run.logit_scale.log_scale.data, run.embedder.skip.bias.data):
         run.state()
+        before = weight.clone()
+        weight.fill_(math.nan)
+        with pytest.raises(FloatingPointError, match="a weight is not a number after step 0: lower train.learning_rat"):
+            run.state()
+        weight.copy_(before)
 
 
 def test_a_source_that_ends_early_or_never_is_not_trusted(tmp_path):
