@@ -4,12 +4,13 @@ import difflib
 import json
 import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from pacl.runtime.params import SECTIONS, Section
 
@@ -18,25 +19,7 @@ class ConfigError(ValueError):
     """A mistake in params.yaml or in the request for it; the message has one sentence per mistake."""
 
 
-class Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a repeated key is an error (by default the last one would win), and 5e-05 is a number, as
-    for DVC, which writes it so.
-    """
-
-    def compose_mapping_node(self, anchor):
-        node, first = super().compose_mapping_node(anchor), {}
-        for key, _ in node.value:
-            if (name := (key.tag, str(key.value))) in first:
-                problem = f"{key.value} is already in line {first[name]}: remove one of the two"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            first[name] = key.start_mark.line + 1
-        return node
-
-
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # as Python writes it
-Loader.add_implicit_resolver(  # YAML 1.2's; 1.1 wants a point and a sign
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
@@ -70,16 +53,23 @@ def find_file(path: str | Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises ConfigError."""
+    """The mapping in a YAML file, by DVC's reader: 5e-05 is a number, a repeated key an error. Raises ConfigError."""
     try:
-        table = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        table = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except Exception as error:  # YAMLError, or anything that a value's constructor raises
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path.name}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
+        problem, *_ = str(getattr(error, "problem", error)).split(" with value ")  # of a repeated key, maybe a section
+        raise ConfigError(f"{path.name}{where} is not YAML: {problem}; correct it.") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path.name} must hold one section per profile.")
     return table
+
+
+@cache
+def project_yaml(path: str) -> dict:
+    """The mapping in one of the project's YAML files. Raises ConfigError."""
+    return read_yaml(project_root() / path)
 
 
 def read_section(profile: str, name: str, values: dict) -> Section:
@@ -243,28 +233,7 @@ def sentence(section: str, kind: type[Section], error: dict) -> str:
             return f"{path} is {value!r}, but must be a section: {known_keys(kind, (*error['loc'], ''))}."
     if isinstance(value, str) and re.fullmatch(NUMBER, value):
         return f"{path} is the text {value!r}: write {value}, without quotes."
-    return f"{path} is {value!r}, but must be {allowed(error)}."
-
-
-def allowed(error: dict) -> str:
-    context = error.get("ctx", {})
-    words = {
-        "literal_error": f"one of {context.get('expected')}",
-        "greater_than": f"above {context.get('gt')}",
-        "greater_than_equal": f"at least {context.get('ge')}",
-        "less_than": f"below {context.get('lt')}",
-        "less_than_equal": f"at most {context.get('le')}",
-        "bool_type": "true or false",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "string_type": "text",
-        "invalid_key": "text",
-        "dict_type": "a section",
-        "tuple_type": "a list",
-        "too_short": f"a list of at least {context.get('min_length')}",
-    }
-    return words.get(error["type"], error["msg"].removeprefix("Input should be "))
+    return f"{path} is {value!r}, but {re.sub('^[A-Z][a-z]+ should', 'must', error['msg'])}."
 
 
 def known_keys(kind: type[Section], loc: tuple) -> str:

@@ -2,16 +2,14 @@
 
 import inspect
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from pacl.data.images import is_hidden, pictures_in
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_root, project_yaml
 from pacl.runtime.params import Prepare
 from pacl.sources import tiny_imagenet
 from pacl.sources.layouts import lines_of, partial
@@ -19,9 +17,8 @@ from pacl.sources.layouts import lines_of, partial
 PLACES = {"test": ("test", "val", "images"), "validation": ("validation", "train")}  # in raw/NAME
 
 
-@cache
 def all_sets() -> dict:
-    return yaml.safe_load((project_root() / "data/classification/sets.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/classification/sets.yaml")
 
 
 def described(name: str) -> dict:

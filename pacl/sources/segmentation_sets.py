@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
 from pacl.data.images import Masks, endings, pictures_in, unreadable
-from pacl.runtime.config import project_root, read_yaml
+from pacl.runtime.config import project_root, project_yaml
 from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of, shown
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
@@ -278,7 +278,7 @@ def things_of(one: Benchmark) -> tuple[str, ...]:
     """
     if one.name == "coco_stuff":
         return tuple(one.names[:80])
-    stuff = set(read_yaml(project_root() / "data/classes/stuff.yaml").get(one.name, ()))
+    stuff = project_yaml("data/classes/stuff.yaml").get(one.name, ())
     return tuple(name for name in one.names if name not in stuff and not is_background(name))
 
 

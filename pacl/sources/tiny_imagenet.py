@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from pacl.data.images import open_image
 from pacl.data.pairs import Pairs, Subject
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_yaml
 from pacl.sources.caption_sets import CAPTIONED, captioned
 from pacl.sources.layouts import check_present, lines_of, partial, parts_of, text_of
 
@@ -76,7 +75,7 @@ def class_names(folder: Path) -> list[tuple[str, ...]]:
 
 def broader_words() -> dict:
     """data/tiny_imagenet_broader_words.yaml: `kinds`, the words of each WordNet id, and `people`."""
-    return yaml.safe_load((project_root() / "data/tiny_imagenet_broader_words.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/tiny_imagenet_broader_words.yaml")
 
 
 def read_images(paths: list[Path], size: int) -> np.ndarray:

@@ -5,20 +5,18 @@ rendered as sprites.
 from functools import cache, reduce
 
 import numpy as np
-import yaml
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter
 
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_yaml
 
 SHEET = 256  # pixels a side of a drawing before it is scaled into a scene
 ODD_COLOURS = 6  # how many untypical colourings each thing has
 ODD = "odd"  # the kind of a thing in an untypical colour
 
 
-@cache
 def things() -> dict:
     """All things: name -> {"kinds": {kind name: [colour, second colour, pattern]}, "parts": [...]}, in file order."""
-    return yaml.safe_load((project_root() / "data/miniworld/things.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/miniworld/things.yaml")
 
 
 @cache
