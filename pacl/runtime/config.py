@@ -99,31 +99,36 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
     """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured."""
-    prepare = sections["prepare"]
+    prepare, errors = sections["prepare"], check_names(profile, sections, root)
     trained = sections["train"].pairs if "train" in sections and prepare.source not in ("webdataset", "none") else 0
-    path, errors = f"{profile}.prepare.train_pairs", check_measured(profile, sections, root)
     if prepare.train_pairs >= trained:
         return errors
-    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs.", *errors]
+    few = f"{profile}.prepare.train_pairs is {prepare.train_pairs}, but must be at least {trained}"
+    return [f"{few}, {profile}.train.pairs.", *errors]
 
 
-def check_measured(profile: str, sections: dict, root: Path) -> list[str]:
+NAMES = {  # what names something -> where that must be
+    "patch_alignment.benchmark": "prepare.benchmarks",
+    "segmentation.benchmarks": "prepare.benchmarks",
+    "segmentation.protocols": "protocols",
+    "classification.sets": "prepare.classification_sets",
+}
+
+
+def check_names(profile: str, sections: dict, root: Path) -> list[str]:
     """What later stages measure is prepared; otherwise they would notice after hours of training."""
-    lists = {
-        ("patch_alignment", "benchmark"): "benchmarks",
-        ("segmentation", "benchmarks"): "benchmarks",
-        ("classification", "sets"): "classification_sets",
-    }
     errors = []
-    for (section, key), prepared in lists.items() if "prepare" in sections else ():
-        named = getattr(sections[section], key) if section in sections else []
-        known = getattr(sections["prepare"], prepared)
-        errors += [
-            f"{profile}.{section}.{key} names {name!r}, but {profile}.prepare.{prepared} doesn't: add it there, or "
-            f"name one of {', '.join(known) or 'none'}."
-            for name in ([named] if isinstance(named, str) else named)
-            if name not in known
-        ]
+    for path, place in NAMES.items():
+        (section, key), (owner, *prepared) = path.split("."), place.split(".")
+        if section in sections and owner in sections:
+            named = getattr(sections[section], key)
+            known = getattr(sections[owner], prepared[0]) if prepared else dict(sections[owner])
+            errors += [
+                f"{profile}.{path} names {name!r}, but {profile}.{place} doesn't: add it there, or name one of "
+                f"{', '.join(known) or 'none'}."
+                for name in ([named] if isinstance(named, str) else named)
+                if name not in known
+            ]
     return errors
 
 
@@ -156,16 +161,6 @@ def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
         "phrases": [path.name for path in files if path.is_dir()],
         "per_benchmark": list(dict.fromkeys(benchmarks + sections["prepare"].benchmarks)) if benchmarks else [],
     }
-
-
-def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
-    """Its protocols exist, and its benchmarks are prepared."""
-    known = dict(sections["protocols"]) if "protocols" in sections else sections["segmentation"].protocols
-    return [
-        f"{profile}.segmentation.protocols.{i} is {name!r}, but must be one of {', '.join(known)}."
-        for i, name in enumerate(sections["segmentation"].protocols)
-        if name not in known
-    ] + check_measured(profile, sections, root)
 
 
 def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
@@ -251,11 +246,5 @@ def kind_below(kind, key: str) -> type:
     return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
 
 
-CHECKS = {
-    "prepare": check_prepare,
-    "protocols": check_protocols,
-    "patch_alignment": check_measured,
-    "segmentation": check_segmentation,
-    "classification": check_measured,
-    "ablations": check_ablations,
-}
+CHECKS = {"prepare": check_prepare, "protocols": check_protocols, "ablations": check_ablations}
+CHECKS |= {path.partition(".")[0]: check_names for path in NAMES}

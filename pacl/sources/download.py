@@ -1,4 +1,4 @@
-"""Downloads the data sets that a profile needs, and CLIP's weights, from the addresses in data/downloads.toml.
+"""Downloads the data sets that a profile needs, and CLIP's weights, from the addresses in data/data_sets.toml.
 
 python -m pacl.sources.download PROFILE [--only SET ...] [--data FOLDER] [--mirror ADDRESS] [--dry-run]
 
@@ -45,7 +45,7 @@ class Bar(tqdm):
 
 
 def lacking(raw: Path, settings: Prepare, only: list[str] | None = None) -> dict[str, dict]:
-    """The sets that the settings need and that are missing in raw, by their keys in data/downloads.toml or, if they
+    """The sets that the settings need and that are missing in raw, by their keys in data/data_sets.toml or, if they
     aren't there, by their names; each with `get`, the manual way. only: keys, of no others. Raises DownloadError for
     an unknown one.
     """
@@ -56,7 +56,7 @@ def lacking(raw: Path, settings: Prepare, only: list[str] | None = None) -> dict
     found = {}
     for name, _, get, terms in filter(None, rows):
         key = key_of.get(name, name)
-        found[key] = {"name": name, "terms": terms, "get": get} | known_sets().get(key, {})
+        found[key] = {"terms": terms} | known_sets().get(key, {}) | {"name": name, "get": get}
     return {key: one for key, one in found.items() if not only or key in only}
 
 

@@ -14,22 +14,9 @@ from pacl.data.images import open_image
 from pacl.data.pairs import Pairs, Subject
 from pacl.runtime.config import project_yaml
 from pacl.sources.caption_sets import CAPTIONED, captioned
-from pacl.sources.layouts import check_present, lines_of, partial, parts_of, text_of
+from pacl.sources.layouts import check_present, data_set, lines_of, partial, parts_of, text_of
 
-TINY_IMAGENET = {
-    "name": "Tiny-ImageNet",
-    "folder": "tiny-imagenet-200",
-    "sizes": {"all": 100_000, "validation": 10_000},
-    "parts": {
-        "classes": ("wnids.txt",),
-        "names": ("words.txt",),
-        "photos": ("train",),
-        "validation photos": ("val/images",),
-        "validation classes": ("val/val_annotations.txt",),
-    },
-    "get": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip next to {folder}",
-    "terms": "ImageNet's: non-commercial research",
-}
+TINY_IMAGENET = data_set("tiny_imagenet")
 CAPTION_SETS = ("flickr8k", "coco")  # that join its photos as training pairs
 PROMPT = "a photo of a {}."
 LONGEST = 5  # words of a name that is searched for in captions

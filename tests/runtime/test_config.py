@@ -112,7 +112,7 @@ WRONG = [
     ("protocols.mine", {"per_benchmark": 3}, "protocols.mine.per_benchmark is 3, but must be a valid dictionary."),
     ("ablations.strides", [8, 5], "ablations.strides.1 is 5, but must be one of 1, 2, 4, 8"),
     ("ablations.base", {"scal": 1.0}, "ablations.points.default.scal is not a parameter: did you mean scale."),
-    ("segmentation.protocols", ["native", "nativ"], "segmentation.protocols.1 is 'nativ', but must be one of"),
+    ("segmentation.protocols", ["native", "nativ"], "segmentation.protocols names 'nativ', but mini.protocols doesn't"),
     ("segmentation.methods", ["clip"], "segmentation: methods must name pacl because clip and pacl are compared."),
     ("segmentation.methods", [], "segmentation: methods must name clip and pacl because clip and pacl are compared."),
 ]
