@@ -24,9 +24,9 @@ def write_shard(path, first, count, **changes):
     return tar_of(path, *((name, data) for name, data in (files | changes).items() if data is not None))
 
 
-def tar_of(path, *members, mode="w"):
-    """A tar of (name, bytes); with mode "a" they are added."""
-    with tarfile.open(path, mode) as tar:
+def tar_of(path, *members):
+    """A tar of (name, bytes)."""
+    with tarfile.open(path, "w") as tar:
         for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)

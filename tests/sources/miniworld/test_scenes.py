@@ -12,7 +12,6 @@ from pacl.runtime.files import checksum
 from pacl.sources.miniworld import scenes as miniworld
 from pacl.sources.miniworld import textures
 from pacl.sources.miniworld.scenes import (
-    BENCHMARKS,
     SETS,
     SIDE,
     SPLITS,
@@ -30,7 +29,7 @@ from pacl.sources.miniworld.scenes import (
     set_classes,
     small_view,
 )
-from pacl.sources.miniworld.things import ODD, SHEET
+from pacl.sources.miniworld.things import SHEET
 
 
 def test_scenes_captions_and_sets_are_the_same_as_ever():
@@ -69,21 +68,6 @@ def test_benchmark_tables_by_hand(name, count, by_hand):
     assert {label: one.table[label] for label in by_hand} == by_hand
     assert one.table[len(fine_labels()) :] == (IGNORE,) * (256 - len(fine_labels()))
     assert set(one.table) - {IGNORE} == set(range(count)), "every class has a label"
-
-
-def expected_class(name, thing, kind):
-    if kind is not None:
-        return thing if name != "ade20k" else (None if kind == ODD else kind)
-    group = next(group for group, names in textures.GROUPS.items() if thing in names)
-    return {"voc20": None, "voc21": "background", "context59": group, "coco_stuff": thing, "ade20k": thing}[name]
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_fine_label_has_the_class_of_its_name(name):
-    one = benchmark(name)
-    for label, (thing, kind) in enumerate(fine_labels()):
-        found = dict(enumerate(one.classes)).get(one.table[label])
-        assert found == expected_class(name, thing, kind), (thing, kind)
 
 
 def test_mask_is_where_the_sheet_shows():
