@@ -84,12 +84,12 @@ def open_labels(path: str | Path) -> np.ndarray:
     """A label map [H, W] of an image file or of NumPy's .npy. Raises as `open_image` does, also for an array that is
     not one integer per pixel.
     """
-    if Path(path).suffix.lower() != ".npy":
+    if Path(path).suffix.lower() == ".npy":
+        labels = read_array(path)
+        if labels.ndim != 2 or labels.dtype.kind not in "bui":
+            raise ValueError(f"{path} holds {labels.dtype} {list(labels.shape)}: save one integer per pixel, [H, W].")
+    else:
         labels = np.asarray(open_image(path, mask=True))
-        return labels.astype(np.uint8) if labels.dtype == bool else labels
-    labels = read_array(path)
-    if labels.ndim != 2 or labels.dtype.kind not in "bui":
-        raise ValueError(f"{path} holds {labels.dtype} {list(labels.shape)}: save one integer per pixel, [H, W].")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 

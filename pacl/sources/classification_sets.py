@@ -100,7 +100,7 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
     `TorchvisionImages`.
     """
     if name == "tiny_imagenet":
-        return read_tiny_imagenet(raw) if split == "test" else None
+        return tiny_imagenet.validation_split(raw) if split == "test" else None
     dataset = open_torchvision(raw, entry, split)
     if dataset is None:
         place = split_folder(raw, name, entry, split)
@@ -112,12 +112,6 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
         rows = sorted(shuffled[: entry["held_out"]] if split == "validation" else shuffled[entry["held_out"] :])
     images = {"torchvision": entry["torchvision"]["class"], "root": str(raw), "options": entry["torchvision"][split]}
     return images | {"rows": rows}, [labels[i] for i in rows], class_names(dataset, entry)
-
-
-def read_tiny_imagenet(raw: Path) -> tuple[list[Path], list[int], list[str]]:
-    """Its validation photos, which nothing was trained on, with the usual names of the classes."""
-    folder = raw / tiny_imagenet.TINY_IMAGENET["folder"]
-    return *tiny_imagenet.validation_photos(folder), [names[0] for names in tiny_imagenet.class_names(folder)]
 
 
 def split_folder(raw: Path, name: str, entry: dict, split: str) -> Path | None:

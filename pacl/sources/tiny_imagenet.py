@@ -70,11 +70,16 @@ def read_images(paths: list[Path], size: int) -> np.ndarray:
     return np.stack([np.asarray(open_image(path).resize((size, size), Image.Resampling.BICUBIC)) for path in paths])
 
 
-def validation_set(raw: Path, size: int) -> tuple[np.ndarray, list[int], list[str]]:
-    """The validation photos uint8 [M, size, size, 3], their labels, and the classes' usual names."""
+def validation_split(raw: Path) -> tuple[list[Path], list[int], list[str]]:
+    """The validation photos, which nothing was trained on, their labels, and the classes' usual names."""
     folder = raw / TINY_IMAGENET["folder"]
-    paths, labels = validation_photos(folder)
-    return read_images(paths, size), labels, [names[0] for names in class_names(folder)]
+    return *validation_photos(folder), [names[0] for names in class_names(folder)]
+
+
+def validation_set(raw: Path, size: int) -> tuple[np.ndarray, list[int], list[str]]:
+    """`validation_split`, with the photos read: uint8 [M, size, size, 3]."""
+    paths, *about = validation_split(raw)
+    return read_images(paths, size), *about
 
 
 def wanted(caption_sets: Iterable[str]) -> list[dict]:

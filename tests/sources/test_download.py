@@ -3,7 +3,6 @@
 import copy
 import errno
 import hashlib
-import io
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from filelock import FileLock
 from helpers.folders import write_coco, write_flickr8k, write_tiny_imagenet, write_voc
+from helpers.small_shards import tar_of
 from helpers.web import served
 
 from pacl.runtime.config import load_params, project_root
@@ -31,26 +31,17 @@ VOC = "thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar"
 
 
 def pack(archive: Path, members: dict[str, Path | bytes]):
-    """Writes a zip or tar file: names, and what they hold: a folder, a file, or bytes."""
+    """Writes a zip or tar file: names, and what they hold, bytes or a folder."""
+    files = {name: held for name, held in members.items() if isinstance(held, bytes)}
+    for name, held in ((name, held) for name, held in members.items() if name not in files):
+        paths = [path for path in held.rglob("*") if path.is_file()]
+        files |= {f"{name}/{path.relative_to(held).as_posix()}": path.read_bytes() for path in paths}
     archive.parent.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name, held in members.items():
-        if isinstance(held, bytes):
-            files[name] = held
-        else:
-            of_folder = {f"{name}/{path.relative_to(held).as_posix()}": path for path in held.rglob("*")}
-            found = of_folder if held.is_dir() else {name: held}
-            files |= {key: path.read_bytes() for key, path in found.items() if path.is_file()}
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
-            for name, content in files.items():
-                opened.writestr(name, content)
-    else:
-        with tarfile.open(archive, "w:gz" if archive.name.endswith("gz") else "w") as opened:
-            for name, content in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                opened.addfile(member, io.BytesIO(content))
+    if archive.suffix == ".tar":
+        return tar_of(archive, *files.items())
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in files.items():
+            opened.writestr(name, content)
 
 
 @pytest.fixture
