@@ -116,6 +116,7 @@ def fetch(file: dict, archives: Path, mirror: str | None) -> Path:
         part.rename(path)
     else:
         check(file, path)  # got by hand, or its unpacking was interrupted
+        part.unlink(missing_ok=True)
     return path
 
 
