@@ -445,7 +445,7 @@ def test_an_array_of_objects_runs_nothing(good, tmp_path):
 
     shutil.copy(good / "train.json", tmp_path)
     np.save(tmp_path / "train_images.npy", np.array([Runs()], dtype=object))
-    with pytest.raises(ValueError, match=r"train_images\.npy is not an array"):
+    with pytest.raises(ValueError, match=r"train_images\.npy can't be read as an array"):
         read_pairs(tmp_path, "train")
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Runs()))  # it would have run
