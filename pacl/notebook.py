@@ -15,12 +15,12 @@ from pathlib import Path
 
 import nbformat
 import papermill
-import yaml
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
+from ruamel.yaml import YAML, YAMLError
 
-from pacl.runtime.config import NUMBER, Loader
+from pacl.runtime.config import NUMBER
 from pacl.runtime.files import write_atomically
 
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -153,8 +153,8 @@ def parse(pair: str, known: dict) -> tuple[str, object]:
         none = value in ("null", "None", "~", "")
         return name, None if none else value if default is str else text_or_number(value)
     try:
-        found = yaml.load(value, Loader=Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        found = YAML(typ="safe").load(value)
+    except (YAMLError, ValueError, RecursionError):
         raise NotebookError(f"The value of {name} is not YAML: {value}") from None
     if not is_plain(found):
         raise NotebookError(f"The value of {name} must be a number, text or a list of these: {value}")

@@ -171,7 +171,7 @@ sizes = [1, 2]
     *((f"background={text}", x) for text, x in ((".5", 0.5), ("5.", 5.0), ("1E-3", 0.001), ("0.50", 0.5))),
     ("size=0.5", 0.5),
     ("size=5e-05", 5e-05),
-    ("size=no", False),
+    ("size=false", False),
     ("size=null", None),
     ("sizes=[3, x]", [3, "x"]),
 ])  # fmt: skip

@@ -45,10 +45,8 @@ class Benchmark:
 
     def entry(self) -> dict:
         """Its description in a prepared file."""
-        phrases = {key: list(words) for key, words in self.phrases.items()}
-        known = {"phrases": phrases or None, "things": None if self.things is None else list(self.things)}
-        entry = {"classes": list(self.classes), "table": list(self.table)}
-        return entry | {key: value for key, value in known.items() if value is not None}
+        entry = {"classes": self.classes, "table": self.table, "phrases": self.phrases or None, "things": self.things}
+        return {key: value for key, value in entry.items() if value is not None}
 
     @property
     def names(self) -> list[str]:

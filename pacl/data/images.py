@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pacl.runtime.files import read_array
+
 FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats that Pillow recognises and leaves to other programs
 SCALED = {"L;2": 85, "L;4": 17}  # Pillow's factors for grey values of two and four bits
 NO_RANGE = ("I", "F")  # Pillow's modes in which white has no fixed value
@@ -82,17 +84,12 @@ def open_labels(path: str | Path) -> np.ndarray:
     """A label map [H, W] of an image file or of NumPy's .npy. Raises as `open_image` does, also for an array that is
     not one integer per pixel.
     """
-    if Path(path).suffix.lower() != ".npy":
+    if Path(path).suffix.lower() == ".npy":
+        labels = read_array(path)
+        if labels.ndim != 2 or labels.dtype.kind not in "bui":
+            raise ValueError(f"{path} holds {labels.dtype} {list(labels.shape)}: save one integer per pixel, [H, W].")
+    else:
         labels = np.asarray(open_image(path, mask=True))
-        return labels.astype(np.uint8) if labels.dtype == bool else labels
-    try:
-        labels = np.load(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
-    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
-        raise ValueError(f"{path} can't be read as an array ({error}): replace or remove it.") from None
-    if labels.ndim != 2 or labels.dtype.kind not in "bui":
-        raise ValueError(f"{path} holds {labels.dtype} {list(labels.shape)}: save one integer per pixel, [H, W].")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pacl.data.benchmark import Benchmark
 from pacl.data.images import Images, Masks, TorchvisionImages
-from pacl.runtime.files import read_json, write_json
+from pacl.runtime.files import read_array, read_json, write_json
 
 
 def store(folder: Path, name: str, source):
@@ -32,17 +32,11 @@ def source_of(folder: Path, stored):
 
 def read_pictures(path: Path) -> np.ndarray:
     """The array that `store` wrote, memory-mapped. Raises FileNotFoundError, or ValueError if it is corrupt."""
-    try:
-        array = np.load(path, mmap_mode="r")
-        if array.dtype != np.uint8 or array.ndim != 3 and (array.ndim != 4 or array.shape[-1] != 3):
-            raise ValueError(f"{array.dtype} {list(array.shape)}")
-        return array
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: run the stage that writes it.") from None
-    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
-        raise ValueError(
-            f"{path} is not an array of pictures ({error}): remove it and run the stage that writes it again."
-        ) from None
+    array = read_array(path, mmap_mode="r")
+    if array.dtype != np.uint8 or array.ndim != 3 and (array.ndim != 4 or array.shape[-1] != 3):
+        found = f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"{path} holds {found}, not pictures: remove it and run the stage that writes it again.")
+    return array
 
 
 def write_pairs(folder: Path, split: str, images, captions: list[list[str]]) -> None:

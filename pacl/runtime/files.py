@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that an interrupted run or a power cut leaves the old one or the new one: under a temporary name
@@ -65,6 +67,16 @@ def checksum(*parts) -> str:
     for part in parts:
         found.update(part)
     return found.hexdigest()
+
+
+def read_array(path: str | Path, *, mmap_mode: str | None = None) -> np.ndarray:
+    """NumPy's .npy, with mmap_mode="r" memory-mapped. Raises FileNotFoundError, or ValueError for a corrupt one."""
+    try:
+        return np.load(path, mmap_mode=mmap_mode)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: check the path, or run the stage that writes it.") from None
+    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
+        raise ValueError(f"{path} can't be read as an array ({error}): remove it, or write it again.") from None
 
 
 def write_json(path: Path, content) -> None:

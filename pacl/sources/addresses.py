@@ -1,4 +1,4 @@
-"""Where data sets can be downloaded (data/downloads.toml), and whether those that a profile needs can be had from here.
+"""Where data sets can be downloaded (data/data_sets.toml), and whether those that a profile needs can be had from here.
 
 python -m pacl.sources.addresses PROFILE    exits with 1 and says why, if they can't
 
@@ -10,6 +10,7 @@ import re
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,9 +21,10 @@ KEYS = ("sources", "benchmarks", "classification_sets")  # of a set: the names i
 MIRROR = "PACL_MIRROR"  # names the address of a mirror, as `wget -x` makes one: MIRROR/HOST/PATH
 
 
+@cache
 def known_sets() -> dict[str, dict]:
-    """The data sets of data/downloads.toml by their keys."""
-    return tomllib.loads((ROOT / "data/downloads.toml").read_text(encoding="utf-8"))
+    """The data sets of data/data_sets.toml by their keys."""
+    return tomllib.loads((ROOT / "data/data_sets.toml").read_text(encoding="utf-8"))
 
 
 def addresses(file: dict, mirror: str | None) -> list[str]:
@@ -62,7 +64,11 @@ def out_of_reach(prepare: dict, mirror: str | None) -> list[str]:
     raw = ROOT / prepare["raw"]
     absent = [one for one in needed(prepare).values() if not (raw / one["folder"]).exists()]
     sentences = [f"{one['name']} must be got by hand: {one['account']}." for one in absent if "account" in one]
-    hosts_of = {one["name"]: first_hosts(one, mirror) for one in absent if "files" in one}
+    hosts_of = {
+        one["name"]: {urlsplit(url).netloc: url for url in addresses(one["files"][0], mirror)}
+        for one in absent
+        if "files" in one
+    }
     hosts = {host: url for of_set in hosts_of.values() for host, url in of_set.items()}
     with ThreadPoolExecutor(16) as pool:
         silent = {host for host, there in zip(hosts, pool.map(answers, hosts.values()), strict=True) if not there}
@@ -70,11 +76,6 @@ def out_of_reach(prepare: dict, mirror: str | None) -> list[str]:
         named = ", ".join(dict.fromkeys(host for name in lost for host in hosts_of[name]))
         sentences.append(f"{', '.join(lost)} must be downloaded, and none of {named} answers: connect to a network.")
     return sentences
-
-
-def first_hosts(one: dict, mirror: str | None) -> dict[str, str]:
-    """The hosts of a set's first file, each with its address."""
-    return {urlsplit(url).netloc: url for url in addresses(one["files"][0], mirror)}
 
 
 def main(arguments: list[str]) -> int:

@@ -8,40 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pacl.data.images import pictures_in
-from pacl.sources.layouts import parts_of, shown, text_of
+from pacl.sources.layouts import data_set, parts_of, shown, text_of
 
 CAPTIONS_AN_IMAGE = 5
 HEADERS = (["image", "caption"], ["image_name", "comment_number", "comment"])  # of captions.txt
-FLICKR8K = {
-    "name": "Flickr8k",
-    "folder": "flickr8k",
-    "sizes": {"all": 8091},
-    "parts": {
-        "captions": ("captions.txt", "Flickr8k.token.txt", "*/Flickr8k.token.txt"),
-        "photos": ("Images", "Flicker8k_Dataset", "Flickr8k_Dataset"),
-    },
-    "get": "kaggle datasets download adityajn105/flickr8k --unzip -p {folder}",
-    "terms": "non-commercial research; the photos' Flickr terms",
-}
-FLICKR30K = FLICKR8K | {
-    "name": "Flickr30k",
-    "folder": "flickr30k",
-    "sizes": {"all": 31783},
-    "parts": {
-        "captions": ("captions.txt", "results_20130124.token", "*/results_20130124.token"),
-        "photos": ("Images", "flickr30k_images", "flickr30k-images"),
-    },
-    "get": "kaggle datasets download adityajn105/flickr30k --unzip -p {folder}",
-}
-COCO = {
-    "name": "COCO captions",
-    "folder": "coco",
-    "sizes": {"all": 118287},
-    "parts": {"captions": ("annotations/captions_train2017.json",), "photos": ("train2017", "images/train2017")},
-    "get": "unpack train2017.zip of images.cocodataset.org/zips and annotations_trainval2017.zip of "
-    "images.cocodataset.org/annotations in {folder}",
-    "terms": "captions CC BY 4.0; the photos' Flickr terms",
-}
+FLICKR8K, FLICKR30K, COCO = map(data_set, ("flickr8k", "flickr30k", "coco"))
 OWN = {
     "name": "your own captions",
     "folder": "captions",

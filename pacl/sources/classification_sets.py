@@ -2,16 +2,14 @@
 
 import inspect
 from collections import Counter
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from pacl.data.images import is_hidden, pictures_in
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_root, project_yaml
 from pacl.runtime.params import Prepare
 from pacl.sources import tiny_imagenet
 from pacl.sources.layouts import lines_of, partial
@@ -19,9 +17,8 @@ from pacl.sources.layouts import lines_of, partial
 PLACES = {"test": ("test", "val", "images"), "validation": ("validation", "train")}  # in raw/NAME
 
 
-@cache
 def all_sets() -> dict:
-    return yaml.safe_load((project_root() / "data/classification/sets.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/classification/sets.yaml")
 
 
 def described(name: str) -> dict:
@@ -103,7 +100,7 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
     `TorchvisionImages`.
     """
     if name == "tiny_imagenet":
-        return read_tiny_imagenet(raw) if split == "test" else None
+        return tiny_imagenet.validation_split(raw) if split == "test" else None
     dataset = open_torchvision(raw, entry, split)
     if dataset is None:
         place = split_folder(raw, name, entry, split)
@@ -115,12 +112,6 @@ def read_split(raw: Path, name: str, entry: dict, split: str) -> tuple | None:
         rows = sorted(shuffled[: entry["held_out"]] if split == "validation" else shuffled[entry["held_out"] :])
     images = {"torchvision": entry["torchvision"]["class"], "root": str(raw), "options": entry["torchvision"][split]}
     return images | {"rows": rows}, [labels[i] for i in rows], class_names(dataset, entry)
-
-
-def read_tiny_imagenet(raw: Path) -> tuple[list[Path], list[int], list[str]]:
-    """Its validation photos, which nothing was trained on, with the usual names of the classes."""
-    folder = raw / tiny_imagenet.TINY_IMAGENET["folder"]
-    return *tiny_imagenet.validation_photos(folder), [names[0] for names in tiny_imagenet.class_names(folder)]
 
 
 def split_folder(raw: Path, name: str, entry: dict, split: str) -> Path | None:

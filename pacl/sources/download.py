@@ -1,4 +1,4 @@
-"""Downloads the data sets that a profile needs, and CLIP's weights, from the addresses in data/downloads.toml.
+"""Downloads the data sets that a profile needs, and CLIP's weights, from the addresses in data/data_sets.toml.
 
 python -m pacl.sources.download PROFILE [--only SET ...] [--data FOLDER] [--mirror ADDRESS] [--dry-run]
 
@@ -14,8 +14,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
@@ -46,7 +45,7 @@ class Bar(tqdm):
 
 
 def lacking(raw: Path, settings: Prepare, only: list[str] | None = None) -> dict[str, dict]:
-    """The sets that the settings need and that are missing in raw, by their keys in data/downloads.toml or, if they
+    """The sets that the settings need and that are missing in raw, by their keys in data/data_sets.toml or, if they
     aren't there, by their names; each with `get`, the manual way. only: keys, of no others. Raises DownloadError for
     an unknown one.
     """
@@ -57,7 +56,7 @@ def lacking(raw: Path, settings: Prepare, only: list[str] | None = None) -> dict
     found = {}
     for name, _, get, terms in filter(None, rows):
         key = key_of.get(name, name)
-        found[key] = {"name": name, "terms": terms, "get": get} | known_sets().get(key, {})
+        found[key] = {"terms": terms} | known_sets().get(key, {}) | {"name": name, "get": get}
     return {key: one for key, one in found.items() if not only or key in only}
 
 
@@ -117,6 +116,7 @@ def fetch(file: dict, archives: Path, mirror: str | None) -> Path:
         part.rename(path)
     else:
         check(file, path)  # got by hand, or its unpacking was interrupted
+        part.unlink(missing_ok=True)
     return path
 
 
@@ -164,20 +164,13 @@ def check(file: dict, path: Path) -> None:
 def unpack(archive: Path, folder: Path, makes: list[str]) -> None:
     """Puts what is wanted of an archive into `folder`, each path atomically.
 
-    Raises ValueError for an archive that is damaged (which is removed), lacks a path, or has a member that would leave
-    the folder.
+    Raises ValueError for an archive that lacks a path, or is damaged or unsafe (which is removed).
     """
     unfinished = archive.with_name(f"{archive.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        with members(archive) as (names, extract):
-            for name in Bar(names, desc=f"{archive.name}, unpacking", unit=" files"):
-                path = PurePosixPath(name)
-                if path.is_absolute() or ".." in path.parts or "\\" in name:
-                    raise ValueError(f"{archive} has the member {name!r}, which would leave its folder: don't use it")
-                if any(path.is_relative_to(made) for made in makes):
-                    extract(unfinished)
+        extract(archive, unfinished, makes)
         if absent := [made for made in makes if not (unfinished / made).exists()]:
             raise ValueError(f"{archive} has no {', '.join(absent)}: its layout has changed")
         for made in makes:
@@ -191,19 +184,20 @@ def unpack(archive: Path, folder: Path, makes: list[str]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-@contextmanager
-def members(archive: Path) -> Iterator[tuple[Iterator[str], Callable]]:
-    """The names of an archive's members, and what extracts the one named last into a folder."""
-    with zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive) as opened:
-        opened.extraction_filter = getattr(tarfile, "data_filter", None)  # of tar: no devices, no links to elsewhere
-        current = []
+def extract(archive: Path, folder: Path, makes: list[str]) -> None:
+    """Extracts the wanted paths. zipfile and tarfile's filter `data` let no member leave the folder."""
+    bar = {"desc": f"{archive.name}, unpacking", "unit": " files"}
 
-        def names() -> Iterator[str]:
-            for member in opened.infolist() if archive.suffix == ".zip" else opened:
-                current[:] = [member]
-                yield getattr(member, "filename", None) or member.name
+    def wanted(name: str) -> bool:
+        return any(PurePosixPath(name).is_relative_to(made) for made in makes)
 
-        yield names(), lambda folder: opened.extract(current[0], folder)
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder, filter(wanted, Bar(opened.namelist(), **bar)))
+    else:
+        with tarfile.open(archive) as opened:
+            opened.extraction_filter = getattr(tarfile, "data_filter", None)  # Pythons before 3.11.4 have none
+            opened.extractall(folder, (member for member in Bar(opened, **bar) if wanted(member.name)))
 
 
 def get_set(one: dict, files: list[dict], raw: Path, mirror: str | None) -> str:

@@ -1,20 +1,23 @@
 """Official layouts of public data sets: where their parts are, how to get them, on what terms (paper, section 4).
 
-A data set is a dictionary: name; folder, in the raw folder; parts, each with the globs of its possible places, {split}
-filled in; sizes, the number of images of each official split, several numbers if editions differ; get, how to download
-it; terms.
+A data set is a dictionary of data/data_sets.toml, or one of the same form; `key` is its name there.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from pacl.runtime.config import project_root
+from pacl.sources.addresses import known_sets
+
+
+def data_set(key: str) -> dict:
+    return {"key": key} | known_sets()[key]
 
 
 def partial(dataset: dict, found: int, split: str = "all") -> str:
     """A sentence if the number of images isn't the official one, else ""."""
     sizes, name = dataset["sizes"][split], dataset["name"] if split == "all" else f"{dataset['name']} {split}"
-    official = sizes if isinstance(sizes, tuple) else (sizes,)
+    official = sizes if isinstance(sizes, list) else [sizes]
     if found in official:
         return ""
     return f"{name}: {found:,} of {official[0]:,} images, so results on them aren't comparable to published numbers."

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from pacl.data.benchmark import IGNORE, Benchmark, is_background, phrases_of
 from pacl.data.images import Masks, endings, pictures_in, unreadable
-from pacl.runtime.config import project_root, read_yaml
-from pacl.sources.layouts import by_stem, class_list, lines_of, numbered_lines, partial, parts_of, shown
+from pacl.runtime.config import project_root, project_yaml
+from pacl.sources.layouts import by_stem, class_list, data_set, lines_of, numbered_lines, partial, parts_of, shown
 
 NO_LABEL = -1  # in a table: a value that no mask may hold
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
@@ -27,84 +27,9 @@ CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 CONTEXT_COMMON = ("sky", "wall", "grass", "ground", "person", "building", "tree", "water", "road", "floor")
 CONTEXT_SPELLINGS = {"bedcloth": "bedclothes", "clothes": "cloth", "diningtable": "table"}
 ORDER_MASKS = 100  # how many masks are read to check the order
-
-FLICKR_TERMS = "research; the photos' Flickr terms"
-VOC = {
-    "name": "PASCAL VOC 2012",
-    "key": "voc",
-    "folder": "VOCdevkit/VOC2012",
-    "benchmarks": ("voc20", "voc21", "voc_seen"),
-    "test": "val",
-    "validation": "train",
-    "sizes": {"train": 1464, "val": 1449, "trainval": 2913},
-    "parts": {
-        "split": ("ImageSets/Segmentation/{split}.txt",),
-        "photos": ("JPEGImages",),
-        "masks": ("SegmentationClass",),
-    },
-    "get": "unpack VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012 in {folder.parent.parent}",
-    "terms": FLICKR_TERMS,
-}
-CONTEXT = {
-    "name": "Pascal Context",
-    "key": "context",
-    "folder": "VOCdevkit/VOC2010",
-    "benchmarks": ("context59", "context60"),
-    "test": "val",
-    "validation": "train",
-    "sizes": {"train": (4998, 4996), "val": (5105, 5104)},  # by VOC 2010's lists and by common evaluators
-    "parts": {
-        "split": ("ImageSets/SegmentationContext/{split}.txt", "ImageSets/Main/{split}.txt"),
-        "photos": ("JPEGImages",),
-        "masks": ("SegmentationClassContext", "59_context_labels"),
-    },
-    "get": "unpack VOCtrainval_03-May-2010.tar of host.robots.ox.ac.uk/pascal/VOC/voc2010 in {folder.parent.parent}, "
-    "and make the masks by mmsegmentation's tools/dataset_converters/pascal_context.py, or unpack "
-    "59_context_labels.tar.gz and 59_labels.txt of cs.stanford.edu/~roozbeh/pascal-context",
-    "terms": FLICKR_TERMS,
-}
-COCO_STUFF = {
-    "name": "COCO-Stuff 164k",
-    "key": "coco_stuff",
-    "folder": "coco_stuff164k",
-    "benchmarks": ("coco_stuff", "coco_object"),
-    "test": "val2017",
-    "validation": "train2017",
-    "sizes": {"train2017": 118287, "val2017": 5000},
-    "parts": {"photos": ("images/{split}",), "masks": ("annotations/{split}",)},
-    "mask_suffixes": ("", "_labelTrainIds"),
-    "get": "unpack val2017.zip of images.cocodataset.org/zips in {folder}/images, stuffthingmaps_trainval2017.zip of "
-    "calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset in {folder}/annotations",
-    "terms": "annotations CC BY 4.0; the photos' Flickr terms",
-}
-ADE20K = {
-    "name": "ADE20K",
-    "key": "ade20k",
-    "folder": "ADEChallengeData2016",
-    "benchmarks": ("ade20k",),
-    "test": "validation",
-    "validation": "training",
-    "sizes": {"training": 20210, "validation": 2000},
-    "parts": {"photos": ("images/{split}",), "masks": ("annotations/{split}",)},
-    "get": "unpack ADEChallengeData2016.zip of data.csail.mit.edu/places/ADEchallenge in {folder.parent}",
-    "terms": "non-commercial research",
-}
-CITYSCAPES = {
-    "name": "Cityscapes",
-    "key": "cityscapes",
-    "folder": "cityscapes",
-    "benchmarks": ("cityscapes",),
-    "test": "val",
-    "validation": "train",
-    "sizes": {"train": 2975, "val": 500},
-    "parts": {"photos": ("leftImg8bit/{split}",), "masks": ("gtFine/{split}",)},
-    "photo_suffix": "_leftImg8bit",
-    "mask_suffixes": ("_gtFine_labelIds", "_gtFine_labelTrainIds"),
-    "get": "register at cityscapes-dataset.com, unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip in "
-    "{folder}",
-    "terms": "non-commercial research",
-}
-IMAGE_SETS = (VOC, CONTEXT, COCO_STUFF, ADE20K, CITYSCAPES)
+IMAGE_SETS = VOC, CONTEXT, COCO_STUFF, ADE20K, CITYSCAPES = [
+    data_set(key) for key in ("voc", "context", "coco_stuff", "ade20k", "cityscapes")
+]
 
 
 def own_set(name: str) -> dict:
@@ -278,7 +203,7 @@ def things_of(one: Benchmark) -> tuple[str, ...]:
     """
     if one.name == "coco_stuff":
         return tuple(one.names[:80])
-    stuff = set(read_yaml(project_root() / "data/classes/stuff.yaml").get(one.name, ()))
+    stuff = project_yaml("data/classes/stuff.yaml").get(one.name, ())
     return tuple(name for name in one.names if name not in stuff and not is_background(name))
 
 

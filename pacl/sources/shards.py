@@ -68,49 +68,32 @@ def good_and_bad_of(path: Path) -> tuple[int, Counter]:
     return good, bad
 
 
-def members(path: str | Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Each file in a tar, with the tar. The tar must be uncompressed, so that no member but a sparse one is larger than
-    the tar itself. Raises nearly any kind of exception for a corrupt one.
-    """
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            if member.isreg():
-                yield member, tar
-            tar.members = []  # tarfile keeps every header, which nobody needs again
-
-
-def fits(member: tarfile.TarInfo) -> bool:
-    """Whether a member fits in memory or is never read; a sparse one of a few bytes may claim any size."""
-    return not is_read(member) or (member.size <= LARGEST and not member.issparse())
-
-
-def is_read(member: tarfile.TarInfo) -> bool:
-    return suffix_of(member) in READ
-
-
-def suffix_of(member: tarfile.TarInfo) -> str:
-    return (base_plus_ext(member.name)[1] or "").lower()
-
-
 def read_members(shards: Iterator[dict], bad: Counter, pictures: bool) -> Iterator[dict]:
-    """The members of shards {"url"} in webdataset's form, {} after each shard."""
+    """The members of shards {"url"} in webdataset's form, {} after each shard. A shard must be uncompressed, so that no
+    member but a sparse one is larger than the shard itself.
+    """
     for shard in shards:
         try:
-            for member, tar in members(shard["url"]):
-                yield {"fname": member.name, "data": data_of(member, tar, pictures), "__url__": shard["url"]}
+            with tarfile.open(shard["url"], "r:") as tar:
+                for member in filter(tarfile.TarInfo.isreg, tar):
+                    yield {"fname": member.name, "data": data_of(member, tar, pictures), "__url__": shard["url"]}
+                    tar.members = []  # tarfile keeps every header, which nobody needs again
         except Exception:  # tarfile raises nearly any kind for a damaged header
             bad["corrupt shard"] += 1
         yield {}
 
 
 def data_of(member: tarfile.TarInfo, tar: tarfile.TarFile, pictures: bool) -> bytes | None:
-    """A member's bytes, without `pictures` only an image's last one; none of what is never read, None if it doesn't
-    fit. Raises tarfile.ReadError if the tar ends before.
+    """A member's bytes, without `pictures` only an image's last one; none of what is never read, None if it doesn't fit
+    in memory; a sparse one of a few bytes may claim any size. Raises tarfile.ReadError if the tar ends before.
     """
-    if not is_read(member) or not fits(member):
-        return b"" if fits(member) else None
+    suffix = (base_plus_ext(member.name)[1] or "").lower()
+    if suffix not in READ:
+        return b""
+    if member.size > LARGEST or member.issparse():
+        return None
     file = tar.extractfile(member)
-    if not pictures and suffix_of(member) in IMAGES:
+    if not pictures and suffix in IMAGES:
         file.seek(max(member.size - 1, 0))
     return file.read()
 

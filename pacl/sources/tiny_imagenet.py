@@ -8,29 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from pacl.data.images import open_image
 from pacl.data.pairs import Pairs, Subject
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_yaml
 from pacl.sources.caption_sets import CAPTIONED, captioned
-from pacl.sources.layouts import check_present, lines_of, partial, parts_of, text_of
+from pacl.sources.layouts import check_present, data_set, lines_of, partial, parts_of, text_of
 
-TINY_IMAGENET = {
-    "name": "Tiny-ImageNet",
-    "folder": "tiny-imagenet-200",
-    "sizes": {"all": 100_000, "validation": 10_000},
-    "parts": {
-        "classes": ("wnids.txt",),
-        "names": ("words.txt",),
-        "photos": ("train",),
-        "validation photos": ("val/images",),
-        "validation classes": ("val/val_annotations.txt",),
-    },
-    "get": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip next to {folder}",
-    "terms": "ImageNet's: non-commercial research",
-}
+TINY_IMAGENET = data_set("tiny_imagenet")
 CAPTION_SETS = ("flickr8k", "coco")  # that join its photos as training pairs
 PROMPT = "a photo of a {}."
 LONGEST = 5  # words of a name that is searched for in captions
@@ -76,7 +62,7 @@ def class_names(folder: Path) -> list[tuple[str, ...]]:
 
 def broader_words() -> dict:
     """data/tiny_imagenet_broader_words.yaml: `kinds`, the words of each WordNet id, and `people`."""
-    return yaml.safe_load((project_root() / "data/tiny_imagenet_broader_words.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/tiny_imagenet_broader_words.yaml")
 
 
 def read_images(paths: list[Path], size: int) -> np.ndarray:
@@ -84,11 +70,16 @@ def read_images(paths: list[Path], size: int) -> np.ndarray:
     return np.stack([np.asarray(open_image(path).resize((size, size), Image.Resampling.BICUBIC)) for path in paths])
 
 
-def validation_set(raw: Path, size: int) -> tuple[np.ndarray, list[int], list[str]]:
-    """The validation photos uint8 [M, size, size, 3], their labels, and the classes' usual names."""
+def validation_split(raw: Path) -> tuple[list[Path], list[int], list[str]]:
+    """The validation photos, which nothing was trained on, their labels, and the classes' usual names."""
     folder = raw / TINY_IMAGENET["folder"]
-    paths, labels = validation_photos(folder)
-    return read_images(paths, size), labels, [names[0] for names in class_names(folder)]
+    return *validation_photos(folder), [names[0] for names in class_names(folder)]
+
+
+def validation_set(raw: Path, size: int) -> tuple[np.ndarray, list[int], list[str]]:
+    """`validation_split`, with the photos read: uint8 [M, size, size, 3]."""
+    paths, *about = validation_split(raw)
+    return read_images(paths, size), *about
 
 
 def wanted(caption_sets: Iterable[str]) -> list[dict]:

@@ -3,16 +3,7 @@
 import numpy as np
 import pytest
 
-from pacl.data.pairs import (
-    Said,
-    Subject,
-    captioned_pairs,
-    draw_broader,
-    draw_texts,
-    spread,
-    true_texts,
-    vocabulary,
-)
+from pacl.data.pairs import Said, Subject, captioned_pairs, draw_broader, draw_texts, spread, true_texts, vocabulary
 
 CAT = Subject(names=("tabby", "tabby cat"), broader=("cat",), true=frozenset({"tabby", "tabby cat", "cat", "A cat."}))
 PHOTO = Subject(captions=("A cat.", "It sleeps."), broader=("cat",), true=frozenset({"A cat.", "It sleeps.", "cat"}))
@@ -26,9 +17,7 @@ def rng(seed=0):
 
 def test_a_text_is_a_caption_or_a_name_in_a_template():
     draws = [draw_texts(rng(seed), [CAT, PHOTO], FORMS) for seed in range(400)]
-    assert {said.words[0] for said in draws} == set(CAT.names) and {said.words[1] for said in draws} == set(
-        PHOTO.captions
-    )
+    assert [{said.words[i] for said in draws} for i in (0, 1)] == [set(CAT.names), set(PHOTO.captions)]
     assert all(said.texts[1] == said.words[1] for said in draws), "captions stay as they are"
     forms = [said.texts[0].replace(said.words[0], "{}") for said in draws]
     assert set(forms) == {form for forms in FORMS for form in forms}
@@ -60,7 +49,7 @@ def test_the_vocabulary_leaves_out_rare_words_of_captions():
     assert vocabulary([CAT, *photos]) == ["a", "and", "cat", "dog", "number", "tabby", "tabby cat"]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_batch_has_hardly_two_images_of_a_kind(seed):
     kinds = np.array([*np.repeat(np.arange(20), 12), *range(20, 36)])  # twenty classes, sixteen captioned photos
     order = spread(rng(seed), kinds)

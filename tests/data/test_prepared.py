@@ -67,12 +67,10 @@ def test_arrays_are_read_from_disk_only_where_they_are_used(tmp_path):
 @pytest.mark.parametrize("array", [PICTURES.astype(np.float32), PICTURES[0, 0], PICTURES[..., :2], PICTURES[None]])
 def test_an_array_that_holds_no_pictures_is_named(array, tmp_path):
     write_pairs(tmp_path, "train", array, CAPTIONS)
-    with pytest.raises(
-        ValueError, match="train_images.npy is not an array of pictures .*: remove it and run .*again.$"
-    ):
+    with pytest.raises(ValueError, match=r"train_images.npy holds .*, not pictures: remove it and run .*again.$"):
         read_pairs(tmp_path, "train")
     (tmp_path / "train_images.npy").unlink()
-    with pytest.raises(FileNotFoundError, match="train_images.npy is missing: run the stage that writes it.$"):
+    with pytest.raises(FileNotFoundError, match="train_images.npy is missing: .*run the stage that writes it.$"):
         read_pairs(tmp_path, "train")
 
 

@@ -21,10 +21,14 @@ def write_shard(path, first, count, **changes):
         key = f"{number:09d}"
         about = json.dumps({"caption": f"caption {number}", "key": key, "status": "success"}).encode()
         files |= {f"{key}.jpg": jpeg(number), f"{key}.txt": f"caption {number}\n".encode(), f"{key}.json": about}
+    return tar_of(path, *((name, data) for name, data in (files | changes).items() if data is not None))
+
+
+def tar_of(path, *members):
+    """A tar of (name, bytes)."""
     with tarfile.open(path, "w") as tar:
-        for name, data in (files | changes).items():
-            if data is not None:
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
     return path

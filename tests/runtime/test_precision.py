@@ -12,16 +12,8 @@ from pacl.runtime import precision
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    """Forgets what was found for one processor before the next."""
-    has_bfloat16 = precision.has_bfloat16
-    has_bfloat16.cache_clear()
-    yield
-    has_bfloat16.cache_clear()
-
-
-def on_a_processor(monkeypatch, mkldnn: bool, **capabilities):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "?", **capabilities})
-    monkeypatch.setattr(precision.torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: mkldnn))
+    """What is found for one processor isn't kept for the next."""
+    monkeypatch.setattr(precision, "has_bfloat16", precision.has_bfloat16.__wrapped__)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +30,8 @@ def on_a_processor(monkeypatch, mkldnn: bool, **capabilities):
     ids=["avx512_bf16", "amx", "avx512", "avx2", "arm", "sve", "mac"],
 )
 def test_a_processor_has_bfloat16_by_its_instructions(monkeypatch, mkldnn, capabilities, expected):
-    on_a_processor(monkeypatch, mkldnn, **capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "?", **capabilities})
+    monkeypatch.setattr(precision.torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: mkldnn))
     assert precision.has_bfloat16("cpu") is expected
     assert precision.autocast("cpu", "bfloat16")._enabled is expected
     assert precision.autocast("cpu", "bfloat16").fast_dtype == torch.bfloat16

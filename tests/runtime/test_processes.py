@@ -22,7 +22,7 @@ def three(monkeypatch):
     monkeypatch.setattr(processes, "processes", lambda: 3)
 
 
-def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes():
+def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes(monkeypatch):
     found = in_parts(lambda part: (list(part), os.getpid()), 23, 4)
     assert [len(items) for items, _ in found] == [8, 8, 7]
     assert sum((items for items, _ in found), []) == list(range(23))
@@ -30,10 +30,7 @@ def test_ranges_follow_each_other_in_whole_batches_and_in_other_processes():
     assert in_parts(lambda part: os.getpid(), 4, 4) == [os.getpid()]  # one batch needs no other process
     assert in_parts(list, 0, 4) == []
     assert in_parts(list, 5, parts=5) == [[0], [1], [2], [3], [4]]  # more processes than cores, if asked for
-
-
-def test_with_a_gpu_which_a_fork_cannot_use_there_is_no_other_process(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # which a fork can't use
     assert in_parts(lambda part: (part, os.getpid()), 23, 4) == [(range(23), os.getpid())]
 
 
@@ -53,29 +50,19 @@ def test_of_forks_only_the_first_shows_its_progress(capfd):
     assert "from 0: 100%" in shown and "own: 100%" in shown and "from 3" not in shown and "from 6" not in shown
 
 
-def test_an_error_of_a_part_is_raised_and_a_death_is_named():
-    def fails(part):
-        raise ValueError(f"scene {part[0]} is bad")
-
-    with pytest.raises(ValueError, match="scene 0 is bad"):
-        in_parts(fails, 9, 3)
-    with pytest.raises(KeyError, match="no such scene"):
-        in_parts(lambda part: {}["no such scene"], 9, 3)
-    with pytest.raises(ChildProcessError, match="died"):
-        in_parts(lambda part: os._exit(1), 9, 3)
-
-
-def test_an_error_waits_for_the_other_parts_however_long_their_answers():
-    """A megabyte doesn't fit into a pipe that nobody reads."""
+def test_an_error_waits_for_the_other_parts_and_a_death_is_named():
+    """Another part's answer is a megabyte, which doesn't fit into a pipe that nobody reads."""
 
     def fails(part):
         if part[0] == 0:
-            raise ValueError("the first is bad")
+            raise ValueError("scene 0 is bad")
         return bytes(2**20)
 
-    with pytest.raises(ValueError, match="the first is bad"):
+    with pytest.raises(ValueError, match="scene 0 is bad"):
         in_parts(fails, 9, 3)
     assert not multiprocessing.active_children()
+    with pytest.raises(ChildProcessError, match="died"):
+        in_parts(lambda part: os._exit(1), 9, 3)
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux lists its processes in /proc")

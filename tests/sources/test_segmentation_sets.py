@@ -146,9 +146,16 @@ def in_order(order, *names):
     return [[1 + order.index(name) for name in names]] * 4
 
 
+ALPHABETICAL = in_order(class_list("context59"), "sky", "sky", "sky", "bag", "cat", "wood")
+
+
+def all_benchmarks(folder):
+    _, masks, _ = write_context(folder, ALPHABETICAL)
+    return {name: benchmark(name, folder, masks) for name in TABLES}
+
+
 def test_context_is_alphabetical(tmp_path):
-    mask = in_order(class_list("context59"), "sky", "sky", "sky", "bag", "cat", "wood")
-    images, masks, note = write_context(tmp_path, mask)
+    images, masks, note = write_context(tmp_path, ALPHABETICAL)
     assert len(images) == 2 and note.startswith("Pascal Context val: 2 of 5,105")
     c59, c60 = (benchmark(name, tmp_path, masks) for name in ("context59", "context60"))
     assert names_at(c59, 0, 1, 2, 59, 255) == ["", "aeroplane", "bag", "wood", ""]
@@ -168,10 +175,6 @@ def test_context_in_the_other_order_is_named_and_read_with_its_list(tmp_path):
     one = benchmark("context59", tmp_path, masks)
     assert names_at(one, *in_order(voc_first, *seen)[0]) == list(seen)
     assert names_at(benchmark("context60", tmp_path, masks), 0, 2, 15) == ["background", "bicycle", "person"]
-    (tmp_path / "list").mkdir()
-    (tmp_path / "59_labels.txt").rename(tmp_path / "list/59_labels.txt")  # unpacked in a folder of its own
-    assert benchmark("context59", tmp_path, masks) == one
-    (tmp_path / "list/59_labels.txt").rename(tmp_path / "59_labels.txt")
     for path in masks:
         write_mask(path, in_order(class_list("context59"), *seen))
     with pytest.raises(ValueError, match="order aeroplane, bag, bed .* remove it for masks in alphabetical order"):
@@ -294,7 +297,6 @@ def test_a_background_is_known_by_its_word_wherever_it_stands(tmp_path, word):
     ("text", "sentence"),
     [
         ("0: sea\n1: sky\n", "line 1 is '0: sea': write the class's name alone, .* value .0., or - for a value"),
-        ("0,background\n1,sea\n", "line 1 is '0,background': write"),
         ("0 sea\n1 sky\n", "line 1 is '0 sea': write"),
         ("# a comment\nsea\n", "line 1 is '# a comment': write"),
         ("sea\n17\n", "line 2 is '17': write"),
@@ -313,11 +315,7 @@ def test_lines_that_are_not_names_are_refused(tmp_path, text, sentence):
 def test_masks_that_measure_nothing_are_refused_and_absent_classes_named(tmp_path):
     for text, values, sentence in (
         ("sea\nsky\n", [255] * 6, "own ignores every pixel of the masks in .*masks: check its classes"),
-        (
-            "background\nsea\n",
-            [0, 0, 0, 255, 255, 255],
-            "hold only 0 and 255, .* value 1 for sea: save that class as 1",
-        ),
+        ("background\nsea\n", [0] * 3 + [255] * 3, "hold only 0 and 255, .* value 1 for sea: save that class as 1"),
     ):
         one, masks = own(tmp_path, text, values)
         with pytest.raises(ValueError, match=sentence):
@@ -343,18 +341,10 @@ def test_masks_already_reduced_are_not_taken_for_official_ones(tmp_path):
 
 def test_which_classes_are_things(tmp_path):
     """ADE20K's panoptic task has 100, Cityscapes eight classes with instances, and background is no thing."""
-    _, masks, _ = write_context(tmp_path, in_order(class_list("context59"), "sky", "sky", "sky", "bag", "cat", "wood"))
-    found = {name: benchmark(name, tmp_path, masks) for name in TABLES}
-    counts = {
-        "voc20": 20,
-        "voc21": 20,
-        "voc_seen": 13,
-        "context59": 31,
-        "context60": 31,
-        "coco_stuff": 80,
-        "coco_object": 80,
-    }
-    assert {name: len(one.things) for name, one in found.items()} == counts | {"ade20k": 100, "cityscapes": 8}
+    found = all_benchmarks(tmp_path)
+    counts = {"voc20": 20, "voc21": 20, "voc_seen": 13, "context59": 31, "context60": 31, "ade20k": 100}
+    counts |= {"coco_stuff": 80, "coco_object": 80, "cityscapes": 8}
+    assert {name: len(one.things) for name, one in found.items()} == counts
     assert found["cityscapes"].things[0] == "person" and set(found["voc20"].things) < {*found["voc20"].names, ""}
     listed = yaml.safe_load((Path(__file__).parents[2] / "data/classes/stuff.yaml").read_text())
     assert all(set(names) <= set(found[name].names) for name, names in listed.items())
@@ -364,29 +354,16 @@ def test_which_classes_are_things(tmp_path):
         own(tmp_path / "own", "sea\nboat\nthings: boat, dog\n")
 
 
-def test_photos_of_every_common_kind_are_found(tmp_path):
-    endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".gif", ".jfif"]
-    for i, ending in enumerate(endings):
-        write_image(tmp_path / f"images/{i}{ending}")
-        write_mask(tmp_path / f"masks/{i}.png", 0)
-    (tmp_path / "classes.txt").write_text("sea\n")
-    images, masks, note = scenes(tmp_path, own_set("beach"), "all")
-    assert [path.suffix for path in images] == endings and len(masks) == len(endings) and note == ""
-    (tmp_path / "images/10.heic").write_bytes(b"")
-    write_mask(tmp_path / "masks/10.jpg", 0)
-    note = scenes(tmp_path, own_set("beach"), "all")[2]
-    assert note == f"Left out of {tmp_path}/images: 1 x .heic. Left out of {tmp_path}/masks: 1 x .jpg."
-
-
 LABELS = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
 
 
-@pytest.mark.parametrize("ending", [".png", ".tif", ".npy", ".bmp", ".gif"])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64, bool])
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [(ending, np.uint8) for ending in (".png", ".tif", ".npy", ".bmp", ".gif")]
+    + [(".png", np.uint16), (".tif", np.uint16), (".png", bool), (".npy", bool), (".npy", np.int64)],
+)
 def test_label_maps_of_every_kind_that_keeps_values(tmp_path, ending, kind):
     labels = (LABELS % 2 if kind is bool else LABELS).astype(kind)
-    if ending != ".npy" and kind is np.int64 or ending in (".bmp", ".gif") and kind is not np.uint8:
-        pytest.skip("no such file")
     write_image(tmp_path / "images/a.jpg")
     (tmp_path / "classes.txt").write_text("sea\nsky\nsand\n")
     path = tmp_path / f"masks/a{ending}"
@@ -422,14 +399,7 @@ def test_masks_that_fit_no_image_are_described(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        "{}",
-        "{}.jpg",
-        "JPEGImages/{}.jpg SegmentationClass/{}.png",
-        "/JPEGImages/{}.jpg",
-        "JPEGImages\\{}.jpg,SegmentationClass\\{}.png",
-    ],
+    "line", ["{}.jpg", "/JPEGImages/{}.jpg SegmentationClass/{}.png", "JPEGImages\\{}.jpg,SegmentationClass\\{}.png"]
 )
 def test_a_list_may_have_folders_and_endings(tmp_path, line):
     write_voc(tmp_path, val=["2007_000033", "2011_000003"])
@@ -477,9 +447,7 @@ def test_a_mask_of_another_size_than_its_image_is_named_before_anything_runs(tmp
 
 def test_the_evaluators_phrases_are_one_line_a_class(tmp_path):
     with_phrases = {"voc20", "voc21", "context60", "coco_stuff", "coco_object", "ade20k", "cityscapes"}
-    mask = in_order(class_list("context59"), "sky", "sky", "sky", "bag", "cat", "wood")
-    _, masks, _ = write_context(tmp_path, mask)
-    found = {name: benchmark(name, tmp_path, masks) for name in TABLES}
+    found = all_benchmarks(tmp_path)
     assert {name for name, one in found.items() if one.phrases} == with_phrases, "context59 has the classes' names"
     assert all(len(found[name].phrases["sclip"]) == len(found[name].classes) for name in with_phrases)
     assert found["context60"].phrases["sclip"] == found["context60"].classes  # "background" is a text, too

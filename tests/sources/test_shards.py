@@ -1,6 +1,5 @@
 """WebDataset shards: what is good, what is skipped and counted, when it is too much."""
 
-import io
 import json
 import tarfile
 from collections import Counter
@@ -8,35 +7,24 @@ from pathlib import Path
 
 import pytest
 from helpers.folders import write_voc
-from helpers.small_shards import jpeg, write_shard
+from helpers.small_shards import jpeg, tar_of, write_shard
 
 from pacl.data.prepared import read_pairs
 from pacl.runtime.files import read_json
 from pacl.runtime.params import Prepare
 from pacl.sources.prepare import prepare
-from pacl.sources.shards import caption_of, find_shards, samples, survey
+from pacl.sources.shards import find_shards, samples, survey
 
 
 def test_all_samples_in_the_order_of_the_shards(tmp_path):
-    for number in range(2):
-        write_shard(tmp_path / f"cc3m/{number:05d}.tar", 10 * number, 3)
+    for number, name in enumerate(("a.TAR", "cc3m/part/b.tar", "._b.tar")):
+        write_shard(tmp_path / name, 10 * number, 3)
     shards = find_shards(tmp_path)
-    assert [path.name for path in shards] == ["00000.tar", "00001.tar"]
+    assert [path.name for path in shards] == ["a.TAR", "b.tar"]
     assert survey(shards, 0.0) == ([3, 3], "")
     found = list(samples(shards))
     assert [caption for _, _, caption in found] == [f"caption {i}" for i in (0, 1, 2, 10, 11, 12)]
     assert all(image == jpeg(int(key)) for key, image, _ in found)
-
-
-def test_suffixes_in_capitals_are_read_and_a_member_without_a_suffix_belongs_to_no_sample(tmp_path):
-    names = {f"000000000.{suffix}": None for suffix in ("jpg", "txt", "json")}
-    shard = write_shard(tmp_path / "0.tar", 0, 1, **names, **{"a.JPG": jpeg(), "a.TXT": b"a caption"})
-    assert survey([shard], 0.0) == ([1], "") and list(samples([shard])) == [("a", jpeg(), "a caption")]
-
-    shard = write_shard(tmp_path / "0.tar", 0, 2, README=b"two photos")
-    assert survey([shard], 0.0) == ([2], "")
-    bad = Counter()
-    assert len(list(samples([shard], bad=bad))) == 2 and not bad
 
 
 def test_dots_in_names_are_the_reason(tmp_path):
@@ -51,31 +39,14 @@ def test_dots_in_names_are_the_reason(tmp_path):
     assert survey([shard, whole], 0.1)[1].startswith("1 of 10 samples in the shards are bad (1 x more than one dot")
 
 
-def test_a_seed_shuffles_and_repeats(tmp_path):
-    shards = [write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(3)]
-    orders = [[key for key, *_ in samples(shards, seed=seed)] for seed in (1, 1, 2)]
-    assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[0]) == sorted(orders[2]) == [f"{i:09d}" for i in range(30)]
-
-
-def test_shards_are_shuffled_as_wholes_too(tmp_path, monkeypatch):
+def test_a_seed_shuffles_shards_and_samples_and_repeats(tmp_path, monkeypatch):
     """Far more pairs than are mixed at a time must not come in the order of their shards."""
-    monkeypatch.setattr("pacl.sources.shards.BUFFER", 1)
     shards = [write_shard(tmp_path / f"{number}.tar", 10 * number, 2) for number in range(4)]
-    orders = {tuple(int(key) for key, *_ in samples(shards, seed=seed)) for seed in range(4)}
-    assert len(orders) > 1 and {tuple(sorted(order)) for order in orders} == {(0, 1, 10, 11, 20, 21, 30, 31)}
-
-
-def test_a_photo_that_occurs_twice_in_a_shard_makes_it_corrupt(tmp_path):
-    shard = write_shard(tmp_path / "0.tar", 0, 3)
-    with tarfile.open(shard, "a") as tar:
-        for name in ("000000003.jpg", "000000003.jpg", "000000003.txt"):
-            member = tarfile.TarInfo(name)
-            member.size = len(jpeg())
-            tar.addfile(member, io.BytesIO(jpeg()))
-    bad = Counter()
-    found = [key for key, *_ in samples([shard], bad=bad)]
-    assert found[:2] == ["000000000", "000000001"] and bad["corrupt shard"] == 1
+    for buffer in (1000, 1):
+        monkeypatch.setattr("pacl.sources.shards.BUFFER", buffer)
+        orders = [tuple(int(key) for key, *_ in samples(shards, seed=seed)) for seed in (0, 0, 1, 2, 3)]
+        assert orders[0] == orders[1] and len({*orders}) > 1
+        assert {tuple(sorted(order)) for order in orders} == {(0, 1, 10, 11, 20, 21, 30, 31)}
 
 
 def test_incomplete_samples_are_skipped_and_counted(tmp_path):
@@ -95,32 +66,22 @@ def test_incomplete_samples_are_skipped_and_counted(tmp_path):
         survey([shard], 0.5)
 
 
-def tar_of(path, *members):
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def apart():
-    """All images, and then all captions, as `tar c *.jpg *.txt` writes them."""
-    return [(f"{i}.jpg", jpeg()) for i in range(6)] + [(f"{i}.txt", b"a dog") for i in range(6)]
-
-
+DOG, PHOTO = b'{"caption": "a dog"}', ("a.jpg", jpeg())
+PHOTOS, TEXTS = [(f"{i}.jpg", jpeg()) for i in range(6)], [(f"{i}.txt", b"a dog") for i in range(6)]
 WHAT_READS = {
-    "apart": (apart(), 0, {"no caption": 6, "no image": 6}),
-    "caption null": ([("a.jpg", jpeg()), ("a.json", b'{"caption": null}')], 0, {"no caption": 1}),
-    "captions in a list": ([("a.jpg", jpeg()), ("a.json", b'{"caption": ["a", "b"]}')], 0, {"no caption": 1}),
-    "an empty text": ([("a.jpg", jpeg()), ("a.txt", b""), ("a.json", b'{"caption": "a dog"}')], 1, {}),
-    "cp1252": ([("a.jpg", jpeg()), ("a.txt", "café".encode("cp1252"))], 0, {"caption not in UTF-8": 1}),
-    "cp1252, and JSON": (
-        [("a.jpg", jpeg()), ("a.txt", "café".encode("cp1252")), ("a.json", '{"caption": "café"}'.encode())], 1, {}
-    ),
-    "a byte order mark": ([("a.jpg", jpeg()), ("a.txt", "\ufeffcafé".encode())], 1, {}),
-    "each name twice": ([("a.jpg", jpeg())] * 2 + [("a.txt", b"a dog")] * 2, 1, {"corrupt shard": 2}),
-}  # fmt: skip
+    "apart, as `tar c *.jpg *.txt` writes them": (PHOTOS + TEXTS, 0, {"no caption": 6, "no image": 6}),
+    "capitals": ([("a.JPG", jpeg()), ("a.TXT", b"a dog")], 1, {}),
+    "a member without a suffix": ([("README", b"one photo"), PHOTO, ("a.txt", b"a dog")], 1, {}),
+    "caption null": ([PHOTO, ("a.json", b'{"caption": null}')], 0, {"no caption": 1}),
+    "captions in a list": ([PHOTO, ("a.json", b'{"caption": ["a", "b"]}')], 0, {"no caption": 1}),
+    "half a surrogate pair": ([PHOTO, ("a.json", b'{"caption": "a \\ud83d dog"}')], 0, {"no caption": 1}),
+    "nested without end": ([PHOTO, ("a.json", 100_000 * b"[")], 0, {"no caption": 1}),
+    "an empty text": ([PHOTO, ("a.txt", b" \n"), ("a.json", DOG)], 1, {}),
+    "cp1252": ([PHOTO, ("a.txt", "café".encode("cp1252"))], 0, {"caption not in UTF-8": 1}),
+    "cp1252, and JSON": ([PHOTO, ("a.txt", "café".encode("cp1252")), ("a.json", DOG)], 1, {}),
+    "a byte order mark": ([PHOTO, ("a.txt", "\ufeffcafé".encode())], 1, {}),
+    "each name twice": ([PHOTO] * 2 + [("a.txt", b"a dog")] * 2, 1, {"corrupt shard": 2}),
+}
 
 
 @pytest.mark.parametrize("members, good, bad", WHAT_READS.values(), ids=WHAT_READS)
@@ -135,18 +96,6 @@ def test_samples_are_counted_as_they_are_read(members, good, bad, tmp_path):
             survey([shard], 0.1)
 
 
-def test_shards_at_any_depth_and_in_capitals(tmp_path):
-    for name in ("a.TAR", "b.tar", "cc3m/part/more/c.tar", "._b.tar"):
-        write_shard(tmp_path / name, 0, 1)
-    assert [path.name for path in find_shards(tmp_path)] == ["a.TAR", "b.tar", "c.tar"]
-
-
-def test_half_a_surrogate_pair_makes_no_caption():
-    assert caption_of({"json": b'{"caption": "a \\ud83d dog"}'}) == ""
-    assert caption_of({"json": b'{"caption": " a  dog"}'}) == "a dog"
-    assert caption_of({"json": 100_000 * b"["}) == ""
-
-
 @pytest.mark.parametrize("left", [0.4, 0.75])
 def test_a_truncated_shard_gives_its_good_samples(tmp_path, left):
     whole, cut = (write_shard(tmp_path / f"{number}.tar", 10 * number, 10) for number in range(2))
@@ -158,14 +107,6 @@ def test_a_truncated_shard_gives_its_good_samples(tmp_path, left):
     captions = [caption for *_, caption in samples([cut, whole], bad=bad)]
     assert captions == [f"caption {i}" for i in (*range(10, 10 + counts[0]), *range(10))]
     assert bad["corrupt shard"] == 1 and note.startswith(f"{bad.total()} of {sum(counts) + bad.total()} samples")
-
-
-def test_a_truncated_photo_costs_no_other_sample(tmp_path):
-    shard = write_shard(tmp_path / "0.tar", 0, 5)
-    with tarfile.open(shard) as tar:
-        end = tar.getmember("000000004.jpg").offset_data + 10
-    shard.write_bytes(shard.read_bytes()[:end])
-    assert survey([shard], 0.5)[0] == [4] == [len(list(samples([shard])))]
 
 
 def test_empty_and_foreign_shards_are_named(tmp_path):
@@ -206,7 +147,7 @@ def test_whole_shards_are_held_out_and_their_first_pairs_unpacked(raw, tmp_path)
     assert {int(text.split()[1]) // 10 for (text,) in captions} == trained_on
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_more_shards_are_held_out_than_hold_the_validation_pairs(seed, raw, tmp_path):
     sizes = {f"{number}.tar": number for number in range(1, 8)}
     for name, size in sizes.items():
@@ -220,25 +161,18 @@ def test_no_more_shards_are_held_out_than_hold_the_validation_pairs(seed, raw, t
     assert sum(held_out) - max(held_out) < 6
 
 
-def test_corrupt_photos_are_not_unpacked(raw, tmp_path):
+def test_corrupt_photos_are_not_unpacked_and_may_leave_too_few(raw, tmp_path):
     for number in range(2):
         write_shard(raw / f"shards/{number}.tar", 10 * number, 3, **{f"{10 * number:09d}.jpg": b"not an image"})
-    prepare(tmp_path / "out", settings(raw, validation_scenes=2, train_pairs=2))
+    few = {"train_pairs": 2, "validation_scenes": 2}
+    for key in few:
+        with pytest.raises(ValueError, match=f"only 2 pairs whose image can be read, but prepare.{key} asks for 3"):
+            prepare(tmp_path / "out", settings(raw, **few | {key: 3}))
+        assert not (tmp_path / "out").exists()
+    prepare(tmp_path / "out", settings(raw, **few))
     for split in ("train", "validation"):
         images = read_pairs(tmp_path / "out", split)[0].source
         assert len(images) == 2 and sorted((tmp_path / f"out/{split}_images").iterdir()) == list(map(Path, images))
-
-
-def test_fewer_pairs_than_asked_for_are_refused(raw, tmp_path):
-    for number in range(2):
-        write_shard(raw / f"shards/{number}.tar", 10 * number, 3, **{f"{10 * number:09d}.jpg": b"not an image"})
-    for changes, key in (({"train_pairs": 3}, "train_pairs"), ({"validation_scenes": 3}, "validation_scenes")):
-        asked = settings(raw, **{"train_pairs": 2, "validation_scenes": 2} | changes)
-        with pytest.raises(
-            ValueError, match=f"give only 2 pairs whose image can be read, but prepare.{key} asks for 3"
-        ):
-            prepare(tmp_path / "out", asked)
-        assert not (tmp_path / "out").exists()
 
 
 def test_too_few_and_too_bad_shards_are_refused(raw, tmp_path):

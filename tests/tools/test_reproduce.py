@@ -122,7 +122,7 @@ def test_it_ends_with_the_claims_and_the_stages(monkeypatch, capsys):
 def make(folder: Path, *words: str, **environment) -> subprocess.CompletedProcess:
     """make in a copy of what it needs before anything is installed; nothing answers at the mirror's address."""
     modules = [path.relative_to(ROOT) for room in ("runtime", "sources") for path in ROOT.glob(f"pacl/{room}/*.py")]
-    for name in ("Makefile", "params.yaml", "data/downloads.toml", "pacl/__init__.py", *modules):
+    for name in ("Makefile", "params.yaml", "data/data_sets.toml", "pacl/__init__.py", *modules):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)

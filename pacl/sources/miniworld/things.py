@@ -2,23 +2,22 @@
 rendered as sprites.
 """
 
-from functools import cache, reduce
+from functools import cache
 
 import numpy as np
-import yaml
 from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter
+from scipy.ndimage import maximum_filter, minimum_filter
 
-from pacl.runtime.config import project_root
+from pacl.runtime.config import project_yaml
 
 SHEET = 256  # pixels a side of a drawing before it is scaled into a scene
 ODD_COLOURS = 6  # how many untypical colourings each thing has
 ODD = "odd"  # the kind of a thing in an untypical colour
 
 
-@cache
 def things() -> dict:
     """All things: name -> {"kinds": {kind name: [colour, second colour, pattern]}, "parts": [...]}, in file order."""
-    return yaml.safe_load((project_root() / "data/miniworld/things.yaml").read_text(encoding="utf-8"))
+    return project_yaml("data/miniworld/things.yaml")
 
 
 @cache
@@ -47,8 +46,10 @@ def line_drawing(thing: str, kind: str, variant: int = 0) -> Image.Image:
     """The edges of `sprite` in ink on white paper; mode "RGBa"."""
     sheet = sprite(thing, kind, variant)
     grey, opacity = sheet.convert("L").filter(ImageFilter.MedianFilter(5)), sheet.getchannel("A")
-    edges = neighbourhood(grey.filter(ImageFilter.FIND_EDGES), 5, np.maximum).point(lambda v: 255 - min(255, v * 4))
-    drawing = Image.composite(edges, Image.new("L", sheet.size), neighbourhood(opacity, 13, np.minimum)).convert("RGB")
+    edges = maximum_filter(grey.filter(ImageFilter.FIND_EDGES), 5)  # in a fraction of the time of Pillow's MaxFilter
+    ink = Image.fromarray(edges).point(lambda value: 255 - min(255, value * 4))
+    inside = Image.fromarray(minimum_filter(opacity, 13))
+    drawing = Image.composite(ink, Image.new("L", sheet.size), inside).convert("RGB")
     drawing.putalpha(opacity)
     return drawing.convert("RGBa")
 
@@ -144,17 +145,6 @@ def lit(sheet: Image.Image) -> Image.Image:
 
 def outlined(sheet: Image.Image, alpha: Image.Image, colour: tuple) -> Image.Image:
     """The drawing with a dark rim, as in a picture book."""
-    rim = neighbourhood(alpha, 9, np.maximum)
     whole = Image.composite(sheet, solid(colour), alpha)
-    whole.putalpha(rim)
+    whole.putalpha(Image.fromarray(maximum_filter(alpha, 9)))
     return whole
-
-
-def neighbourhood(image: Image.Image, size: int, pick: np.ufunc) -> Image.Image:
-    """The maximum (np.maximum) or minimum (np.minimum) of the size x size pixels around each pixel of an L image: as
-    Pillow's MaxFilter or MinFilter, but one axis at a time, in a twentieth of the time.
-    """
-    pixels = np.pad(np.asarray(image), size // 2, mode="edge")
-    for _ in range(2):
-        pixels = reduce(pick, (pixels[i : len(pixels) - size + 1 + i] for i in range(size))).T
-    return Image.fromarray(np.ascontiguousarray(pixels))

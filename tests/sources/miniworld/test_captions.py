@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 
 from pacl.sources.miniworld import textures
-from pacl.sources.miniworld.captions import (
-    FRAMES,
-    GROUP_OF,
-    NOISE,
-    WHERE,
-    article,
-    caption,
-    plural,
-    stuff_phrase,
-    thing_phrases,
-)
+from pacl.sources.miniworld.captions import GROUP_OF, NOISE, article, caption, plural, thing_phrases
 from pacl.sources.miniworld.scenes import rng_of, scene
 from pacl.sources.miniworld.things import ODD, things
 
@@ -56,6 +46,8 @@ def test_captions_name_only_what_is_in_the_scene(captioned):
                 assert name in names, text
                 said += 1
             assert name == plural(name) or not says(text, plural(name)) or names.count(name) > 1, text
+            for word, count in (("two", 2), ("three", 3), ("many", 4)):
+                assert not says(text, f"{word} {plural(name)}") or names.count(name) >= count, text
             for kind in drawing["kinds"]:
                 assert not says(text, kind) or kind in [kind for _, kind, _ in placed], text
         for texture in textures.NAMES:
@@ -65,14 +57,6 @@ def test_captions_name_only_what_is_in_the_scene(captioned):
             assert not says(text, group) or group in [GROUP_OF[name] for name in stuff], text
         assert not says(text, ODD)
     assert said > 300  # the loop above had something to look at
-
-
-def test_counts_are_not_above_what_is_there(captioned):
-    for text, placed, _ in captioned:
-        names = [name for name, _, _ in placed]
-        for word, count in (("two", 2), ("three", 3), ("many", 4)):
-            for name in things():
-                assert not says(text, f"{word} {plural(name)}") or names.count(name) >= count, text
 
 
 def test_articles_suit_the_next_word(captioned):
@@ -99,27 +83,12 @@ def test_words_are_mentioned_as_often_as_stated():
     assert named == pytest.approx(0.98 * 0.75**2, abs=0.03)
 
 
-def test_rates_of_zero_and_one_are_always_and_never():
-    texts = captions_of([APPLE], ["grass"], 200, mention_thing=1, mention_stuff=1, mention_kind=1, coarse=1, noise=0)
-    assert all(says(text, "red apple") and says(text, "ground") and not says(text, "grass") for text in texts)
-    texts = captions_of([APPLE], ["grass"], 200, mention_thing=0, mention_stuff=0, mention_kind=0, noise=0)
-    assert all(says(text, "apple") and not says(text, "(red|grass|ground)") for text in texts)
-    assert set(captions_of([APPLE], ["grass"], 200, noise=1)) == set(NOISE)
-
-
 def test_sizes_are_said_of_large_and_small_things_only():
     for side, word in ((0.56, "large"), (0.37, "small"), (0.54, None), (0.39, None)):
         texts = captions_of([("duck", ODD, side)], [], 3000 if word else 100, mention_thing=1, noise=0)
         found = {size: share(texts, f"{size} duck") for size in ("large", "small")}
         for size, often in found.items():
             assert often == (pytest.approx(0.2, abs=0.03) if size == word else 0)
-
-
-def test_an_empty_scene_is_called_by_its_texture():
-    texts = captions_of([], ["grass"], coarse=0, noise=0)
-    assert share(texts, "grass") == 1
-    assert {"grass", "a photo of grass", "art of grass"} <= set(texts)  # bare, without "on the"
-    assert not any(re.search("(on|standing on|the) grass", text) for text in texts)
 
 
 def test_only_the_first_words_of_a_caption_stand_without_a_preposition():
@@ -136,20 +105,3 @@ def test_several_of_a_kind_are_counted_once():
         assert thing_phrases(rng, [DUCK] * count, mention_kind=1, mention_size=1) == [phrase]
     phrases = thing_phrases(np.random.default_rng(0), [DUCK, APPLE, DUCK], mention_kind=1, mention_size=0)
     assert "two ducks" in phrases and len(phrases) == 2
-
-
-def test_stuff_is_placed_by_a_preposition_of_its_group():
-    rng = np.random.default_rng(0)
-    phrases = {stuff_phrase(rng, "sea", coarse=0, bare=False) for _ in range(100)}
-    assert phrases == {"by the sea", "in the sea", "on the sea"}
-    assert {stuff_phrase(rng, "sea", coarse=1, bare=True) for _ in range(5)} == {"water"}
-    assert set(WHERE) == set(textures.GROUPS)
-
-
-def test_every_frame_is_used_as_often_as_its_weight():
-    texts = captions_of([APPLE], [], 6000, mention_thing=1, mention_kind=0, mention_size=0, noise=0)
-    subjects = ("an apple", "the apple", "this apple", "one apple")
-    total = sum(FRAMES.values())
-    for form, weight in FRAMES.items():
-        found = np.mean([text in [form.format(subject) for subject in subjects] for text in texts])
-        assert found == pytest.approx(weight / total, rel=0.3), form

@@ -12,7 +12,6 @@ from pacl.runtime.files import checksum
 from pacl.sources.miniworld import scenes as miniworld
 from pacl.sources.miniworld import textures
 from pacl.sources.miniworld.scenes import (
-    BENCHMARKS,
     SETS,
     SIDE,
     SPLITS,
@@ -29,9 +28,8 @@ from pacl.sources.miniworld.scenes import (
     scene,
     set_classes,
     small_view,
-    spoiled,
 )
-from pacl.sources.miniworld.things import ODD, ODD_COLOURS, SHEET, things
+from pacl.sources.miniworld.things import SHEET
 
 
 def test_scenes_captions_and_sets_are_the_same_as_ever():
@@ -54,17 +52,6 @@ def recorded(monkeypatch, name):
     return calls
 
 
-def test_every_fine_label_is_listed_once():
-    assert len(fine_labels()) == len(set(fine_labels())) == 3 * 20 + 24 <= IGNORE
-    assert fine_labels()[:4] == (
-        ("apple", "red apple"),
-        ("apple", "green apple"),
-        ("apple", ODD),
-        ("balloon", "striped balloon"),
-    )
-    assert [label_of("whale", ODD), label_of("blue sky", None), label_of("lava", None)] == [59, 60, 83]
-
-
 @pytest.mark.parametrize(
     "name, count, by_hand",
     [  # fine labels: 0-2 apples, 3-5 balloons, 57-59 whales, 60 blue sky, 61 night sky, 63 brick wall, 83 lava
@@ -81,21 +68,6 @@ def test_benchmark_tables_by_hand(name, count, by_hand):
     assert {label: one.table[label] for label in by_hand} == by_hand
     assert one.table[len(fine_labels()) :] == (IGNORE,) * (256 - len(fine_labels()))
     assert set(one.table) - {IGNORE} == set(range(count)), "every class has a label"
-
-
-def expected_class(name, thing, kind):
-    if kind is not None:
-        return thing if name != "ade20k" else (None if kind == ODD else kind)
-    group = next(group for group, names in textures.GROUPS.items() if thing in names)
-    return {"voc20": None, "voc21": "background", "context59": group, "coco_stuff": thing, "ade20k": thing}[name]
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_fine_label_has_the_class_of_its_name(name):
-    one = benchmark(name)
-    for label, (thing, kind) in enumerate(fine_labels()):
-        found = dict(enumerate(one.classes)).get(one.table[label])
-        assert found == expected_class(name, thing, kind), (thing, kind)
 
 
 def test_mask_is_where_the_sheet_shows():
@@ -140,7 +112,7 @@ def drawn_another_way(sheet, box, degrees):
     return found[..., :3], found[..., 3] / 255
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_scene_of_one_thing_is_labelled_where_its_sprite_is(seed, monkeypatch):
     before, stuff_mask, _ = backdrop(np.random.default_rng(seed))  # the first thing a scene draws
     calls = recorded(monkeypatch, "paste")
@@ -163,54 +135,13 @@ def test_a_scene_of_one_thing_is_labelled_where_its_sprite_is(seed, monkeypatch)
 def test_backdrops_have_the_label_of_the_texture_in_every_pixel(monkeypatch):
     flat = {name: 3 * i for i, name in enumerate(textures.NAMES)}
     monkeypatch.setattr(textures, "texture", lambda name, rng, size: np.full((size, size, 3), flat[name], np.uint8))
-    kinds, upper, lower = [], set(), set()
-    for seed in range(200):
+    for seed in range(40):
         image, mask, stuff = backdrop(np.random.default_rng(seed))
         assert np.array_equal(np.asarray(image)[..., 0], 3 * (mask.astype(int) - label_of(textures.NAMES[0], None)))
         assert {label_of(name, None) for name in stuff} == set(np.unique(mask).tolist())
         sides = {textures.SIDE[name] for name in stuff}
         assert len(stuff) == 1 or sides <= {"top", "any"} or textures.SIDE[stuff[0]] != "bottom"
-        kinds.append(len(stuff))
-        if len(stuff) == 2:
-            upper.add(textures.SIDE[stuff[0]])
-            lower.add(textures.SIDE[stuff[1]])
-            assert mask[0, 0] == label_of(stuff[0], None), "the first is above"
-    assert upper == {"top", "any"} and lower == {"bottom", "any"}
-    assert np.mean(np.array(kinds) == 1) == pytest.approx(0.4, abs=0.1)  # 0.35 whole, a few of one texture twice
-
-
-def test_how_many_things_a_scene_has_how_large_and_of_which_kinds(monkeypatch):
-    """Nothing is painted, which has no say in what is drawn."""
-    variants, turns, boxes = {True: set(), False: set()}, [], []
-    monkeypatch.setattr(miniworld, "backdrop", lambda rng: (None, None, []))
-    monkeypatch.setattr(miniworld, "multiplied", lambda _, kind, variant: variants[kind == ODD].add(variant))
-    monkeypatch.setattr(miniworld, "paste", lambda *given: (boxes.append(given[3]), turns.append(given[4])))
-    made = [scene(np.random.default_rng([2, index]))["things"] for index in range(600)]
-    kinds = [kind for placed in made for _, kind, _ in placed]
-    assert len(kinds) > 1000 and np.mean([kind == ODD for kind in kinds]) == pytest.approx(0.15, abs=0.04)
-    assert variants == {True: set(range(ODD_COLOURS)), False: {0}}
-    rarer = {list(drawing["kinds"])[1] for drawing in things().values()}
-    assert np.mean([kind in rarer for kind in kinds if kind != ODD]) == pytest.approx(0.4, abs=0.06)
-    assert -15 <= min(turns) < -14 and 14 < max(turns) <= 15 and abs(np.mean(turns)) < 1
-    bottoms = iter([y + side / 2 for _, y, side, *_ in boxes])
-    for drawn in ([next(bottoms) for _ in placed] for placed in made):
-        assert drawn == sorted(drawn), "what stands lowest is nearest, and drawn last"
-    counts = np.bincount([len(placed) for placed in made], minlength=5) / len(made)
-    assert counts == pytest.approx([0.03, 0.37, 0.32, 0.2, 0.08], abs=0.06)
-    for count, (low, high) in {1: (0.42, 0.8), 2: (0.36, 0.58), 3: (0.3, 0.46), 4: (0.3, 0.46)}.items():
-        sides = [side for placed in made if len(placed) == count for *_, side in placed]
-        assert low <= min(sides) < low + 0.02 and high - 0.02 < max(sides) <= high
-
-
-def test_a_pair_depends_on_seed_split_and_index_alone():
-    image, text = pair(3, seed=1, split="train")
-    scene(np.random.default_rng(0))
-    again, same_text = pair(3, seed=1, split="train")
-    assert np.array_equal(image, again) and text == same_text
-    assert image.shape == (VIEW, VIEW, 3) and image.dtype == np.uint8
-    others = [pair(3, seed=1, split=split)[0] for split in SPLITS[1:]]
-    others += [pair(4, seed=1, split="train")[0], pair(3, seed=2, split="train")[0], image]
-    assert len({other.tobytes() for other in others}) == len(others)
+        assert len(stuff) == 1 or mask[0, 0] == label_of(stuff[0], None), "the first is above"
 
 
 def test_workers_change_nothing():
@@ -219,15 +150,11 @@ def test_workers_change_nothing():
         alone = render(one, pair, 60, seed=1, split="validation")
     assert images.shape == (60, VIEW, VIEW, 3) and len(captions) == 60
     assert captions == alone[1] and np.array_equal(images, alone[0])
-    for index in (0, 49, 50, 59):
-        image, text = pair(index, seed=1, split="validation")
-        assert np.array_equal(images[index], image) and captions[index] == text
-
-
-def test_a_pair_is_the_small_view_of_the_labelled_scene():
-    image, mask = labelled_scene(5, seed=1, split="test")
-    assert np.array_equal(pair(5, seed=1, split="test")[0], small_view(image))
-    assert mask.shape == (SIDE, SIDE)
+    image, text = pair(50, seed=1, split="validation")
+    assert np.array_equal(images[50], image) and captions[50] == text
+    others = [pair(50, seed=1, split=split)[0] for split in SPLITS if split != "validation"]
+    others += [pair(51, seed=1, split="validation")[0], pair(50, seed=2, split="validation")[0], image]
+    assert len({other.tobytes() for other in others}) == len(others), "seed, split and index decide"
 
 
 def test_the_sets_images_are_not_the_scenes_over_again():
@@ -265,17 +192,3 @@ def test_sets_show_the_thing_they_name(set_name, monkeypatch):
     assert all(60 <= turn <= 300 if set_name == "rotated" else abs(turn) <= 15 for turn in turns)
     assert set_name != "rotated" or min(turns) < 180 < max(turns)
     assert all(0.2 <= call[3][2] / SIDE <= 0.3 for call in calls[:-1]), "other things are small"
-
-
-def spoil(set_name):
-    image = scene(np.random.default_rng(4))["image"]
-    return image, spoiled(np.random.default_rng(0), Image.fromarray(image), set_name, (60.0, 70.0, 80.0))
-
-
-def test_greyscale_and_low_resolution_by_their_formulas():
-    image, grey = spoil("greyscale")
-    assert np.ptp(image, axis=-1).max() > 20 and np.ptp(grey, axis=-1).max() == 0
-    assert np.abs(grey[..., 0] - image @ (0.299, 0.587, 0.114)).max() <= 1
-    blocks = spoil("low_resolution")[1].reshape(16, 8, 16, 8, 3)
-    assert (blocks == blocks[:, :1, :, :1]).all()
-    assert np.abs(blocks[:, 0, :, 0] - image.reshape(16, 8, 16, 8, 3).mean((1, 3))).max() <= 1

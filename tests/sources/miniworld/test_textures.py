@@ -21,7 +21,7 @@ def patches(seed, pictures):
 
 
 def test_nearest_centroid_of_simple_statistics_names_the_texture_of_a_patch():
-    train, test = patches(seed=0, pictures=24), patches(seed=1, pictures=8)
+    train, test = patches(seed=0, pictures=12), patches(seed=1, pictures=4)
     # Distances in units of the spread within a texture, so that no statistic drowns the others.
     within = np.mean([np.cov(patch.T) for patch in train], axis=0)
     whiten = np.linalg.cholesky(np.linalg.inv(within + 1e-3 * np.eye(len(within))))
@@ -42,16 +42,6 @@ def test_paintings_are_repeatable_and_a_texture_is_a_copy():
     assert before.tobytes() == textures.painting("sea", 3).tobytes()
     assert np.array_equal(textures.texture("sea", np.random.default_rng(0)), expected)
     assert not np.array_equal(textures.texture("sea", np.random.default_rng(1)), expected)
-
-
-def test_skies_keep_their_top():
-    night = [textures.texture("night sky", np.random.default_rng(seed)).mean(axis=(1, 2)) for seed in range(8)]
-    assert all(rows[:32].mean() < rows[-32:].mean() for rows in night)
-
-
-def test_too_bright_is_white_and_not_black():
-    snow = np.stack([textures.texture("snow", np.random.default_rng(seed), textures.TILE) for seed in range(12)])
-    assert snow.shape[1:] == (textures.TILE, textures.TILE, 3) and snow.max() == 255 and snow.min() > 120
 
 
 def test_ramps_run_from_the_first_colour_to_the_last():

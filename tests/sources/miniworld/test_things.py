@@ -14,7 +14,6 @@ from pacl.sources.miniworld.things import (
     ODD_COLOURS,
     SHEET,
     line_drawing,
-    neighbourhood,
     odd_colouring,
     part_mask,
     part_masks,
@@ -39,7 +38,7 @@ def test_names_of_things_kinds_and_textures_are_distinct():
 
 
 def test_sprites_of_a_thing_share_a_shape_and_differ_in_colour():
-    for thing, drawing in things().items():
+    for thing, drawing in [*things().items()][::5]:
         sheets = [sprite(thing, kind) for kind in drawing["kinds"]]
         sheets += [sprite(thing, ODD, variant) for variant in range(ODD_COLOURS)]
         assert len({sheet.getchannel("A").tobytes() for sheet in sheets}) == 1
@@ -65,16 +64,6 @@ def test_a_line_drawing_is_ink_on_white_inside_its_sprite():
     assert np.median(grey[(alpha == 255) & ~deep]) == 0, "the outline"
 
 
-def test_drawings_use_known_fills_patterns_and_shapes():
-    for thing, drawing in things().items():
-        assert all(pattern in PATTERNS for _, _, pattern in drawing["kinds"].values())
-        for shape, fill, *numbers in drawing["parts"]:
-            assert fill in ("body", "second", "dark", "light") or re.fullmatch("#[0-9a-f]{6}", fill), thing
-            assert shape in ("ellipse", "polygon", "blob", "line"), thing
-            assert (len(numbers) - (shape == "line")) % 2 == 0 and all(0 <= number <= 100 for number in numbers)
-        assert any(fill == "body" for _, fill, *_ in drawing["parts"])
-
-
 @pytest.mark.parametrize(
     "shape, numbers, area, centre",
     [
@@ -95,12 +84,3 @@ def test_the_share_of_a_patterns_second_colour():
     share = {p: (np.asarray(patterned("#000000", "#ffffff", p)) == 255).mean() for p in PATTERNS}
     expected = {"plain": 0, "checks": 0.5, "stripes": 0.5, "dots": np.pi * 0.42**2 / 1.5**2}
     assert share == pytest.approx(expected, abs=0.06)
-
-
-@pytest.mark.parametrize(
-    "pick, other", [(np.maximum, ImageFilter.MaxFilter), (np.minimum, ImageFilter.MinFilter)], ids=["max", "min"]
-)
-@pytest.mark.parametrize("size", [3, 9, 13])
-def test_a_neighbourhoods_extreme_is_pillows(pick, other, size):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 31), dtype=np.uint8))
-    assert (np.asarray(neighbourhood(image, size, pick)) == np.asarray(image.filter(other(size)))).all()
