@@ -164,7 +164,8 @@ def check(file: dict, path: Path) -> None:
 def unpack(archive: Path, folder: Path, makes: list[str]) -> None:
     """Puts what is wanted of an archive into `folder`, each path atomically.
 
-    Raises ValueError for an archive that lacks a path, or is damaged or unsafe (which is removed).
+    Raises ValueError for an archive that is damaged (which is removed), lacks a path, or has a member that would leave
+    the folder.
     """
     unfinished = archive.with_name(f"{archive.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -185,11 +186,14 @@ def unpack(archive: Path, folder: Path, makes: list[str]) -> None:
 
 
 def extract(archive: Path, folder: Path, makes: list[str]) -> None:
-    """Extracts the wanted paths. zipfile and tarfile's filter `data` let no member leave the folder."""
+    """Extracts the wanted paths. Raises ValueError for a member, wanted or not, that would leave the folder."""
     bar = {"desc": f"{archive.name}, unpacking", "unit": " files"}
 
     def wanted(name: str) -> bool:
-        return any(PurePosixPath(name).is_relative_to(made) for made in makes)
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise ValueError(f"{archive} has the member {name!r}, which would leave its folder: don't use it")
+        return any(path.is_relative_to(made) for made in makes)
 
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened:

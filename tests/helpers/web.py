@@ -1,4 +1,4 @@
-"""A web server on this machine, for tests of downloads: byte ranges, connections that are cut."""
+"""A web server on this machine, for tests of downloads: byte ranges, redirects, connections that are cut."""
 
 import re
 import threading
@@ -9,15 +9,19 @@ from pathlib import Path
 
 class Handler(BaseHTTPRequestHandler):
     """Serves the server's `folder`. server.log: (path, Range, status, bytes sent) of each request; cuts: bytes after
-    which each of the next answers breaks off.
+    which each of the next answers breaks off; moved: paths to redirect, with their new address; ranges: whether Range
+    is understood.
     """
 
     def do_GET(self, body=True):
-        path, wanted = self.server.folder / self.path.lstrip("/"), self.headers.get("Range")
+        server, path = self.server, self.server.folder / self.path.lstrip("/")
+        wanted = self.headers.get("Range")
+        if self.path in server.moved:
+            return self.answer(302, b"", wanted, Location=server.moved[self.path])
         if not path.is_file():
             return self.answer(404, b"", wanted)
         content, status, more = path.read_bytes(), 200, {}
-        if wanted:
+        if wanted and server.ranges:
             first = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
             if first >= len(content):
                 return self.answer(416, b"", wanted)
@@ -47,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 def served(folder: Path):
     """The server and its address; it ends with the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.folder, server.log, server.cuts = folder, [], []
+    server.folder, server.log, server.cuts, server.moved, server.ranges = folder, [], [], {}, True
     server.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
