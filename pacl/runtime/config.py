@@ -108,10 +108,14 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
-    """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured."""
+    """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured, in protocols
+    that exist, which later stages would notice too late.
+    """
     prepare = sections["prepare"]
     trained = sections["train"].pairs if "train" in sections and prepare.source not in ("webdataset", "none") else 0
     path, errors = f"{profile}.prepare.train_pairs", check_measured(profile, sections, root)
+    for name, check in (("protocols", check_protocols), ("segmentation", check_segmentation)):
+        errors += check(profile, sections, root) if name in sections else []
     if prepare.train_pairs >= trained:
         return errors
     return [f"{path} is {prepare.train_pairs}, but must be at least {trained}, {profile}.train.pairs.", *errors]
