@@ -225,6 +225,7 @@ def test_weights_that_do_not_fit_are_named_by_their_first_keys(built_in):
     for held, said in (
         (renamed, lacks),
         ({"model": renamed}, lacks),
+        (state | {"visual.proj": torch.zeros(3, 4)}, r"visual.proj is \[3, 4\], not \[\d+, \d+\]\.$"),
         (
             hugging_face,
             "it has the layout of Hugging Face's transformers, convert it as docs/data.md says under Weights",
