@@ -28,7 +28,8 @@ def save_embedder(path: Path, embedder: VisionEmbedder, about: dict, weights: di
 def load_embedder(path: Path, clip=None) -> tuple[VisionEmbedder, dict]:
     """An embedder that save_embedder wrote, in evaluation mode, and the content of its json.
 
-    path: with or without .safetensors, or a folder that `save_pretrained` wrote, whose config.json has the shape alone.
+    path: with or without .safetensors, or a folder that `save_pretrained` wrote, or its model.safetensors; its
+    config.json has the shape alone.
     clip: the FrozenCLIP whose tokens it will see; old checkpoints don't name theirs, so only widths are compared.
     Raises FileNotFoundError, or ValueError for a corrupt file and for one trained on the tokens of another CLIP.
     """
@@ -66,8 +67,11 @@ def files_of(path: Path) -> tuple[Path, Path]:
     """The JSON file that describes an embedder and the file of its weights."""
     if path.is_dir():
         return path / "config.json", path / "model.safetensors"
-    name = str(path).removesuffix(".safetensors")
-    return Path(f"{name}.json"), Path(f"{name}.safetensors")
+    name = path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    described = Path(f"{name}.json")
+    if name.name == "model" and not described.exists() and (name.parent / "config.json").exists():  # a folder's file
+        return files_of(name.parent)
+    return described, Path(f"{name}.safetensors")
 
 
 def in_words(identity: dict) -> str:

@@ -204,6 +204,8 @@ def strip(sources: list[Path]) -> None:
     for source in sources:
         notebook = nbformat.read(source, as_version=4)
         notebook.metadata = {"kernelspec": SOURCE_KERNEL}
+        for cell in notebook.cells:
+            cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
         nbformat.write(notebook, source)
 
 

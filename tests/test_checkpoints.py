@@ -34,7 +34,7 @@ def test_a_checkpoint_is_named_with_or_without_its_ending_or_as_a_shared_folder(
     embedder, tokens = VisionEmbedder(D_v, D, "linear", text_embedder="linear").eval(), torch.randn(2, N, D_v)
     save_embedder(tmp_path / "best", embedder, {})
     embedder.save_pretrained(tmp_path / "shared")
-    for name in ("best", "best.safetensors", "shared"):
+    for name in ("best", "best.safetensors", "best.json", "shared", "shared/model.safetensors"):
         loaded, about = load_embedder(tmp_path / name)
         assert torch.equal(loaded(tokens), embedder(tokens)) and about["embedder"]["kind"] == "linear"
         assert torch.equal(loaded.text_embedder.weight, embedder.text_embedder.weight)

@@ -193,11 +193,13 @@ def test_what_the_cell_of_parameters_assigns_is_read():
 
 def test_stripped_a_notebook_is_as_its_source_whatever_editor_saved_it(tmp_path):
     source, saved = Path(__file__).parents[1] / "notebooks/01_prepare.ipynb", tmp_path / "saved.ipynb"
+    assert "tags" in source.read_text(), "which stay"
     notebook = nbformat.read(source, as_version=4)
     notebook.metadata.kernelspec.display_name = "my-env (Python 3.12.1)"
     notebook.metadata |= {"language_info": {"name": "python", "version": "3.12.1"}, "vscode": {"interpreter": {}}}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"id{number}"
+        cell.metadata |= {"vscode": {"languageId": "python"}, "editable": True, "slideshow": {"slide_type": ""}}
         if cell.cell_type == "code":
             cell.execution_count, cell.outputs = 7, [nbformat.v4.new_output("stream", text="ran")]
     nbformat.write(notebook, saved)

@@ -253,19 +253,22 @@ def _unwrapped(path: Path) -> Iterator[Path]:
 
 
 def _misfit(model: torch.nn.Module, path: Path) -> str:
-    """What is wrong with a file's keys, as the end of a sentence; nothing where it has the model's keys or can't be
-    read.
+    """What is wrong with a file's keys, or else with its tensors' sizes, as the end of a sentence; nothing where it has
+    the model's or can't be read.
     """
     try:
         with _unwrapped(path) as plain:
-            held = open_clip.factory.load_state_dict(str(plain), weights_only=True).keys()
+            held = open_clip.factory.load_state_dict(str(plain), weights_only=True)
     except Exception:
         return ""
     if "vision_model.embeddings.class_embedding" in held:
         return ": it has the layout of Hugging Face's transformers, convert it as docs/data.md says under Weights"
-    expected = model.state_dict().keys()
+    expected = model.state_dict()
     more, lacking = ([key for key in some if key not in other] for some, other in ((held, expected), (expected, held)))
     said = [f"{words} {', '.join(keys[:3])}" for words, keys in (("it lacks", lacking), ("has", more)) if keys]
+    sizes = {key: (list(held[key].shape), list(expected[key].shape)) for key in expected if key in held}
+    other = [f"{key} is {own}, not {of_model}" for key, (own, of_model) in sizes.items() if own != of_model]
+    said = said or [key for key in other if "positional_embedding" not in key][:3]  # open_clip resizes those
     return f": {' and '.join(said)}" if said else ""
 
 

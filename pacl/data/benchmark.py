@@ -1,5 +1,6 @@
 """Segmentation benchmarks: their classes, and which value of a mask stands for which (paper, section 4)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ def phrases_of(name: str) -> list[str]:
 
 
 def is_background(name: str) -> bool:
-    """Whether a class is the background: its first phrase is that word, however it is written."""
-    return next(iter(phrases_of(name)), "").strip("_ ").casefold() == "background"
+    """Whether a class is the background: one of its phrases is that word, however it is written."""
+    return any(re.sub(r"[\W_]", "", phrase).casefold() == "background" for phrase in phrases_of(name))
 
 
 @dataclass(frozen=True)

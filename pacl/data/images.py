@@ -1,7 +1,7 @@
 """Pictures and masks, from arrays or files, decoded when a stage asks for them."""
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def pictures_in(folder: Path, wanted: Container[str] = (), *, recursive: bool = 
     Ignores hidden files and folders.
     """
     wanted = wanted or endings()
-    files = [path for path in sorted(folder.rglob("*")) if not path.is_dir() and not is_hidden(path, folder)]
+    files = list(files_in(folder))
     pictures = [path for path in files if path.suffix.lower() in wanted]
     taken = [path for path in pictures if recursive or path.parent == folder]
     others = Counter(
@@ -43,9 +43,19 @@ def pictures_in(folder: Path, wanted: Container[str] = (), *, recursive: bool = 
     return taken, f"Left out of {folder}: {', '.join(parts)}." if parts else ""
 
 
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file in a folder, or a folder between the two, has a name that begins with a dot."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def files_in(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and in those below, sorted, without hidden ones; follows links, but not in circles.
+
+    above: the real folders that it lies in.
+    """
+    above = (folder.resolve(), *above)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in above:
+            yield from files_in(path, above)
 
 
 class Images:

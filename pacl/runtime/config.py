@@ -98,8 +98,11 @@ def check_together(profile: str, found: dict[str, Section], values: dict, root: 
 
 
 def check_prepare(profile: str, sections: dict, root: Path) -> list[str]:
-    """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured."""
+    """Enough pairs are prepared for training, unless it reads them from shards; and all that is measured, in protocols
+    that exist, which later stages would notice too late.
+    """
     prepare, errors = sections["prepare"], check_names(profile, sections, root)
+    errors += check_protocols(profile, sections, root) if "protocols" in sections else []
     trained = sections["train"].pairs if "train" in sections and prepare.source not in ("webdataset", "none") else 0
     if prepare.train_pairs >= trained:
         return errors

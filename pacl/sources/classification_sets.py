@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pacl.data.images import is_hidden, pictures_in
+from pacl.data.images import pictures_in
 from pacl.data.prepared import write_labelled
 from pacl.data.prompts import templates
 from pacl.runtime.config import project_root, project_yaml
@@ -88,7 +88,9 @@ def write_set(folder: Path, raw: Path, name: str, settings: Prepare) -> str:
             images = images | {"rows": [images["rows"][i] for i in chosen]}
         else:
             images = [images[i] for i in chosen]
-            notes.append(pictures_in(split_folder(raw, name, entry, split))[1])
+            place = split_folder(raw, name, entry, split)
+            loose = len(pictures_in(place, recursive=False)[0])
+            notes += [pictures_in(place)[1], f"{loose} pictures in {place} are in no class's folder." if loose else ""]
         write_labelled(folder, split, name, images, [labels[i] for i in chosen], classes, set_templates(name))
         found = len(chosen) if split == "test" else found
     notes.insert(0, partial(as_dataset(name), found, "test") if "images" in entry else "")
@@ -148,7 +150,7 @@ def read_folders(place: Path, entry: dict) -> tuple[list[Path], list[int], list[
     """(images, labels, classes) of a folder for each class; if the set has a list of classes, a folder's name is a key
     or a number of that list. Raises ValueError for any other folder.
     """
-    folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir() and not is_hidden(path, place)}
+    folders = {path.name: path for path in sorted(place.iterdir()) if path.is_dir() and not path.name.startswith(".")}
     if isinstance(entry.get("classes"), str):
         listed = dict(line.split(": ", 1) for line in lines_of(class_file(entry["classes"])))
         numbered = {str(number): key for number, key in enumerate(listed)}

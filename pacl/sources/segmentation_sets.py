@@ -20,7 +20,9 @@ NO_LABEL = -1  # in a table: a value that no mask may hold
 LABEL_ENDINGS = (".png", ".tif", ".tiff", ".npy", ".bmp", ".gif")  # whose files keep every value
 VOID = re.compile(r"void\s*:\s*(\d+(?:\s*,\s*\d+)*)", re.IGNORECASE)  # a line of classes.txt
 THINGS = re.compile(r"things\s*:(.+)", re.IGNORECASE)  # another
-ODD_NAME = re.compile(r"#|\d+\s*[:,;.)=\t]")
+MARKS = re.compile(r"\W|\d+\s*[:;.)=\t]|.*[#:;=|\"\t]")  # of comments, of numbered lists, of other formats
+NO_NAME = re.compile(r"[\W\d_]*|_*(bg|void|ignored?|unlabell?ed|undefined)_*", re.IGNORECASE)
+NUMBERED = re.compile(r"(\d+)\s.*|.*\s(\d+)")
 COCO_UNUSED = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # raw values without a class
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # of the 19 classes
 # Classes that fill most of Pascal Context's pixels; they distinguish the two orders of its labels.
@@ -218,6 +220,8 @@ def own_benchmark(name: str, path: Path) -> Benchmark:
     void = {int(value) for line in lines if (match := VOID.fullmatch(line)) for value in match[1].split(",")}
     check_class_names(path, names)
     of_classes = [value for value, line in enumerate(names) if line != "-"]
+    if void and max(void) > 255:
+        raise ValueError(f"{path} names {max(void)} void, but masks hold values up to 255: correct it.")
     if both := void.intersection(of_classes):
         raise ValueError(f"{path} names value {min(both)} both {names[min(both)]} and void: remove one of the two.")
     if not 0 < len(of_classes) <= IGNORE or len(names) > 256:
@@ -232,19 +236,26 @@ def own_benchmark(name: str, path: Path) -> Benchmark:
 
 
 def check_class_names(path: Path, names: list[str]) -> None:
-    """Raises ValueError for a line of classes.txt that is more than a name, and for a phrase that two classes have."""
-    numbered = all(line.split()[0] == str(value) for value, line in enumerate(names))
+    """Raises ValueError for a line of classes.txt that is more, or less, than a name, and for a phrase that two classes
+    have.
+    """
+    named = {value: line for value, line in enumerate(names) if line != "-"}
+    numbers = [(NUMBERED.fullmatch(line), value) for value, line in named.items()]
+    counted = all(found for found, _ in numbers) and len({int(f[1] or f[2]) - value for f, value in numbers}) == 1
     line_of = {}
-    for number, line in enumerate(names, 1):
-        if line != "-" and (numbered or ODD_NAME.match(line) or not any(map(str.isalpha, line))):
+    for value, line in named.items():
+        phrases = phrases_of(line)
+        if counted or not phrases or any(MARKS.match(phrase) or NO_NAME.fullmatch(phrase) for phrase in phrases):
             raise ValueError(
-                f"{path}, line {number} is {line!r}: write the class's name alone, because the line's place says its "
-                f"value ({number - 1}), or - for a value without a class."
+                f"{path}, line {value + 1} is {line!r}: write the class's name alone, because the line's place says "
+                f"its value ({value}), or - for a value without a class."
             )
-        for phrase in phrases_of(line) if line != "-" else ():
-            if line_of.setdefault(phrase.casefold(), number) != number:
-                first = line_of[phrase.casefold()]
-                raise ValueError(f"{path} has {phrase!r} in lines {first} and {number}: no pixel could get the second.")
+        for phrase in phrases:
+            first = line_of.setdefault(" ".join(phrase.casefold().split()), value + 1)
+            if first != value + 1:
+                raise ValueError(
+                    f"{path} has {phrase!r} in lines {first} and {value + 1}: no pixel could get the second."
+                )
 
 
 def value_table(classes: dict[int, int]) -> tuple[int, ...]:
@@ -273,9 +284,9 @@ def context_table(folder: Path, masks: list[Path], *, background: bool) -> tuple
     order = listed_order(listed) if listed else alphabetical
     check_order(masks, order, voc_first if order == alphabetical else alphabetical)
     first = 1 if background else 0
-    return value_table(
-        {0: 0 if background else IGNORE} | {v: first + alphabetical.index(c) for v, c in enumerate(order, 1)}
-    )
+    classes = {v: first + alphabetical.index(c) for v, c in enumerate(order, 1)}
+    table = value_table({0: 0 if background else IGNORE} | classes)
+    return (*table[:255], NO_LABEL)  # 255 only where 1 was already subtracted
 
 
 def listed_order(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pacl.data.images import Images, Masks, as_rgb, open_image
+from pacl.data.images import Images, Masks, as_rgb, open_image, pictures_in
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -21,6 +21,19 @@ def test_a_part_of_the_images_is_counted_from_its_own_start():
     assert [last.take(range(2, 4))[i][0, 0] for i in range(2)] == [6, 7]
     pictures = Images(rows.reshape(10, 1, 1, 3)).take(range(4, 99))
     assert [pictures[i].getpixel((0, 0))[0] for i in (0, 5)] == [4, 9] and len(pictures) == 6
+
+
+def test_pictures_behind_links_count_but_links_in_circles_end(tmp_path):
+    for name in ("disk/c.png", "photos/a/1.png", "photos/a.png", "photos/.b/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PICTURE).save(tmp_path / name)
+    for link, target in (("photos/b", "disk"), ("disk/up", "photos"), ("photos/a/here", "photos/a")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found, left_out = pictures_in(tmp_path / "photos")
+    assert [path.relative_to(tmp_path / "photos").as_posix() for path in found] == ["a/1.png", "a.png", "b/c.png"]
+    assert found == sorted(found) and not left_out
+    found, left_out = pictures_in(tmp_path / "photos", recursive=False)
+    assert [path.name for path in found] == ["a.png"] and "2 x pictures in folders below" in left_out
 
 
 def test_photos_are_turned_upright(tmp_path):

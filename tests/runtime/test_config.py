@@ -203,6 +203,15 @@ def link_data(folder):
         (folder / "data" / name).symlink_to(ROOT / "data" / name)
 
 
+def test_the_first_stage_tells_of_unknown_protocols_and_of_benchmarks_in_protocols(write, tmp_path):
+    link_data(tmp_path)
+    write(changes={"segmentation.protocols": ["maskrcnn"], "protocols.native.per_benchmark": {"voc22": {}}})
+    with pytest.raises(ConfigError) as error:
+        load_params("mini", "prepare")
+    named = {line.split(" ")[0] for line in str(error.value).splitlines()}
+    assert named == {"mini.segmentation.protocols", "mini.protocols.native.per_benchmark"}
+
+
 def test_every_mistake_has_its_own_line_and_one_elsewhere_does_not_matter(write):
     write({"train.scale": -1.0, "train.seed": -1})
     with pytest.raises(ConfigError, match=r"^mini.train.scale .*\nmini.train.seed .*$"):

@@ -211,11 +211,12 @@ def test_missing_sets_say_what_is_expected_and_how_to_get_it(tmp_path):
 
 
 def test_photos_at_any_depth_count_and_what_is_left_out_is_told(tmp_path):
-    for name in ("gull/a.jpg", "gull/2024/may/b.bmp", "lion/c.GIF", ".ipynb_checkpoints/d.png"):
+    for name in ("gull/a.jpg", "gull/2024/may/b.bmp", "lion/c.GIF", ".ipynb_checkpoints/d.png", "f.png"):
         write_image(tmp_path / "zoo/test" / name)
     (tmp_path / "zoo/test/lion/e.heic").touch()
     note = write_set(tmp_path / "out", tmp_path, "zoo", PARAMS)
-    assert note == f"Left out of {tmp_path}/zoo/test: 1 x .heic."
+    test = tmp_path / "zoo/test"
+    assert note == f"Left out of {test}: 1 x .heic. 1 pictures in {test} are in no class's folder."
     found = read_labelled(tmp_path / "out", "test", "zoo")
     assert found.classes == ["gull", "lion"] and found.labels.tolist() == [0, 0, 1]
 

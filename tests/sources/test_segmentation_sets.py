@@ -158,8 +158,8 @@ def test_context_is_alphabetical(tmp_path):
     images, masks, note = write_context(tmp_path, ALPHABETICAL)
     assert len(images) == 2 and note.startswith("Pascal Context val: 2 of 5,105")
     c59, c60 = (benchmark(name, tmp_path, masks) for name in ("context59", "context60"))
-    assert names_at(c59, 0, 1, 2, 59, 255) == ["", "aeroplane", "bag", "wood", ""]
-    assert names_at(c60, 0, 1, 2, 59, 255) == ["background", "aeroplane", "bag", "wood", ""]
+    assert names_at(c59, 0, 1, 2, 59) == ["", "aeroplane", "bag", "wood"]
+    assert names_at(c60, 0, 1, 2, 59) == ["background", "aeroplane", "bag", "wood"]
     assert c60.classes == ("background", *c59.classes) and list(c59.classes) == sorted(c59.classes)
     assert c59.table[60] == c60.table[60] == -1
 
@@ -285,7 +285,9 @@ def test_a_value_may_stand_for_nothing_and_void_for_any_value(tmp_path):
     assert coverage(pixels, [one]) == ["own: 41.7% of the pixels are ignored."]
 
 
-@pytest.mark.parametrize("word", ["background", "Background", "background, other", "_background_"])
+@pytest.mark.parametrize(
+    "word", ["background", "Background", "background, other", "other, background", "_background_", "Back-ground"]
+)
 def test_a_background_is_known_by_its_word_wherever_it_stands(tmp_path, word):
     for text, values in ((f"{word}\nsea\nsky\n", (0, 1, 2)), (f"sea\nsky\n{word}\n", (1, 2, 0))):
         one, _ = own(tmp_path, text)
@@ -298,12 +300,27 @@ def test_a_background_is_known_by_its_word_wherever_it_stands(tmp_path, word):
     [
         ("0: sea\n1: sky\n", "line 1 is '0: sea': write the class's name alone, .* value .0., or - for a value"),
         ("0 sea\n1 sky\n", "line 1 is '0 sea': write"),
+        ("1 sea\n-\n3 sky\n", "line 1 is '1 sea': write"),
+        ("sea 0\nsky 1\n", "line 1 is 'sea 0': write"),
+        ("sea,0\nsky,1\n", "line 1 is 'sea,0': write"),
+        ("name,value\nsea,0\n", "line 2 is 'sea,0': write"),
+        ("sea\nsky: 1\n", "line 2 is 'sky: 1': write"),
+        ("- sea\n- sky\n", "line 1 is '- sea': write"),
+        ("// a comment\nsea\n", "line 1 is '// a comment': write"),
+        ("sea # deep\nsky\n", "line 1 is 'sea # deep': write"),
+        ('"sea"\n"sky"\n', "line 1 is '\"sea\"': write"),
+        ("[sea, sky]\n", r"line 1 is '\[sea, sky\]': write"),
+        ("void:\nsea\n", "line 1 is 'void:': write"),
+        ("sea\n_unlabeled_\n", "line 2 is '_unlabeled_': write"),
+        ("sea\n,\n", "line 2 is ',': write"),
         ("# a comment\nsea\n", "line 1 is '# a comment': write"),
         ("sea\n17\n", "line 2 is '17': write"),
         ("sea\nsky\nSea\n", "has 'Sea' in lines 1 and 3: no pixel could get the second"),
         ("house, hut\nsky\nhut\n", "has 'hut' in lines 1 and 3"),
         ("-\n-\n", "must name 1 to 255 classes, of values up to 255; it names 0"),
         ("\n".join(f"c{i}" for i in range(256)), "must name 1 to 255 classes, of values up to 255; it names 256"),
+        ("t  shirt\nT shirt\n", "has 'T shirt' in lines 1 and 2"),
+        ("sea\nvoid: 7, 300\n", "names 300 void, but masks hold values up to 255"),
         ("sea\nsky\nvoid: 1\n", "names value 1 both sky and void: remove one of the two"),
     ],
 )
@@ -327,10 +344,15 @@ def test_masks_that_measure_nothing_are_refused_and_absent_classes_named(tmp_pat
     ]
 
 
+def test_names_may_hold_numbers_and_marks_within(tmp_path):
+    text = "door/window\nt-shirt, tee (cotton)\n4 wheeler\nJack's boat\n3d printer\nmer & été\nsea 2\n"
+    assert own(tmp_path, text)[0].classes == tuple(text.splitlines())
+
+
 def test_masks_already_reduced_are_not_taken_for_official_ones(tmp_path):
-    """Both hold 255, which neither official edition does: ADE20K with 1 subtracted, Cityscapes' train ids."""
+    """All hold 255, which no official edition does: ADE20K and Context with 1 subtracted, Cityscapes' train ids."""
     name, mask = "bonn_0_0_gtFine_labelIds", [0, 1, 2, 10, 18, 255]
-    for key in ("ade20k", "cityscapes"):
+    for key in ("ade20k", "context59", "context60", "cityscapes"):
         write_mask(tmp_path / f"{name}.png", [mask] * 4)
         one = benchmark(key, tmp_path, [tmp_path / f"{name}.png"])
         with pytest.raises(ValueError, match=f"{name}.png, for {key}: a mask holds the value 255.* train ids do"):
