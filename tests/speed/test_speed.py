@@ -64,6 +64,13 @@ def test_ours_and_plain_give_one_phi_and_one_gradient_and_bf16_nearly(bfloat16_e
     torch.testing.assert_close(rounded[1], gradient, atol=0.05 * gradient.abs().max().item(), rtol=0)
 
 
+def test_a_profile_s_shares_sum_to_one():
+    matrix = torch.randn(300, 300)
+    found = compatibility.profile(lambda: (matrix @ matrix).exp_())
+    assert sum(found.values()) == pytest.approx(1) and found["matrix products"] > found["softmax"] > 0
+    assert found["lengths"] == 0 < found["starting operations"]
+
+
 @pytest.mark.parametrize("protocol", [evaluation.NONE, evaluation.ENTROPY], ids=["none", "entropy"])
 def test_both_ways_of_evaluation_give_one_confusion_matrix(monkeypatch, protocol):
     monkeypatch.setattr(evaluation, "BATCH", 2)
