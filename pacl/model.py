@@ -149,8 +149,7 @@ def similarity_map(patch_embeddings: Tensor, text_embeddings: Tensor) -> Tensor:
     _check_shapes(patch_embeddings, text_embeddings)
     patches, text = _at_least_float32(patch_embeddings), _at_least_float32(text_embeddings)
     cosines = directions(patches) @ directions(text).T
-    if cosines.isnan().any():  # whose label maps would look like any other
-        raise ValueError("embeddings of patches or texts are not numbers (NaN): check the weights that made them.")
+    _check_numbers(cosines)
     return cosines
 
 
@@ -168,6 +167,11 @@ def _check_shapes(patch_embeddings: Tensor, text_embeddings: Tensor) -> None:
             "patch and text embeddings must have the same width, not "
             f"{patch_embeddings.shape[2]} and {text_embeddings.shape[1]}."
         )
+
+
+def _check_numbers(cosines: Tensor) -> None:
+    if cosines.isnan().any():  # whose label maps would look like any other
+        raise ValueError("embeddings of patches or texts are not numbers (NaN): check the weights that made them.")
 
 
 def _check_choices(**options: str) -> None:

@@ -1,12 +1,27 @@
 """Hand-made folders in official layouts, for several test modules."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from helpers.imports import ROOT
+
+
+def once(tmp_path_factory, name: str, write: Callable[[Path], object]) -> Path:
+    """The path of that name that `write` makes, for all of pytest's workers; each test may only read it."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done = path.with_name(f"{name}.done")
+    with FileLock(f"{path}.lock"):
+        if not done.exists():
+            write(path)
+            done.touch()
+    return path
 
 
 def link_sources(project: Path) -> Path:

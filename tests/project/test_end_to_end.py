@@ -5,6 +5,7 @@ a mini world and on real photos in their official layouts. Only the mechanics ca
 import json
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers.folders import once
 from helpers.imports import ROOT
 from matplotlib.figure import Figure
 
@@ -74,7 +76,7 @@ def run_pipeline(place: Path, profile: str, section: dict, without: tuple = ()) 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory, before_forks, one_tokenizer):
     section = few_items("mini", benchmarks=["voc20", "voc21", "coco_stuff"], classification_sets=SETS)
-    return run_pipeline(tmp_path_factory.mktemp("mini") / "first", "mini", section)
+    return once(tmp_path_factory, "first_mini", lambda place: run_pipeline(place, "mini", section))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,8 @@ def photos(tmp_path_factory, real_data, one_tokenizer):
         windows = {"window": 64, "window_stride": 32} if section["protocols"][name]["window"] else {}
         section["protocols"][name] |= {"short_side": side} | windows
     section["model"], section["ablations"]["strides"] = PARAMS["mini"]["model"], [8, 4]
-    return run_pipeline(tmp_path_factory.mktemp("photos") / "first", "flickr8k", section, without=("figures",))
+    run = partial(run_pipeline, profile="flickr8k", section=section, without=("figures",))
+    return once(tmp_path_factory, "first_photos", run)
 
 
 @pytest.fixture(params=[("mini", "mini"), ("photos", "flickr8k")], ids=lambda pair: pair[0])
