@@ -248,7 +248,7 @@ def get_all(raw: Path, settings: Prepare, only: list[str] | None, mirror: str | 
         raise DownloadError(f"{raw} needs {shown(needed)}, but only {shown(there)} are free: make room, or use --only.")
     raw.mkdir(parents=True, exist_ok=True)
     with FileLock(raw / ".download.lock", timeout=0):
-        failures = [sentence for key, one in sets.items() if (sentence := get_set(one, files[key], raw, mirror))]
+        failures = [sentence for key, one in sets.items() if (sentence := get_set(one, files_of(raw, one), raw, mirror))]
     with suppress(OSError):
         (raw / ARCHIVES).rmdir()
     print(*failures, sep="\n", file=sys.stderr, end="\n" if failures else "")
