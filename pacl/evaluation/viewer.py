@@ -28,8 +28,8 @@ Shown = tuple[dict, dict[str, np.ndarray]]  # what shown.json says of a figure, 
 
 
 def examples(masks: Masks, count: int) -> list[int]:
-    """The first `count` scenes with at least three labels, in their order, not picked; then, where there are too few, the
-    first with two.
+    """The first `count` scenes with at least three labels, in their order, not picked; then, where there are too few,
+    the first with two.
     """
     rich, plain = [], []
     for i in range(len(masks)):

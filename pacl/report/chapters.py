@@ -12,7 +12,21 @@ from pacl.report.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TERMS, ju
 from pacl.report.consistent import consistency
 from pacl.report.costs import speed, trust
 from pacl.report.measured import classification, patch_alignment, segmentation, viewer
-from pacl.report.page import MARKS, capital, code, figure, fold, joined, missing, percent, say, table, words, write_page
+from pacl.report.page import (
+    MARKS,
+    capital,
+    code,
+    figure,
+    fold,
+    joined,
+    missing,
+    percent,
+    say,
+    table,
+    text,
+    words,
+    write_page,
+)
 from pacl.report.results import Results
 from pacl.runtime.config import project_root
 
@@ -112,9 +126,19 @@ def world(results: Results) -> list[dict]:
     return [
         *([say(about)] if about in words() else []),
         table(["What", "Number"], counts) if prepared else missing("prepare/prepare.json"),
-        figure(results, "pairs"),
+        *([] if "credits" in prepared else [figure(results, "pairs")]),
         figure(results, "scenes"),
+        *credits(prepared.get("credits")),
     ]
+
+
+def credits(found: list[str] | None) -> list[dict]:
+    """Where the photos on the page are from, if it shows only some that it may."""
+    return (
+        [say("shown", count=len(found)), fold("Credits of the photos", [text("\n".join(f"- {one}" for one in found))])]
+        if found
+        else []
+    )
 
 
 def training(results: Results) -> list[dict]:

@@ -149,7 +149,8 @@ def viewer(results: Results) -> list[dict]:
     if not data or not data["scenes"]:
         return []
     methods = {name: NAMES[name] for name in data["scenes"][0]["prompts"][0]["methods"]}
-    return [{"kind": "viewer", "text": words()["viewer"], "data": data | {"methods": methods}}]
+    which = words()["viewer_photos" if "credit" in data["scenes"][0] else "viewer_scenes"].format(len(data["scenes"]))
+    return [{"kind": "viewer", "text": f"{words()['viewer']} {which}", "data": data | {"methods": methods}}]
 
 
 def classification(results: Results) -> list[dict]:

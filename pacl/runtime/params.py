@@ -30,8 +30,8 @@ class Prepare(Section):
     many pairs, and how many scenes of each image set, are held out. benchmarks: from pacl.sources.segmentation_sets,
     or folders in raw. classification_sets: from data/classification/sets.yaml, torchvision, or folders in raw.
     test_scenes, classification_images: the most to take of a split, None for all. max_bad_share: tolerated fraction of
-    bad samples in shards. shown: the photos that the report shows, where licences forbid to show those of the other keys;
-    None for pictures of all that is prepared.
+    bad samples in shards. shown: the only photos that the report shows (pacl.sources.shown_photos), where licences
+    forbid to show the others; None to show any.
     """
 
     source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset", "tiny_imagenet", "own", "none"]

@@ -43,7 +43,7 @@ def needed(prepare: dict) -> dict[str, dict]:
 
 
 def read_prepare(text: str, profile: str) -> dict:
-    """source, raw, shown, benchmarks and classification_sets of a profile in the text of params.yaml, as far as they are on
+    """source, raw, shown, benchmarks and classification_sets of a profile in params.yaml's text, as far as they are on
     lines of this file's own style. Raises ValueError if there is no such profile.
     """
     blocks = dict(re.findall(r"^(\w+):[^\n]*\n((?:[ #][^\n]*\n|\n)+)", text, re.MULTILINE))

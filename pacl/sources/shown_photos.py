@@ -1,5 +1,5 @@
-"""Photos that a report may show: COCO's under CC BY 2.0, with masks drawn from its instances. Nothing is measured on them
-and nothing is trained on them.
+"""Photos that a report may show: COCO's under CC BY 2.0, with masks drawn from its instances. Nothing is measured or
+trained on them.
 """
 
 import json
@@ -32,8 +32,8 @@ def check_shown(raw: Path, name: str | None) -> list[tuple]:
 
 
 def write_shown(folder: Path, finished: Path, raw: Path, name: str) -> None:
-    """Writes the split "shown", the first MOST photos by COCO's numbers that have one of voc_seen's classes; other pixels
-    are ignored. finished: the folder's later name. Raises ValueError if there is no such photo.
+    """Writes the split "shown": the first MOST photos by COCO's numbers that have a class of voc_seen; other pixels are
+    ignored. finished: the folder's later name. Raises ValueError if there is no such photo.
     """
     paths = parts_of(raw / SHOWN[name]["folder"], SHOWN[name])
     classes = class_list("voc_seen")
@@ -61,9 +61,9 @@ def write_shown(folder: Path, finished: Path, raw: Path, name: str) -> None:
 
 
 def licensed(folder: Path, instances: Path, classes: list[str]) -> list[tuple[dict, list]]:
-    """The first MOST photos in a folder under LICENCE that have a class, each with all its objects (value, polygons), the
-    largest first; the value is the place of the class, or IGNORE. Leaves out crowds. Raises ValueError for a corrupt
-    file of instances.
+    """The first MOST photos in a folder under LICENCE that have a class, each with all its objects (value, polygons),
+    the largest first; the value is the place of the class, or IGNORE. Leaves out crowds. Raises ValueError for a
+    corrupt file of instances.
     """
     try:
         content = json.loads(instances.read_text(encoding="utf-8"))
