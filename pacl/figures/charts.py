@@ -130,7 +130,7 @@ def protocol_bars(table: pd.DataFrame, title: str):
         rows = table[table.protocol == protocol]
         method_bars(axis, rows, "benchmark", "value", legend=protocol == protocols[0])
         for bars in axis.containers:
-            axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+            axis.bar_label(bars, fmt="%.1f" if table.value.max() < 0.1 else "%.0f", fontsize=7, padding=1)
         axis.set(xlabel="", ylabel="mIoU, %")
         axis.set_title(f"{protocol} protocol", loc="left")
     sns.move_legend(axes[0, 0], "lower right", frameon=False, title=None, ncols=methods, bbox_to_anchor=(1.0, 1.12))

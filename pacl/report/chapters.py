@@ -126,19 +126,18 @@ def world(results: Results) -> list[dict]:
     return [
         *([say(about)] if about in words() else []),
         table(["What", "Number"], counts) if prepared else missing("prepare/prepare.json"),
-        *([] if "credits" in prepared else [figure(results, "pairs")]),
-        figure(results, "scenes"),
-        *credits(prepared.get("credits")),
+        *(shown(results) if "credits" in prepared else [figure(results, "pairs"), figure(results, "scenes")]),
     ]
 
 
-def credits(found: list[str] | None) -> list[dict]:
-    """Where the photos on the page are from, if it shows only some that it may."""
-    return (
-        [say("shown", count=len(found)), fold("Credits of the photos", [text("\n".join(f"- {one}" for one in found))])]
-        if found
-        else []
-    )
+def shown(results: Results) -> list[dict]:
+    """The photos that the page may show, and where they are from."""
+    credits = [f"- {one}" for one in results.prepared["credits"]]
+    return [
+        figure(results, "scenes", words()["captions"]["scenes_photos"]),
+        say("shown", count=len(credits)),
+        fold("Credits of the photos", [text("\n".join(credits))]),
+    ]
 
 
 def training(results: Results) -> list[dict]:

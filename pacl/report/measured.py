@@ -161,7 +161,8 @@ def classification(results: Results) -> list[dict]:
     if not measured:
         return [*content, text("This source has no classification sets.")]
     sets = pd.DataFrame(measured).T
-    sets.loc[f"mean of {len(measured)}"] = sets.mean()
+    if len(measured) > 1:
+        sets.loc[f"mean of {len(measured)}"] = sets.mean()
     lines = [[name.replace("_", " "), *map(percent, values)] for name, values in sets.iterrows()]
     columns = ["Set", *(f"{NAMES[method]}, %" for method in sets)]
     caption = "Measured here: zero-shot accuracy"
@@ -178,7 +179,15 @@ def gains(results: Results) -> list[dict]:
         mean, sets = rows[rows["set"] == "mean"].iloc[0], rows[rows["set"] != "mean"]
         interval = {name: percent(mean[name], "+") for name in ("low", "high")}
         counts = {"sets": len(sets), "above": (sets.low > 0).sum(), "below": (sets.high < 0).sum()}
-        said.append(say("gains", method=NAMES[method], mean=percent(mean.difference, "+"), **interval, **counts))
+        said.append(
+            say(
+                "gains" if len(sets) > 1 else "gain",
+                method=NAMES[method],
+                mean=percent(mean.difference, "+"),
+                **interval,
+                **counts,
+            )
+        )
     return [
         heading("Is it a general improvement?"),
         joined([*said, say("gains_intervals")]),

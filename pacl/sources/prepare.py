@@ -32,7 +32,7 @@ LABELS = {
     "flickr30k": "trained on Flickr30k",
     "coco": "trained on COCO captions",
     "webdataset": "trained on web pairs",
-    "tiny_imagenet": "trained on Tiny-ImageNet and captioned photographs",
+    "tiny_imagenet": "photographs, small CLIP",
     "own": "trained on your own captions",
     "none": "measured only, not trained here",
 }  # marks every result of a source
