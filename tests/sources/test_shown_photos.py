@@ -4,66 +4,31 @@ import json
 
 import numpy as np
 import pytest
-from helpers.folders import write_image
+from helpers.folders import box, thing, write_instances
 
 from pacl.data.benchmark import IGNORE
 from pacl.data.images import open_labels
 from pacl.data.prepared import read_scenes
 from pacl.sources.layouts import class_list
-from pacl.sources.shown_photos import LICENCE, MOST, licensed, write_shown
+from pacl.sources.shown_photos import MOST, licensed, write_shown
 
 BY, NC = 4, 2
-CATEGORIES = {1: "person", 18: "dog", 51: "bowl", 5: "airplane"}
 SIZE = (20, 10)
-
-
-def box(left, top, right, bottom):
-    """The polygon of a rectangle; its last column and row belong to it."""
-    return [left, top, right, top, right, bottom, left, bottom]
-
-
-def thing(photo, category, polygons, area, crowd=0):
-    shape = {"counts": [0, 200], "size": SIZE[::-1]} if crowd else polygons
-    return {"image_id": photo, "category_id": category, "segmentation": shape, "area": area, "iscrowd": crowd}
+CROWD = {"counts": [0, 200], "size": [10, 20]}
 
 
 THINGS = [
     thing(1, 51, [box(5, 3, 9, 6)], 20),  # a bowl in front of somebody
     thing(1, 1, [box(0, 0, 9, 9), box(15, 0, 19, 4)], 125),  # who has two parts
-    thing(1, 18, None, 200, crowd=1),
+    thing(1, 18, CROWD, 200, crowd=1),
     thing(2, 1, [box(0, 0, 9, 9)], 100),
     thing(3, 51, [box(0, 0, 9, 9)], 100),
-    thing(4, 18, None, 200, crowd=1),
+    thing(4, 18, CROWD, 200, crowd=1),
     thing(5, 18, [box(0, 0, 9, 9)], 100),
     thing(6, 18, [box(2, 2, 3, 3)], 4),
 ]
 LICENCES = {1: BY, 2: NC, 3: BY, 4: BY, 5: BY, 6: BY}
 ABSENT = 5  # the photo that isn't there
-
-
-def write_instances(raw, things, licences, absent=()):
-    """COCO's layout, photos in the reverse order of their numbers."""
-    folder = raw / "coco"
-    images = [
-        {"id": i, "file_name": f"{i:012d}.jpg", "license": one, "width": SIZE[0], "height": SIZE[1]}
-        | {"flickr_url": f"http://farm1.staticflickr.com/{i}.jpg"}
-        for i, one in sorted(licences.items(), reverse=True)
-    ]
-    for one in images:
-        if one["id"] not in absent:
-            write_image(folder / "val2017" / one["file_name"], size=SIZE)
-    content = {
-        "images": images,
-        "annotations": things,
-        "licenses": [
-            {"id": BY, "url": f"http://{LICENCE}"},
-            {"id": NC, "url": "http://creativecommons.org/licenses/by-nc/2.0/"},
-        ],
-        "categories": [{"id": i, "name": name} for i, name in CATEGORIES.items()],
-    }
-    (folder / "annotations").mkdir(exist_ok=True)
-    (folder / "annotations/instances_val2017.json").write_text(json.dumps(content))
-    return raw
 
 
 @pytest.fixture
