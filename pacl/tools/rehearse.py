@@ -28,6 +28,7 @@ from pacl.runtime.params import Profile
 from pacl.runtime.processes import processes
 from pacl.sources import classification_sets, layouts, segmentation_sets, shards
 from pacl.sources.prepare import datasets_of
+from pacl.sources.shown_photos import check_shown
 from pacl.tools import estimate
 
 SIZES = (1, 4)  # of the two rehearsals; their difference tells a stage's start-up from its work
@@ -89,6 +90,8 @@ def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[di
             there = [one for one in prepare[key] if not any(layouts.missing(*row) for row in check(raw, [one]))]
             name = "sets" if key == "classification_sets" else key
             prepare[key], users[name] = there, [one for one in users[name] if one in there]
+        if any(layouts.missing(*row) for row in check_shown(raw, prepare.get("shown"))):
+            wanted, prepare["shown"] = wanted + check_shown(raw, prepare["shown"]), None
         try:
             layouts.check_present(wanted)
         except FileNotFoundError as error:
