@@ -132,7 +132,8 @@ if (explorer) {
       prompt.present ? "" : "not in this scene");
     explorer.querySelector(".views").replaceChildren(view("Scene", [picture("jpeg", scene.image, "The scene")], ""), ...heats, truth, ...masks);
     explorer.querySelector(".told").textContent = `“${prompt.name}”${prompt.present ? "" : " is not in this scene"}: `
-      + found.map(([method, says]) => `${methods[method]} ${prompt.present ? `IoU ${percent(says.iou)}` : `takes ${percent(says.share)} of the pixels for it`}`).join(", ") + ".";
+      + found.map(([method, says]) => `${methods[method]} ${prompt.present ? `IoU ${percent(says.iou)}` : `takes ${percent(says.share)} of the pixels for it`}`).join(", ") + "."
+      + (scene.credit ? ` Photo: ${scene.credit}` : "");
   };
   const open = (scene) => {
     choices("prompts", scene.prompts.map((prompt) => prompt.present ? [prompt.name]

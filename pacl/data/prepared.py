@@ -61,17 +61,19 @@ def read_pairs(folder: Path, split: str, *, needed: bool = True) -> tuple[Images
 @dataclass(frozen=True)
 class ImageSet:
     """Images and masks that several benchmarks share; benchmarks: by name. pixels: how many of the whole set's have
-    each of the 256 values of a mask.
+    each of the 256 values of a mask. credits: where each image is from, if that must be said.
     """
 
     images: Images
     masks: Masks
     benchmarks: dict[str, Benchmark]
     pixels: tuple[int, ...] = (0,) * 256
+    credits: tuple[str, ...] = ()
 
     def take(self, part: range) -> "ImageSet":
         """Some of the scenes, still read on demand; ignores what lies beyond the end."""
-        return replace(self, images=self.images.take(part), masks=self.masks.take(part))
+        images, masks, own = self.images.take(part), self.masks.take(part), self.credits[part.start : part.stop]
+        return replace(self, images=images, masks=masks, credits=own)
 
     def first(self, count: int) -> "ImageSet":
         return self.take(range(count))
@@ -81,9 +83,17 @@ class ImageSet:
 
 
 def write_scenes(
-    folder: Path, split: str, images, masks, benchmarks: dict[str, Benchmark], image_set: str = "", *, pixels=(0,) * 256
+    folder: Path,
+    split: str,
+    images,
+    masks,
+    benchmarks: dict[str, Benchmark],
+    image_set: str = "",
+    *,
+    pixels=(0,) * 256,
+    credits: list[str] | None = None,
 ) -> None:
-    """Writes what `all_scenes` reads. images, masks: as `write_pairs` takes images. pixels: see `ImageSet`."""
+    """Writes what `all_scenes` reads. images, masks: as `write_pairs` takes images. pixels, credits: see `ImageSet`."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "_".join(filter(None, (split, image_set)))
     content = {
@@ -92,7 +102,7 @@ def write_scenes(
         "benchmarks": {name: one.entry() for name, one in benchmarks.items()},
         "pixels": [int(count) for count in pixels],
     }
-    write_json(folder / f"{name}_scenes.json", content)
+    write_json(folder / f"{name}_scenes.json", content | ({"credits": credits} if credits else {}))
 
 
 def all_scenes(folder: Path, split: str, *, needed: bool = True) -> dict[str, ImageSet]:
@@ -113,6 +123,7 @@ def read_set(path: Path) -> ImageSet:
         Masks(source_of(path.parent, content["masks"])),
         {name: Benchmark.described(name, entry) for name, entry in content["benchmarks"].items()},
         tuple(content["pixels"]),
+        tuple(content.get("credits", ())),
     )
 
 
@@ -126,6 +137,17 @@ def read_scenes(folder: Path, split: str, benchmark: str | None = None) -> Image
             f"{folder} must have one set of {split} scenes for {benchmark or 'all benchmarks'}, but it has {has}."
         )
     return found[0]
+
+
+def read_shown(folder: Path, benchmark: str) -> tuple[ImageSet, Benchmark]:
+    """Scenes whose pictures may be shown, and the classes to show: the split "shown" if prepare.shown asked for it, or
+    else the test scenes of a benchmark.
+    """
+    if sets := all_scenes(folder, "shown", needed=False):
+        (scenes,) = sets.values()
+        return scenes, next(iter(scenes.benchmarks.values()))
+    scenes = read_scenes(folder, "test", benchmark)
+    return scenes, scenes.benchmarks[benchmark]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ qualitative results).
 import base64
 import io
 from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 import matplotlib
@@ -29,9 +28,17 @@ Shown = tuple[dict, dict[str, np.ndarray]]  # what shown.json says of a figure, 
 
 
 def examples(masks: Masks, count: int) -> list[int]:
-    """The first `count` scenes with at least three different labels: in their order, not picked."""
-    rich = (i for i in range(len(masks)) if len(np.unique(masks[i])) >= 3)
-    return list(islice(rich, count))
+    """The first `count` scenes with at least three labels, in their order, not picked; then, where there are too few,
+    the first with two.
+    """
+    rich, plain = [], []
+    for i in range(len(masks)):
+        labels = len(np.unique(masks[i]))
+        if labels > 1:
+            (rich if labels > 2 else plain).append(i)
+        if len(rich) == count:
+            break
+    return [*rich, *plain][:count]
 
 
 def coarse_of(passes: Passes | Kept, reading: Reading, count: int, prompts: Iterable[Text] = ()) -> dict[int, Coarse]:
@@ -75,7 +82,7 @@ def write_shown(folder: Path, heat: Shown, labels: Shown) -> None:
 
 
 def write_viewer(path: Path, passes: Passes | Kept, reading: Reading, *, count: int = 12, present: int = 4) -> None:
-    """Writes viewer.json: the first `count` scenes with three labels or more; of each, its `present` largest classes
+    """Writes viewer.json: the first `count` `examples`; of each, its `present` largest classes
     and one class that it lacks.
 
     A heat map is the cosine of every pixel with a prompt, coloured from the lowest to the highest value that the method
@@ -98,7 +105,8 @@ def write_viewer(path: Path, passes: Passes | Kept, reading: Reading, *, count: 
             }
             for place, k in enumerate(shown)
         ]
-        made.append({"image": jpeg(passes.scenes.images[i]), "prompts": prompts})
+        credit = {"credit": passes.scenes.credits[i]} if passes.scenes.credits else {}
+        made.append({"image": jpeg(passes.scenes.images[i]), **credit, "prompts": prompts})
     write_json(path, {"scenes": made})
 
 

@@ -95,7 +95,7 @@ def numbered_bars(axis, table: pd.DataFrame, x: str, axis_title: str, **options)
     """`method_bars` of the column "value", with the numbers above them."""
     method_bars(axis, table, x, "value", **options)
     for bars in axis.containers:
-        axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
+        axis.bar_label(bars, fmt="%.1f" if table.value.max() < 0.1 else "%.0f", fontsize=7, padding=1)
     axis.set(xlabel="", ylabel=axis_title)
 
 

@@ -104,12 +104,14 @@ def segmentation_grid(images: list, columns: dict[str, list], classes: list[str]
 
 
 def label_grid(rows: list[list], classes: list[str]):
-    """Images, uint8 [H, W, 3] or PIL, and label maps [H, W] in rows and columns."""
+    """Images, uint8 [H, W, 3] or PIL, and label maps [H, W] in rows, each as high as its highest, and columns."""
     colours = np.vstack([palette(len(classes)), IGNORED])
-    size = (2.6 * len(rows[0]), 2.55 * len(rows))
-    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False)
+    rows = [[np.asarray(content) for content in row] for row in rows]
+    heights = [max(content.shape[0] / content.shape[1] for content in row) for row in rows]
+    size, grid = (2.6 * len(rows[0]), 2.55 * sum(heights)), {"height_ratios": heights}
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=size, squeeze=False, gridspec_kw=grid)
     figure.subplots_adjust(wspace=0.04, hspace=0.05)
-    for axis, content in zip(axes.flat, (np.asarray(content) for row in rows for content in row), strict=True):
+    for axis, content in zip(axes.flat, (content for row in rows for content in row), strict=True):
         axis.axis("off")
         if content.ndim == 3:
             axis.imshow(content, interpolation="lanczos")

@@ -12,7 +12,21 @@ from pacl.report.claims import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TERMS, ju
 from pacl.report.consistent import consistency
 from pacl.report.costs import speed, trust
 from pacl.report.measured import classification, patch_alignment, segmentation, viewer
-from pacl.report.page import MARKS, capital, code, figure, fold, joined, missing, percent, say, table, words, write_page
+from pacl.report.page import (
+    MARKS,
+    capital,
+    code,
+    figure,
+    fold,
+    joined,
+    missing,
+    percent,
+    say,
+    table,
+    text,
+    words,
+    write_page,
+)
 from pacl.report.results import Results
 from pacl.runtime.config import project_root
 
@@ -109,7 +123,18 @@ def world(results: Results) -> list[dict]:
     counts = [[name, f"{value:,}"] for name, value in prepared.items() if isinstance(value, int)]
     counts += [[f"classes of {name}", f"{value:,}"] for name, value in prepared.get("benchmarks", {}).items()]
     counted = table(["What", "Number"], counts) if prepared else missing("prepare/prepare.json")
-    return [*([say(about)] if about in words() else []), counted, figure(results, "pairs"), figure(results, "scenes")]
+    pictures = shown(results) if "credits" in prepared else [figure(results, "pairs"), figure(results, "scenes")]
+    return [*([say(about)] if about in words() else []), counted, *pictures]
+
+
+def shown(results: Results) -> list[dict]:
+    """The photos that the page may show, and where they are from."""
+    credits = [f"- {one}" for one in results.prepared["credits"]]
+    return [
+        figure(results, "scenes", words()["captions"]["scenes_photos"]),
+        say("shown", count=len(credits)),
+        fold("Credits of the photos", [text("\n".join(credits))]),
+    ]
 
 
 def training(results: Results) -> list[dict]:

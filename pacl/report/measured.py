@@ -128,7 +128,8 @@ def viewer(results: Results) -> list[dict]:
     if not data or not data["scenes"]:
         return []
     methods = {name: NAMES[name] for name in data["scenes"][0]["prompts"][0]["methods"]}
-    return [{"kind": "viewer", "text": words()["viewer"], "data": data | {"methods": methods}}]
+    which = words()["viewer_photos" if "credit" in data["scenes"][0] else "viewer_scenes"].format(len(data["scenes"]))
+    return [{"kind": "viewer", "text": f"{words()['viewer']} {which}", "data": data | {"methods": methods}}]
 
 
 def classification(results: Results) -> list[dict]:
@@ -139,7 +140,8 @@ def classification(results: Results) -> list[dict]:
     if not measured:
         return [*content, text("This source has no classification sets.")]
     sets = pd.DataFrame(measured).T
-    sets.loc[f"mean of {len(measured)}"] = sets.mean()
+    if len(measured) > 1:
+        sets.loc[f"mean of {len(measured)}"] = sets.mean()
     lines = [[name.replace("_", " "), *map(percent, values)] for name, values in sets.iterrows()]
     columns, caption = ["Set", *(f"{NAMES[method]}, %" for method in sets)], "Measured here: zero-shot accuracy"
     return [*content, table(columns, lines, caption=caption, strong=(len(measured),)), picture, *gains(results)]
@@ -155,7 +157,8 @@ def gains(results: Results) -> list[dict]:
         mean, sets = rows[rows["set"] == "mean"].iloc[0], rows[rows["set"] != "mean"]
         interval = {name: percent(mean[name], "+") for name in ("low", "high")}
         counts = {"sets": len(sets), "above": (sets.low > 0).sum(), "below": (sets.high < 0).sum()}
-        said.append(say("gains", method=NAMES[method], mean=percent(mean.difference, "+"), **interval, **counts))
+        kind = "gains" if len(sets) > 1 else "gain"
+        said.append(say(kind, method=NAMES[method], mean=percent(mean.difference, "+"), **interval, **counts))
     told = joined([*said, say("gains_intervals")])
     return [heading("Is it a general improvement?"), told, figure(results, "classification_differences")]
 

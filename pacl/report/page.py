@@ -19,6 +19,7 @@ from pacl.runtime.config import project_root
 from pacl.runtime.files import write_atomically
 
 MARKS = {"reproduced": "✓", "not reproduced": "✗", "not tested": "–"}  # colour alone would not tell verdicts apart
+PHOTOS = ("scenes", "heat_maps", "segmentation_grid")  # figures that show photos
 # 1,024  −3.1  83.4 ± 0.4  41.8–49.4  72.3?  ≤ 3  0.2, missed  –
 NUMBER = re.compile(r"(≤ )?[+−]?[\d,]*\.?\d+( ?[±–] ?[\d.]+)?(\?|, missed)?$|–$")
 
@@ -60,9 +61,11 @@ def missing(name: str) -> dict:
 
 def figure(results, name: str, caption: str | None = None, *, folder: str = "figures", **values) -> dict:
     """A picture of a run, by its name without .png: HTML embeds it, Markdown links it. Without a caption it has that of
-    its name in words.yaml, with the values filled in.
+    its name in words.yaml, with the values filled in, and that of photos says where their credits are.
     """
     file, caption = f"{folder}/{name}.png", caption or words()["captions"][name].format(**values)
+    if name in PHOTOS and "credits" in results.prepared:
+        caption += f" {words()['credited']}"
     if file not in results.pictures:
         return missing(file)
     return {"kind": "figure", "name": file, "path": results.folder / file, "caption": caption}

@@ -30,7 +30,8 @@ class Prepare(Section):
     many pairs, and how many scenes of each image set, are held out. benchmarks: from pacl.sources.segmentation_sets,
     or folders in raw. classification_sets: from data/classification/sets.yaml, torchvision, or folders in raw.
     test_scenes, classification_images: the most to take of a split, None for all. max_bad_share: tolerated fraction of
-    bad samples in shards.
+    bad samples in shards. shown: the only photos that the report shows (pacl.sources.shown_photos), where licences
+    forbid to show the others; None to show any.
     """
 
     source: Literal["miniworld", "flickr8k", "flickr30k", "coco", "webdataset", "tiny_imagenet", "own", "none"]
@@ -43,6 +44,7 @@ class Prepare(Section):
     classification_sets: list[str]
     classification_images: PositiveInt | None
     max_bad_share: Fraction
+    shown: Literal["coco_seen"] | None = None
 
     @model_validator(mode="after")
     def sources_have_what_they_need(self):
@@ -51,6 +53,8 @@ class Prepare(Section):
             raise ValueError(f"raw must name the folder that holds {held}")
         if self.source == "miniworld" and None in (self.test_scenes, self.classification_images):
             raise ValueError("test_scenes and classification_images must be numbers because the mini world is endless")
+        if self.source == "miniworld" and self.shown:
+            raise ValueError("shown must be null because anybody may show the mini world")
         return self
 
 

@@ -35,16 +35,17 @@ def addresses(file: dict, mirror: str | None) -> list[str]:
 
 
 def needed(prepare: dict) -> dict[str, dict]:
-    """The sets that a profile's section `prepare` needs: its `source` (or `sources`), benchmarks and classification
-    sets.
+    """The sets that a profile's section `prepare` needs: its `source` (or `sources`), benchmarks, classification
+    sets, and photos to show.
     """
     asked = {key: set(prepare.get(key, ())) for key in KEYS}
     asked["sources"] |= {prepare.get("source")}
+    asked["benchmarks"] |= {prepare.get("shown")}
     return {name: one for name, one in known_sets().items() if any(asked[key] & set(one.get(key, ())) for key in KEYS)}
 
 
 def read_prepare(text: str, profile: str) -> dict:
-    """source, raw, benchmarks and classification_sets of a profile in the text of params.yaml, as far as they are on
+    """source, raw, shown, benchmarks and classification_sets of a profile in params.yaml's text, as far as they are on
     lines of this file's own style. Raises ValueError if there is no such profile.
     """
     blocks = dict(re.findall(r"^(\w+):[^\n]*\n((?:[ #][^\n]*\n|\n)+)", text, re.MULTILINE))
@@ -54,7 +55,7 @@ def read_prepare(text: str, profile: str) -> dict:
     alias = re.search(r"^  prepare: \*(\w+)", blocks[profile], re.MULTILINE)
     where, name = (text, f"prepare: &{alias[1]}") if alias else (blocks[profile], "prepare:")
     block = re.search(rf"^  {re.escape(name)}[^\n]*\n((?:    [^\n]*\n)+)", where, re.MULTILINE)[1]
-    words = dict(re.findall(r"^    (source|raw): (\S+)", block, re.MULTILINE))
+    words = dict(re.findall(r"^    (source|raw|shown): (\S+)", block, re.MULTILINE))
     lists = re.findall(r"^    (benchmarks|classification_sets):[^\[]*\[([^\]]*)\]", block, re.MULTILINE)
     return words | {key: re.findall(r"[\w-]+", names) for key, names in lists}
 

@@ -204,13 +204,13 @@ def extract(archive: Path, folder: Path, makes: list[str]) -> None:
             opened.extractall(folder, (member for member in Bar(opened, **bar) if wanted(member.name)))
 
 
-def get_set(one: dict, files: list[dict], raw: Path, mirror: str | None) -> str:
-    """Downloads and unpacks a set's files. Returns "", or a sentence that says why it failed and what remains to do by
-    hand.
+def get_set(one: dict, raw: Path, mirror: str | None) -> str:
+    """Downloads and unpacks what a set lacks. Returns "", or a sentence that says why it failed and what remains to do
+    by hand.
     """
     archives = raw / ARCHIVES
     archives.mkdir(parents=True, exist_ok=True)
-    for file in files:
+    for file in files_of(raw, one):
         try:
             path = fetch(file, archives, mirror)
             if path.name.endswith(ENDINGS):
@@ -246,7 +246,7 @@ def get_all(raw: Path, settings: Prepare, only: list[str] | None, mirror: str | 
         raise DownloadError(f"{raw} needs {shown(needed)}, but only {shown(there)} are free: make room, or use --only.")
     raw.mkdir(parents=True, exist_ok=True)
     with FileLock(raw / ".download.lock", timeout=0):
-        failures = [sentence for key, one in sets.items() if (sentence := get_set(one, files[key], raw, mirror))]
+        failures = [sentence for one in sets.values() if (sentence := get_set(one, raw, mirror))]
     with suppress(OSError):
         (raw / ARCHIVES).rmdir()
     print(*failures, sep="\n", file=sys.stderr, end="\n" if failures else "")

@@ -21,6 +21,7 @@ from pacl.sources import (
     layouts,
     segmentation_sets,
     shards,
+    shown_photos,
     tiny_imagenet,
 )
 from pacl.sources.miniworld import scenes as miniworld
@@ -31,7 +32,7 @@ LABELS = {
     "flickr30k": "trained on Flickr30k",
     "coco": "trained on COCO captions",
     "webdataset": "trained on web pairs",
-    "tiny_imagenet": "trained on Tiny-ImageNet and captioned photographs",
+    "tiny_imagenet": "photographs, small CLIP",
     "own": "trained on your own captions",
     "none": "measured only, not trained here",
 }  # marks every result of a source
@@ -95,6 +96,8 @@ def prepare_photos(folder: Path, finished: Path, settings: Prepare) -> list[str]
         notes = write_captioned(folder, raw, settings)
     for dataset, names in segmentation_sets.image_sets(settings.benchmarks):
         notes += write_image_set(folder, raw, dataset, names, settings)
+    if settings.shown:
+        shown_photos.write_shown(folder, finished, raw, settings.shown)
     return notes + [classification_sets.write_set(folder, raw, name, settings) for name in settings.classification_sets]
 
 
@@ -104,6 +107,7 @@ def wanted(raw: Path, settings: Prepare) -> list[tuple[Path, dict, str]]:
         *((raw / dataset["folder"], dataset, "") for dataset in datasets_of(settings.source)),
         *segmentation_sets.check_benchmarks(raw, settings.benchmarks),
         *classification_sets.check_sets(raw, settings.classification_sets),
+        *shown_photos.check_shown(raw, settings.shown),
     ]
 
 
@@ -129,6 +133,7 @@ def summary(folder: Path, settings: Prepare, note: str | None) -> dict:
     pairs = read_json(folder / "train_shards.json")["pairs"] if settings.source == "webdataset" else []
     image_sets, (images, captions) = all_scenes(folder, "test"), read_pairs(folder, "train", needed=False)
     benchmarks = {name: one for image_set in image_sets.values() for name, one in image_set.benchmarks.items()}
+    credits = [credit for one in all_scenes(folder, "shown", needed=False).values() for credit in one.credits]
     return {
         "label": LABELS[settings.source],
         "source": settings.source,
@@ -137,6 +142,7 @@ def summary(folder: Path, settings: Prepare, note: str | None) -> dict:
         "test scenes": sum(len(one) for one in image_sets.values()),
         "whole benchmarks": whole_benchmarks(image_sets),
         "benchmarks": {name: len(one.classes) for name, one in benchmarks.items()},
+        **({"credits": credits} if credits else {}),
         **({"note": note} if note else {}),
     }
 

@@ -29,6 +29,7 @@ from pacl.runtime.params import Profile
 from pacl.runtime.processes import processes
 from pacl.sources import classification_sets, layouts, segmentation_sets, shards
 from pacl.sources.prepare import datasets_of
+from pacl.sources.shown_photos import check_shown
 from pacl.tools import estimate
 
 SIZES = (1, 4)  # of the two rehearsals; their difference tells a stage's start-up from its work
@@ -90,6 +91,8 @@ def what_is_there(section: dict, params: SimpleNamespace, raw: Path) -> tuple[di
             wanted += check(raw, prepare[key])
             prepare[key] = [one for one in prepare[key] if not any(starmap(layouts.missing, check(raw, [one])))]
             section[stage][own] = [one for one in section[stage][own] if one in prepare[key]]
+        if any(starmap(layouts.missing, check_shown(raw, prepare.get("shown")))):
+            wanted, prepare["shown"] = wanted + check_shown(raw, prepare["shown"]), None
         try:
             layouts.check_present(wanted)
         except FileNotFoundError as error:

@@ -142,12 +142,12 @@ def test_a_background_with_a_text_of_its_own_is_a_prompt_whose_mask_has_what_the
 
 
 def test_a_class_of_two_phrases_is_shown_by_its_first_and_labelled_by_both(tmp_path):
-    """Without a background class the protocol's rule counts for nothing, and a scene of two labels isn't shown."""
+    """Without a background class the protocol's rule counts for nothing, and a scene of two labels comes last."""
     image, mask = scene("red", "green", "blue", "blue")
     image[:4, :4] = (255, 255, 0)  # like "red and green", a phrase of the first class
     benchmark = benchmark_of(["red,red and green", "green", "blue"], [0, 1, 2])
     protocol = Protocol(**RULE | {"logit_scale": 1.0, "background_threshold": 1.0})
-    (found,) = written(tmp_path, [scene("red", "blue"), (image, mask)], benchmark, protocol, present=2)
+    found, _ = written(tmp_path, [scene("red", "blue"), (image, mask)], benchmark, protocol, present=2)
     assert [prompt["name"] for prompt in found["prompts"]] == ["red", "blue"], "no more than two, and none is absent"
     red, blue = (prompt["methods"]["all"] for prompt in found["prompts"])
     assert min(red["iou"], blue["iou"]) > 0.8 and blue["high"] == pytest.approx(1.0)
@@ -183,7 +183,8 @@ def test_label_maps_for_figures_are_those_that_are_measured(name):
 
 def test_examples_are_the_first_with_enough_labels():
     masks = Masks(np.array([[[0, 0], [0, 1]], [[0, 1], [2, 2]], [[1, 2], [3, 4]], [[5, 6], [7, 7]]], np.uint8))
-    assert examples(masks, 2) == [1, 2] and examples(masks, 9) == [1, 2, 3]
+    assert examples(masks, 2) == [1, 2] and examples(masks, 9) == [1, 2, 3, 0]
+    assert examples(Masks(np.zeros((2, 4, 4), np.uint8)), 2) == []
 
 
 def test_prompt_maps_are_cosines_with_the_largest_classs_name_and_are_written_with_label_maps(tmp_path):

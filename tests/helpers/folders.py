@@ -106,3 +106,45 @@ def write_own(folder: Path, names=("x", "y")):
         write_mask(folder / "masks" / f"{name}.png", [[i] * 3 + [255] * 3] * 4)
     (folder / "classes.txt").write_text("sea, ocean\nsky\nsand\n\n")
     return folder
+
+
+def box(left, top, right, bottom):
+    """The polygon of a rectangle; its last column and row belong to it."""
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def thing(photo, category, shape, area, crowd=0):
+    """An annotation of COCO's instances. category: of COCO_NAMES."""
+    return {"image_id": photo, "category_id": category, "segmentation": shape, "area": area, "iscrowd": crowd}
+
+
+COCO_NAMES = {1: "person", 5: "airplane", 18: "dog", 51: "bowl"}
+LICENCES = {2: "http://creativecommons.org/licenses/by-nc/2.0/", 4: "http://creativecommons.org/licenses/by/2.0/"}
+
+
+def write_instances(raw: Path, things: list[dict], photos: dict[int, int], absent=(), size=(20, 10)):
+    """COCO's validation photos with instances, in the reverse order of their numbers. photos: number -> licence."""
+    folder = raw / "coco"
+    images = [
+        {
+            "id": i,
+            "file_name": f"{i:012d}.jpg",
+            "license": licence,
+            "width": size[0],
+            "height": size[1],
+            "flickr_url": f"http://farm1.staticflickr.com/{i}.jpg",
+        }
+        for i, licence in sorted(photos.items(), reverse=True)
+    ]
+    for one in images:
+        if one["id"] not in absent:
+            write_image(folder / "val2017" / one["file_name"], size=size)
+    content = {
+        "images": images,
+        "annotations": things,
+        "licenses": [{"id": i, "url": url} for i, url in LICENCES.items()],
+        "categories": [{"id": i, "name": name} for i, name in COCO_NAMES.items()],
+    }
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations/instances_val2017.json").write_text(json.dumps(content))
+    return raw

@@ -2,8 +2,12 @@
 a mini world and on real photos in their official layouts. Only the mechanics can be judged here.
 """
 
+import base64
+import io
 import json
+import re
 import runpy
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,9 +17,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers.folders import once
+from helpers.folders import (
+    box,
+    once,
+    thing,
+    write_coco,
+    write_flickr8k,
+    write_instances,
+    write_tiny_imagenet,
+    write_voc,
+)
 from helpers.imports import ROOT
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pacl.data.benchmark import IGNORE
 from pacl.data.prepared import all_scenes
@@ -160,3 +174,60 @@ def test_the_same_run_again_gives_the_same_bytes(mini, tmp_path):
     made = [path.relative_to(again) for top in MADE for path in (again / top).rglob("*") if path.is_file()]
     assert {"segmentation.json", "patch_alignment.json", "classification.json"} <= {path.name for path in made}
     assert [path for path in made if (again / path).read_bytes() != (mini / path).read_bytes()] == []
+
+
+LIME, MAGENTA = (0, 255, 0), (255, 0, 255)  # the left half of each photo that may be shown, and of each other
+
+
+def write_coloured_photos(raw: Path) -> None:
+    """All that the profile `photos` reads, hand-made; VOC's masks have a bird, a dog and somebody."""
+    write_tiny_imagenet(raw / "tiny-imagenet-200", photos=5)
+    write_flickr8k(raw / "flickr8k")
+    write_coco(raw / "coco", {"1.jpg": [f"a dog and a person {i}" for i in range(5)]})
+    things = [thing(i, category, [box(0, 0, 30, 60)], 1800) for i, category in ((7, 1), (8, 18))]
+    write_instances(raw, [*things, thing(7, 18, [box(40, 0, 60, 60)], 1200)], {7: 4, 8: 4}, size=(96, 64))
+    write_voc(raw / "VOCdevkit/VOC2012", val=list("abcdefgh"))
+    for path in (raw / "VOCdevkit").rglob("*.png"):
+        Image.fromarray(np.tile(np.repeat(np.uint8([3, 12, 15, 0]), 24), (64, 1))).save(path)
+    noise = np.random.default_rng(0)
+    for path in [*raw.rglob("*.jpg"), *raw.rglob("*.JPEG")]:
+        pixels = noise.integers(0, 256, (64, 64 if path.suffix == ".JPEG" else 96, 1), np.uint8).repeat(3, 2)
+        pixels[:, : pixels.shape[1] // 2] = LIME if path.parent.name == "val2017" else MAGENTA
+        Image.fromarray(pixels).save(path)
+
+
+def pictures_in(path: Path):
+    """The pictures of a file: itself, or those that a text holds in base64."""
+    if path.suffix == ".png":
+        yield Image.open(path)
+    for content in re.findall(rb"[\w+/]{100,}=*", path.read_bytes()) if path.suffix in (".json", ".html") else ():
+        try:
+            yield Image.open(io.BytesIO(base64.b64decode(content)))
+        except (ValueError, OSError):
+            continue  # text that is no picture
+
+
+def count(picture: Image.Image, colour: tuple) -> int:
+    return int((np.abs(np.asarray(picture.convert("RGB")).astype(int) - colour).max(-1) < 50).sum())
+
+
+def test_nobody_sees_photos_that_may_not_be_shown(tmp_path, one_tokenizer, monkeypatch):
+    """Looks at every picture that a notebook displays or a stage writes for the colour of the forbidden photos."""
+    write_coloured_photos(tmp_path / "raw")
+    section = few_items("photos", raw=str(tmp_path / "raw"))
+    section["model"] = PARAMS["mini"]["model"]
+    report, displayed = tmp_path / "run/reports/photos", []
+    monkeypatch.setattr("IPython.display.display", displayed.append)
+    report.mkdir(parents=True)
+    shutil.copy(ROOT / "reports/mini/consistency.json", report)
+    run_pipeline(tmp_path / "run", "photos", section, ("world", "ablation_points", "ablations", "consistency"))
+    found = {path: list(pictures_in(path)) for path in report.rglob("*") if path.is_file()}
+    found["displayed"] = [one for one in displayed if isinstance(one, Image.Image)]
+    forbidden = [path for path, pictures in found.items() if any(count(one, MAGENTA) for one in pictures)]
+    assert forbidden == []
+    names = ("figures/scenes.png", "figures/heat_maps.png", "figures/segmentation_grid.png", "teaser.png")
+    for path in ["displayed", *(report / name for name in (*names, "scenes/viewer.json", "report.html"))]:
+        assert any(count(one, LIME) for one in found[path]), f"{path} shows no photo at all, or the search fails"
+    assert not (report / "figures/pairs.png").exists()
+    page = (report / "report.html").read_text()
+    assert page.count("COCO val2017 7, CC BY 2.0, http://farm1.staticflickr.com/7.jpg") == 2, "in the viewer and below"

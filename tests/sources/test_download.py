@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from filelock import FileLock
-from helpers.folders import write_coco, write_flickr8k, write_tiny_imagenet, write_voc
+from helpers.folders import box, thing, write_coco, write_flickr8k, write_instances, write_tiny_imagenet, write_voc
 from helpers.small_shards import tar_of
 from helpers.web import served
 
+from pacl.data.images import open_image
 from pacl.runtime.config import load_params, project_root
 from pacl.runtime.params import Prepare
-from pacl.sources import addresses, classification_sets, download, segmentation_sets, tiny_imagenet
+from pacl.sources import addresses, classification_sets, download, segmentation_sets, shown_photos, tiny_imagenet
 from pacl.sources.download import main
 from pacl.sources.prepare import datasets_of, wanted
 from pacl.sources.shards import SHARDS
@@ -306,8 +307,10 @@ def test_the_mini_world_needs_nothing(capsys):
 def test_tiny_imagenet_and_coco_in_their_layouts(web, tmp_path, monkeypatch):
     write_tiny_imagenet(tmp_path / "tiny")
     write_coco(tmp_path / "coco", {"1.jpg": [f"caption {i}" for i in range(5)]})
+    write_instances(tmp_path, [thing(1, 18, [box(0, 0, 9, 9)], 100)], {1: 4})
     pack(web.folder / "cs231n.stanford.edu/tiny-imagenet-200.zip", {"tiny-imagenet-200": tmp_path / "tiny"})
     pack(web.folder / "images.cocodataset.org/zips/train2017.zip", {"train2017": tmp_path / "coco/train2017"})
+    pack(web.folder / "images.cocodataset.org/zips/val2017.zip", {"val2017": tmp_path / "coco/val2017"})
     annotations = {"annotations": tmp_path / "coco/annotations", "annotations/instances_train2017.json": b"{}"}
     pack(web.folder / "images.cocodataset.org/annotations/annotations_trainval2017.zip", annotations)
     publish(monkeypatch, web.folder)
@@ -316,21 +319,24 @@ def test_tiny_imagenet_and_coco_in_their_layouts(web, tmp_path, monkeypatch):
     assert not (raw / "coco/annotations/instances_train2017.json").exists()
     photos, captions, _ = tiny_imagenet.captioned_photos(raw)
     assert len(photos) == 6 + 12 + 1 and captions[-1] == [f"caption {i}" for i in range(5)]
+    assert not [path for path in photos if "val2017" in str(path)], "what is shown is not trained on"
+    assert open_image(raw / "coco/val2017/000000000001.jpg").size == (20, 10)
+    assert [path for path, *_ in web.log].count("/images.cocodataset.org/annotations/annotations_trainval2017.zip") == 1
 
 
 def test_every_set_is_known_and_has_what_a_download_needs():
     """A file name is unique, because all lie in one folder; sizes, checksums and terms are there."""
-    sets, names = addresses.known_sets(), []
+    sets, urls_of = addresses.known_sets(), {}
     entries = [SHARDS, *(entry for entry in classification_sets.all_sets().values() if "torchvision" in entry)]
+    entries += shown_photos.SHOWN.values()
     assert {one["name"] for one in entries} <= {one["name"] for one in sets.values()}
     for one in sets.values():
         assert ("account" in one) != ("files" in one) and one["terms"], one["name"]
         for file in one.get("files", ()):
-            names.append(download.name_of(file))
+            assert urls_of.setdefault(download.name_of(file), file["urls"]) == file["urls"]
             assert file["source"] and ("size" in file) != ("about" in file) and file["makes"]
             kind, _, digits = file.get("checksum", "sha256:" + 64 * "0").partition(":")
             assert len(digits) == 2 * hashlib.new(kind).digest_size and int(digits, 16) >= 0
-    assert len(set(names)) == len(names)
     for source in set(Prepare.model_fields["source"].annotation.__args__) - {"miniworld", "own", "none"}:
         names = {one["name"] for one in addresses.needed({"source": source}).values()}
         assert names == {one["name"] for one in datasets_of(source)}
@@ -361,6 +367,7 @@ def test_what_a_profile_needs_is_the_same_without_a_yaml_reader(profile, tmp_pat
     assert read["raw"] == settings.raw and read["source"] == settings.source
     assert read["benchmarks"] == settings.benchmarks
     assert read["classification_sets"] == settings.classification_sets
+    assert read["shown"] == (settings.shown or "null")
     names = {dataset["name"] for _, dataset, _ in wanted(tmp_path, settings)}
     assert {one["name"] for one in addresses.needed(read).values()} == names
 

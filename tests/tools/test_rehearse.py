@@ -63,7 +63,7 @@ def test_what_is_missing_is_left_out_and_listed(raw):
     assert section["prepare"]["benchmarks"] == ["voc20", "voc21"]
     write_image(raw / "own/test/cat/1.png")
     write_image(raw / "own/validation/cat/1.png")
-    wanted = {"benchmarks": ["ade20k", "voc20"], "classification_sets": ["own", "eurosat"]}
+    wanted = {"benchmarks": ["ade20k", "voc20"], "classification_sets": ["own", "eurosat"], "shown": "coco_seen"}
     changed = PARAMS["flickr8k"] | {
         "prepare": PARAMS["flickr8k"]["prepare"] | wanted,
         "segmentation": PARAMS["flickr8k"]["segmentation"] | {"benchmarks": wanted["benchmarks"]},
@@ -71,6 +71,7 @@ def test_what_is_missing_is_left_out_and_listed(raw):
     }
     section, (note,) = module.what_is_there(changed, params_of("flickr8k"), raw)
     assert "the whole run would stop here" in note and "ADE20K" in note and "eurosat" in note.lower()
+    assert "COCO val2017 with instances" in note and section["prepare"]["shown"] is None
     assert section["prepare"]["benchmarks"] == section["segmentation"]["benchmarks"] == ["voc20"]
     assert section["prepare"]["classification_sets"] == section["classification"]["sets"] == ["own"]
     nothing = changed | {"prepare": changed["prepare"] | {"benchmarks": ["ade20k"]}}
