@@ -42,7 +42,8 @@ def teaser(scenes: list[dict]):
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture, interpolation="lanczos")
         row[0].set_xlabel(f"“{prompt['name']}”", fontsize=11)
-        row[1].set_xlabel(scene.get("credit", ""), fontsize=5, loc="left")
+        if "credit" in scene:
+            row[1].set_xlabel(scene["credit"], fontsize=5, loc="left")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
