@@ -41,7 +41,8 @@ def teaser(scenes: list[dict]):
             axis.grid(False)
             axis.spines[:].set_visible(False)
         row[0].set_xlabel(f"“{prompt['name']}”", fontsize=11)
-        row[1].set_xlabel(scene.get("credit", ""), fontsize=5, loc="left")
+        if "credit" in scene:
+            row[1].set_xlabel(scene["credit"], fontsize=5, loc="left")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10, fontweight="normal")
     return figure
