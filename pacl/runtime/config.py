@@ -66,10 +66,12 @@ def read_yaml(path: Path) -> dict:
     return table
 
 
-@cache
 def project_yaml(path: str) -> dict:
-    """The mapping in one of the project's YAML files. Raises ConfigError."""
-    return read_yaml(project_root() / path)
+    """The mapping in one of the project's YAML files, which is read once and not to be changed. Raises ConfigError."""
+    return read_once(project_root() / path)
+
+
+read_once = cache(read_yaml)  # by the whole path, since a process may go from one project to another
 
 
 def read_section(profile: str, name: str, values: dict) -> Section:
