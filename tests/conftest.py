@@ -12,14 +12,6 @@ import pytest
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a test's numbers are a CPU's, and forks can't use a GPU
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_files():
-    """Has each test module read its own project's YAML files, of which a process keeps those that it read first."""
-    from pacl.runtime.config import project_yaml
-
-    project_yaml.cache_clear()
-
-
 @pytest.fixture(scope="session")
 def one_tokenizer():
     """Has open_clip make its tokenizer only once for each context length: that takes longer than most tests."""
