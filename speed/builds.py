@@ -1,6 +1,6 @@
 """Two builds of this project side by side: the processor time of every stage of a profile, and the encoder's passes.
 
-python -m speed.builds OLD NEW [--profile mini] [--data FOLDER] [--side 128] [--stages NAME ...]
+python -m speed.builds OLD NEW [--profile mini] [--data FOLDER] [--side 128] [--keep FOLDER]
 
 OLD and NEW are checkouts. Each works in a temporary project of links to its own code, and they take turns, stage after
 stage. A profile of photographs is measured on 12 test and 6 validation scenes of VOC in FOLDER (a checkout of it in the

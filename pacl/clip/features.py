@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pacl.data.images import Images
 from pacl.data.prompts import ENGLISH, nouns, tagger, templates
-from pacl.runtime.files import read_json, write_json
+from pacl.runtime.files import read_array, read_json, write_json
 from pacl.runtime.processes import in_parts, processes, progress_bar
 
 if TYPE_CHECKING:
@@ -152,17 +152,11 @@ def read_features(path: Path, dimensions: int) -> np.ndarray:
 
     Raises FileNotFoundError, or ValueError if it is corrupt or of another kind.
     """
-    try:
-        array = np.load(path, mmap_mode="r")
-        if array.dtype != np.float16 or array.ndim != dimensions:
-            raise ValueError(f"{array.dtype} {list(array.shape)}")
-        return array
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: run `dvc repro`, or the notebook before this one.") from None
-    except Exception as error:  # NumPy's reader raises nearly any kind for a damaged header
-        raise ValueError(
-            f"{path} is not an array of features ({error}): remove it and run `dvc repro features`."
-        ) from None
+    array = read_array(path, mmap_mode="r")
+    if array.dtype != np.float16 or array.ndim != dimensions:
+        kind = f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"{path} is not an array of features ({kind}): remove it and run `dvc repro features`.")
+    return array
 
 
 def in_memory(features: np.ndarray) -> np.ndarray:

@@ -190,7 +190,7 @@ def regions(found: dict):
         right.plot(100 * of["accuracy"], 100 * of["miou"], "o", color=COLOURS[NAMES[name]], label=NAMES[name])
     left.set(ylabel="mean IoU, %")
     for axis in (left, right):
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.legend(edgecolor="white", framealpha=0.9, fontsize=8, loc="upper left")
     figure.tight_layout()
     return figure
 

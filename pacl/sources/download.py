@@ -255,7 +255,7 @@ def get_all(raw: Path, settings: Prepare, only: list[str] | None, mirror: str | 
 
 def get_weights(model: Model, *, dry: bool) -> None:
     """Downloads CLIP's weights if they have an open_clip tag. Raises FileNotFoundError if they can't be had."""
-    if model.pretrained == "random" or "/" in model.pretrained or Path(model.pretrained).exists():
+    if model.pretrained == "random" or "/" in model.pretrained or (project_root() / model.pretrained).exists():
         return
     print(f"weights: {model.backbone} {model.pretrained}, by open_clip unless its cache has them", flush=True)
     if not dry:

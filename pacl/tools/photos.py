@@ -175,12 +175,9 @@ def segment_photos(
     output, kinds = Path(str(output)), ("masks", *["overlays"] * overlays, *["similarities"] * similarities)
     check_settings(short_side, background, prompts)
     protocol = photo_protocol(clip, token_stride, background)
-    if idle := idle_rule(protocol, prompts):
-        raise ValueError(f"background is {background!r}, but {idle}; or set it to None.")
     check_output(output)
     clip.grid(clip.image_size, clip.image_size, token_stride)
-    check_prompts(clip, prompts, templates)
-    texts = class_texts(clip, prompts, templates)
+    texts = prompt_texts(clip, prompts, templates, protocol)
     about = [model, prompts, templates, protocol.model_dump(), short_side, kinds, getattr(clip, "identity", None)]
     with unfinished(output, about) as (folder, done):
         areas, skipped, small = [], {}, {}
@@ -209,6 +206,14 @@ def segment_photos(
             raise ValueError(f"None of the {len(photos)} photos can be read: {' '.join([*skipped.values()][:3])}")
         finish(folder, areas, kinds)
     return areas, skipped, small
+
+
+def prompt_texts(clip: FrozenCLIP, prompts: list[str], templates: list[str], protocol: Protocol) -> ClassTexts:
+    """The prompts' embeddings. Raises ValueError if a prompt can't get a pixel, or the background none."""
+    if idle := idle_rule(protocol, prompts):
+        raise ValueError(f"background is {protocol.background_threshold:g}, but {idle}; or set it to None.")
+    check_prompts(clip, prompts, templates)
+    return class_texts(clip, prompts, templates)
 
 
 def named(photos: list[Path]) -> dict[str, Path]:
