@@ -14,7 +14,7 @@ NOT_TRAINED = "checkpoints/mini/best.json is missing: train first (`dvc repro tr
 STOPS = {
     "00_pacl_explained": NOT_TRAINED,
     "02_features": "data/prepared/mini/train.json is missing: run `dvc repro`, or the notebook before this one.",
-    "03_train": "data/features/mini/validation_patches.npy is missing: run `dvc repro`, or the notebook before",
+    "03_train": "data/features/mini/validation_patches.npy is missing: check the path, or run the stage that",
     "04_patch_alignment": NO_SCENES,
     "05_segmentation": NO_SCENES,
     "06_scenes": NO_SCENES,

@@ -59,7 +59,8 @@ def test_tiny_imagenets_photos_and_captioned_ones_are_pairs_together(raw, tmp_pa
     chihuahua = ["a photo of a Chihuahua.", "a photo of a dog.", "a photo of a pet.", "a photo of a animal."]
     assert said["n02085620"] == chihuahua and all(len(texts) == 5 for stem, texts in said.items() if len(stem) == 1)
     assert "Tiny-ImageNet: 6 of 100,000" in note and "Flickr8k: 8 of 8,091" in note
-    assert summary(tmp_path / "out", settings(raw, source="tiny_imagenet"), None)["label"].startswith("trained on Tiny")
+    label = summary(tmp_path / "out", settings(raw, source="tiny_imagenet"), None)["label"]
+    assert label == "photographs, small CLIP", "as the claims' column says"
 
 
 def test_test_and_validation_scenes_share_no_image(raw, tmp_path):

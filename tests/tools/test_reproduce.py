@@ -126,7 +126,8 @@ def make(folder: Path, *words: str, **environment) -> subprocess.CompletedProces
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    environment = os.environ | {"PACL_MIRROR": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    environment = inherited | {"PACL_MIRROR": "http://127.0.0.1:9", "PYTHONDONTWRITEBYTECODE": "1"} | environment
     command = ["make", *words, f"PYTHON={sys.executable} -I -S {folder / 'isolated.py'}"]
     (folder / "isolated.py").write_text(ISOLATED)
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)

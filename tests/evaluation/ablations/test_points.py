@@ -55,6 +55,7 @@ def made(tmp_path_factory, one_tokenizer, before_forks):
     for name in ("pacl/loss.py", "pacl/clip/frozen.py", "data/templates.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    (folder / "data/miniworld").symlink_to(ROOT / "data/miniworld")
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"ablation_points": STAGE}}))
     prepared, features = folder / "data/prepared/mini", folder / "data/features/mini"
