@@ -5,6 +5,7 @@ qualitative results).
 import base64
 import io
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -29,16 +30,14 @@ Shown = tuple[dict, dict[str, np.ndarray]]  # what shown.json says of a figure, 
 
 def examples(masks: Masks, count: int) -> list[int]:
     """The first `count` scenes with at least three labels, in their order, not picked; then, where there are too few,
-    the first with two.
+    the first with two, and with one.
     """
-    rich, plain = [], []
+    by_labels = {3: [], 2: [], 1: []}
     for i in range(len(masks)):
-        labels = len(np.unique(masks[i]))
-        if labels > 1:
-            (rich if labels > 2 else plain).append(i)
-        if len(rich) == count:
+        by_labels[min(3, len(np.unique(masks[i])))].append(i)
+        if len(by_labels[3]) == count:
             break
-    return [*rich, *plain][:count]
+    return list(chain.from_iterable(by_labels.values()))[:count]
 
 
 def coarse_of(passes: Passes | Kept, reading: Reading, count: int, prompts: Iterable[Text] = ()) -> dict[int, Coarse]:

@@ -56,7 +56,9 @@ def patches(report: Path, label: str) -> dict:
     accuracy = charts.class_bars(by_class[by_class.method.isin(COMPARED)], title, **look)
     curves = {NAMES[method]: curve for method, curve in read_json(folder / "patch_roc.json").items()}
     maps = analyses.patch_maps(dict(iter(places.groupby("method", sort=False))))
-    figures = {"patch_accuracy.png": accuracy, "patch_roc.png": charts.roc_curves(curves)}
+    figures = {"patch_accuracy.png": accuracy}
+    if curves:
+        figures["patch_roc.png"] = charts.roc_curves(curves)
     if blocks := read_json(folder / "blocks.json")["auc"]:
         figures["patch_blocks.png"] = charts.block_curve(blocks)
     return saved(report, figures) | saved(report, {"patch_map.png": maps}, dpi=150)

@@ -23,12 +23,14 @@ COLUMNS |= {"coco_stuff": "Stuff171", "cityscapes": "City", "ade20k": "ADE150"}
 
 def patch_alignment(results: Results) -> list[dict]:
     measured, by_class = results.metrics["patch_alignment"], results.patch_accuracy
+    few_scenes = measured and not any("auc" in of for of in measured.values())  # none of whose classes is on two
+    figures = ("patch_map", "patch_accuracy") if few_scenes else ("patch_roc", "patch_map", "patch_accuracy")
     return [
         say("patch_alignment"),
         *(patch_table(measured) if measured else [missing("patch_alignment/patch_alignment.json")]),
         literature_patches(),
         *blocks(results),
-        *(figure(results, name) for name in ("patch_roc", "patch_map", "patch_accuracy")),
+        *(figure(results, name) for name in figures),
         missing("patch_alignment/patch_accuracy.csv")
         if by_class is None
         else fold("Patch accuracy of every class", [by_method(by_class, ["class", "patches"], "accuracy")]),

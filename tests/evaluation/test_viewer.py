@@ -184,7 +184,7 @@ def test_label_maps_for_figures_are_those_that_are_measured(name):
 def test_examples_are_the_first_with_enough_labels():
     masks = Masks(np.array([[[0, 0], [0, 1]], [[0, 1], [2, 2]], [[1, 2], [3, 4]], [[5, 6], [7, 7]]], np.uint8))
     assert examples(masks, 2) == [1, 2] and examples(masks, 9) == [1, 2, 3, 0]
-    assert examples(Masks(np.zeros((2, 4, 4), np.uint8)), 2) == []
+    assert examples(Masks(np.zeros((2, 4, 4), np.uint8)), 2) == [0, 1], "scenes of one thing, where there are no others"
 
 
 def test_prompt_maps_are_cosines_with_the_largest_classs_name_and_are_written_with_label_maps(tmp_path):

@@ -231,3 +231,18 @@ def test_nobody_sees_photos_that_may_not_be_shown(tmp_path, one_tokenizer, monke
     assert not (report / "figures/pairs.png").exists()
     page = (report / "report.html").read_text()
     assert page.count("COCO val2017 7, CC BY 2.0, http://farm1.staticflickr.com/7.jpg") == 2, "in the viewer and below"
+
+
+def test_scenes_without_a_class_in_common_have_no_coherence_and_a_report(tmp_path, one_tokenizer):
+    write_coloured_photos(tmp_path / "raw")
+    for value, path in enumerate(sorted((tmp_path / "raw/VOCdevkit").rglob("*.png")), 1):
+        Image.fromarray(np.full((64, 96), value, np.uint8)).save(path)
+    section = few_items("photos", raw=str(tmp_path / "raw"), benchmarks=["voc20"], shown=None)
+    section["model"], section["patch_alignment"]["benchmark"] = PARAMS["mini"]["model"], "voc20"
+    report = tmp_path / "run/reports/photos"
+    report.mkdir(parents=True)
+    shutil.copy(ROOT / "reports/mini/consistency.json", report)
+    run_pipeline(tmp_path / "run", "photos", section, ("world", "ablation_points", "ablations", "consistency"))
+    measured = json.loads((report / "patch_alignment/patch_alignment.json").read_text())
+    assert 0 <= measured["pacl"]["accuracy"] <= 1 and "auc" not in measured["pacl"]
+    assert "patch_roc" not in (report / "report.md").read_text(), "neither shown nor called missing"
