@@ -241,9 +241,11 @@ def run_all_cells(page, path: Path) -> list:
 
 
 @pytest.mark.slow
-def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab):
+@pytest.mark.parametrize("name", ["00_pacl_explained", "09_consistency"])
+def test_jupyterlab_runs_a_notebook_from_top_to_bottom(browser, jupyterlab, name):
     address, project = jupyterlab
-    path = project / "notebooks/00_pacl_explained.ipynb"
+    shutil.copytree(ROOT / "reports/mini/segmentation", project / "reports/mini/segmentation")
+    path = project / f"notebooks/{name}.ipynb"
     source = path.read_text(encoding="utf-8")
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.goto(f"{address}/lab/tree/notebooks/{path.name}?token=here")

@@ -245,6 +245,13 @@ def test_phi_is_compared_in_float32_and_in_bfloat16_with_the_plain_way(monkeypat
     assert rounded["gradient_relative_error"] == pytest.approx(apart, rel=1e-4)
 
 
+def test_bfloat16_is_not_measured_where_it_would_be_float32(monkeypatch):
+    monkeypatch.setattr("pacl.runtime.precision.has_bfloat16", lambda device_type: False)
+    gigabytes = {(variant, (3, 5, 4, 8)): 0.1 for variant in ("ours", "plain")}
+    fixed(compatibility, monkeypatch, seconds={"ours": 1.0, "plain": 4.0}, gigabytes=gigabytes)
+    assert [one["name"] for one in compatibility.compared("small", (3, 5, 4, 8), 1)] == ["phi of all pairs, small"]
+
+
 def test_dense_inference_takes_memory_from_the_allocator_that_returns_it(monkeypatch):
     asked = []
 
