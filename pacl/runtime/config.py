@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from contextlib import suppress
 from functools import cache
@@ -68,10 +69,13 @@ def read_yaml(path: Path) -> dict:
 
 def project_yaml(path: str) -> dict:
     """The mapping in one of the project's YAML files, which is read once and not to be changed. Raises ConfigError."""
-    return read_once(project_root() / path)
+    return read_below(os.getcwd(), path)  # a process may go from one project to another
 
 
-read_once = cache(read_yaml)  # by the whole path, since a process may go from one project to another
+@cache
+def read_below(folder: str, path: str) -> dict:
+    """`project_yaml` in the working directory `folder`."""
+    return read_yaml(project_root() / path)
 
 
 def read_section(profile: str, name: str, values: dict) -> Section:
