@@ -58,6 +58,11 @@ class Rehearsed:
         visual = self.clip.model.visual
         return len(visual.trunk.blocks if self.clip.is_timm else visual.transformer.resblocks)
 
+    def nouns(self, photos: int) -> float:
+        """Distinct nouns in the captions of so many photos."""
+        _, nouns, known = self.texts
+        return nouns * (photos / known) ** NOUNS_GROW
+
     def scene(self, protocol: Protocol, benchmark: str) -> float:
         """CLIP's operations for a scene, the mean over photos; 0 for an unknown benchmark."""
         shapes = self.sizes.get(benchmark)
@@ -110,12 +115,11 @@ def counts(params: SimpleNamespace, rehearsed: Rehearsed) -> SimpleNamespace:
         sets = [(own, min(n, prepare.test_scenes or n)) for (_, own), n in zip(found, official, strict=True)]
         official = [classification_sets.described(name).get("images", most or 0) for name in names]
         labelled = sum(min(n, most or n) + prepare.validation_scenes for n in official)
-    pairs, (captions, nouns, photos) = prepare.train_pairs, rehearsed.texts
+    pairs, (captions, *_) = prepare.train_pairs, rehearsed.texts
     if size := caption_sets.CAPTIONED.get(prepare.source, {}).get("sizes", {}).get("all"):
         pairs = min(pairs, size - prepare.validation_scenes)
     encoded = pairs + prepare.validation_scenes
-    grown = nouns * (encoded / photos) ** NOUNS_GROW
-    own = {"pairs": pairs, "encoded": encoded, "captions": captions * encoded, "nouns": grown, "labelled": labelled}
+    own = {"pairs": pairs, "encoded": encoded, "captions": captions * encoded, "labelled": labelled}
     scenes = {name: count for names, count in sets for name in names}
     return SimpleNamespace(sets=sets, scenes=scenes, images=sum(count for _, count in sets), **own)
 
@@ -135,13 +139,13 @@ def work(params: SimpleNamespace, rehearsed: Rehearsed, *, whole: bool) -> dict[
     strides = settings_of(native, ablations.strides, clip.patch_size)["stride"].values()
     read = sum(rehearsed.scene(protocol, "voc20") for protocol in strides if protocol != native)
 
-    def prompts(name: str) -> float:
-        return found.nouns * (len(templates(name)) if whole else 1) * TEXT * image
+    def prompts(name: str, photos: int) -> float:
+        return rehearsed.nouns(photos) * (len(templates(name)) if whole else 1) * TEXT * image
 
     def point(changes: dict) -> float:
         settings = params.train.model_copy(update={**ablations.base, **changes})
         own = (settings.pairs + found.images) * image if "tokens" in changes else 0.0
-        own += prompts(changes["templates"]) if "templates" in changes else 0.0
+        own += prompts(changes["templates"], settings.pairs) if "templates" in changes else 0.0
         return own + len(ablations.seeds) * rehearsed.training(settings) if settings.pairs <= found.pairs else 0.0
 
     def dense(protocol: Protocol) -> float:  # benchmarks of one image set and one size are read together
@@ -150,7 +154,7 @@ def work(params: SimpleNamespace, rehearsed: Rehearsed, *, whole: bool) -> dict[
 
     return {
         "prepare": found.encoded + found.images + found.labelled,
-        "features": (found.encoded + found.captions * TEXT) * image + prompts(params.features.templates),
+        "features": (found.encoded + found.captions * TEXT) * image + prompts(params.features.templates, found.encoded),
         "train": rehearsed.training(params.train) + (streamed if params.prepare.source == "webdataset" else 0.0),
         "patch_alignment": found.scenes.get(params.patch_alignment.benchmark, 0),
         "segmentation": methods * sum(map(dense, protocols.values())),

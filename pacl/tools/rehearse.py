@@ -204,7 +204,7 @@ def needs(params: SimpleNamespace, rehearsed: estimate.Rehearsed, raw: Path) -> 
     """Lines on the disk and memory of a whole run."""
     clip, train, found = rehearsed.clip, params.train, estimate.counts(params, rehearsed)
     tokens = clip.grid(clip.image_size, clip.image_size)[0] ** 2
-    texts = found.captions + found.nouns * len(templates(params.features.templates))
+    texts = found.captions + rehearsed.nouns(found.encoded) * len(templates(params.features.templates))
     disk = f"Disk: {in_bytes(2 * (found.encoded * tokens * clip.width + texts * clip.dim))} of features"
     if params.prepare.source == "webdataset":
         tars = shards.find_shards(raw / shards.SHARDS["folder"])

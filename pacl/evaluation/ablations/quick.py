@@ -4,6 +4,7 @@ repeat it for every point and seed (paper, section 4).
 
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,8 @@ class PointTrainer:
             return {"skipped": f"needs {pairs:,} pairs, {self.profile} has {len(tokens):,}", "runs": []}
         if (templates := changes.get("templates", self.params.features.templates)) != self.params.features.templates:
             texts = copy(texts)
-            texts.noun_features = noun_features(self.clip, self.nouns, templates)
+            last = max(chain.from_iterable(texts.nouns[:pairs]), default=-1)  # the first images' nouns are the first
+            texts.noun_features = noun_features(self.clip, self.nouns[: last + 1], templates)
         if (kind := changes.get("tokens", self.params.model.tokens)) != self.params.model.tokens:
             clip, images = load_clip_of(self.params.model, tokens=kind), read_pairs(self.prepared, "train")[0]
             batch_size, image_sets = self.params.features.batch_size, all_scenes(self.prepared, "test")

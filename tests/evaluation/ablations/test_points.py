@@ -131,6 +131,9 @@ def test_other_tokens_and_templates_are_those_a_point_asks_for(inside, monkeypat
         assert run["given"][0] is trainer.tokens and run["given"][2:] == (trainer.scenes, settings)
     assert default["given"][1] is value["given"][1] is trainer.texts
     assert (trainer.texts.noun_features.shape[1], one["given"][1].noun_features.shape[1]) == (7, 1)
+    own = {noun for nouns in trainer.texts.nouns[: settings.pairs] for noun in nouns}
+    count = len(one["given"][1].noun_features)
+    assert own == set(range(count)) and count < len(trainer.nouns), "no text that no image of the point has"
     clip, images = (
         load_clip("miniclip", ROOT / "data/miniclip", tokens="value"),
         read_pairs(trainer.prepared, "train")[0],
