@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from pacl.data.benchmark import IGNORE
 
 
+class NoSuchPairs(ValueError):
+    """The labelled patches have no pairs that coherence could compare."""
+
+
 def confusion_matrix(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int = IGNORE) -> Tensor:
     """Counts int64 [K, K] of two label maps of one shape; rows are the target's classes, columns the prediction's.
 
@@ -101,8 +105,8 @@ def coherence_roc(
 
     features [M, D], labels [M], image_ids [M] -> scores float [pairs], same_class bool [pairs], the two image ids of
     each pair [2, pairs], and the area under the ROC curve.
-    Patches labelled IGNORE are left out. Raises ValueError for lengths that differ and if all pairs share a class
-    or none does.
+    Patches labelled IGNORE are left out. Raises ValueError for lengths that differ, NoSuchPairs if all pairs share a
+    class, none does, or fewer than two images have a label.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -115,7 +119,7 @@ def coherence_roc(
     first, second = _pairs_of_different_images(image_ids.cpu().numpy(), pairs, seed)
     same_class = (labels[first] == labels[second]).cpu().numpy()
     if same_class.all() or not same_class.any():
-        raise ValueError(
+        raise NoSuchPairs(
             "coherence needs same-class and different-class pairs of patches from different images: give more patches."
         )
     parts = zip(first.split(8192), second.split(8192), strict=True)
@@ -160,7 +164,7 @@ def bootstrap_interval(
 
 def _pairs_of_different_images(image_ids: np.ndarray, pairs: int, seed: int) -> tuple[Tensor, Tensor]:
     if len(np.unique(image_ids)) < 2:
-        raise ValueError(
+        raise NoSuchPairs(
             "coherence compares patches of different images: give labelled patches of at least two images."
         )
     rng = np.random.default_rng(seed)

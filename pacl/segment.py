@@ -110,6 +110,20 @@ def token_logits(
     return found
 
 
+def thinned(clip: FrozenCLIP, passed: Protocol, tokens: TokenLogits, protocol: Protocol) -> TokenLogits:
+    """The logits of a protocol among those of shifted passes of a smaller stride, without windows: of every so many
+    rows and columns, which the same patches gave.
+    """
+    strides = [one.token_stride or clip.patch_size for one in (passed, protocol)]
+    if strides[0] == strides[1]:
+        return tokens
+    logits = tokens.logits[..., :: strides[1] // strides[0], :: strides[1] // strides[0]]
+    sizes = len(tokens.rows), len(tokens.columns)
+    sides = zip(sizes, resized_size(*sizes, protocol), logits.shape[-2:], strict=True)
+    rows, columns = (upscaling(clip, protocol, size, resized, [0], grid) for size, resized, grid in sides)
+    return TokenLogits(logits, rows.to(logits.device), columns.to(logits.device))
+
+
 def patch_class_logits(patch_embeddings: Tensor, text: Tensor, phrase_index: Tensor | None = None) -> Tensor:
     """The cosine of every patch with each class's best phrase, [B, N, D], [M, D] -> [B, N, K], K <= M."""
     return best_phrase(similarity_map(patch_embeddings, text), phrase_index, dim=-1)

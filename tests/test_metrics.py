@@ -9,6 +9,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import jaccard_score, roc_auc_score
 
 from pacl.metrics import (
+    NoSuchPairs,
     bootstrap_interval,
     coherence_interval,
     coherence_roc,
@@ -199,10 +200,10 @@ def test_interval_of_the_coherence_weighs_pairs_by_how_often_their_images_are_dr
 
 
 def test_coherence_names_what_is_wrong():
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(NoSuchPairs, match="at least two"):
         coherence_roc(torch.rand(4, 2), torch.tensor([0, 1, 0, 1]), torch.zeros(4))
     for labels in (torch.zeros(4), torch.arange(4)):
-        with pytest.raises(ValueError, match="same-class and different-class pairs"):
+        with pytest.raises(NoSuchPairs, match="same-class and different-class pairs"):
             coherence_roc(torch.rand(4, 2), labels, torch.arange(4))
     for labels, images in ((3, 4), (4, 3)):
         with pytest.raises(ValueError, match=f"as many labels and image ids, not {labels} and {images}"):

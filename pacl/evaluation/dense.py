@@ -40,12 +40,28 @@ def geometry(protocol: Protocol) -> tuple:
     return tuple(getattr(protocol, name) for name in GEOMETRY)
 
 
+def served_by(protocol: Protocol, others: Iterable[Protocol], patch_size: int) -> Protocol:
+    """Whose passes have a protocol's tokens, without windows: its own, or the shifted ones of a smaller stride, which
+    have those of a wider stride and of the plain grid, too.
+    """
+    stride = protocol.token_stride or patch_size
+    if protocol.window or protocol.passes == "joint" and stride < patch_size:
+        return protocol
+    finer = [one for one in others if one.passes == "shifted" and not stride % (one.token_stride or patch_size)]
+    own = {name: getattr(protocol, name) for name in ("token_stride", "passes")}
+    alike = [one for one in finer if geometry(one.model_copy(update=own)) == geometry(protocol)]
+    return min(alike, key=lambda one: one.token_stride or patch_size, default=protocol)
+
+
 @dataclass(frozen=True)
 class Coarse:
-    """The coarse logits of a batch of images, by method; texts: where each text stands among a method's logits."""
+    """The coarse logits of a batch of images, by method; texts: where each text stands among a method's logits; thin:
+    makes them those of a protocol with fewer of these tokens.
+    """
 
     logits: dict[str, TokenLogits]
     texts: dict[str, dict[Text, int]]
+    thin: Callable[[TokenLogits, Protocol], TokenLogits] = lambda logits, protocol: logits
 
     def of(self, method: str, texts: Iterable[Text]) -> TokenLogits:
         """One method's logits of these texts, [B, M, h, w]. Raises ValueError for a text that they lack."""
@@ -82,7 +98,8 @@ class Reading:
     @property
     def words(self) -> tuple:
         """What two readings share if they differ in scale and rule only."""
-        return self.benchmark, tuple(self.texts), self.benchmark.background_listed(self.protocol)
+        listed = self.benchmark.background_listed(self.protocol)
+        return self.benchmark, tuple(self.texts), listed, geometry(self.settings)
 
     def label_maps(self, coarse: Coarse, method: str) -> Tensor:
         """int64 [B, H, W]."""
@@ -94,7 +111,8 @@ def label_maps_of(readings: list[Reading], coarse: Coarse, method: str) -> Tenso
     first = readings[0]
     index = torch.tensor([k for k, group in enumerate(first.phrases) for _ in group])
     texts = ClassTexts(None, index, first.benchmark.background_listed(first.protocol))
-    return label_maps_by(coarse.of(method, first.texts), texts, [one.settings for one in readings])
+    logits = coarse.thin(coarse.of(method, first.texts), first.settings)
+    return label_maps_by(logits, texts, [one.settings for one in readings])
 
 
 class Passes:
@@ -108,7 +126,10 @@ class Passes:
         """What makes a part of the scenes' logits of these texts: one pass an image, which all methods share but for
         CLIP's last block. Embeds the texts here, before any fork.
         """
-        from pacl.segment import token_logits  # open_clip takes seconds to import, and kept logits don't need it
+        from pacl.segment import (
+            thinned,
+            token_logits,
+        )  # open_clip takes seconds to import, and kept logits don't need it
 
         keeps = [one for one in self.keeps if one.geometry == geometry(protocol)]
         own = list(dict.fromkeys(texts))
@@ -120,13 +141,20 @@ class Passes:
             for images, masks in equal_sizes(self.scenes.take(part), self.batch_size):
                 some = every if first < KEPT_SCENES else own
                 logits = token_logits(self.clip, self.methods, images, features[: len(some)], protocol)
-                coarse = Coarse(logits, dict.fromkeys(self.methods, {text: i for i, text in enumerate(some)}))
+                places = dict.fromkeys(self.methods, {text: i for i, text in enumerate(some)})
+                coarse = Coarse(logits, places, partial(thinned, self.clip, protocol))
                 for one in keeps:
                     one.write(first, coarse)
                 first += len(masks)
                 yield coarse, masks
 
         return run
+
+    def serving(self, protocol: Protocol, others: Iterable[Protocol]) -> Protocol:
+        """`served_by`, but for what is to be written."""
+        if geometry(protocol) in [one.geometry for one in self.keeps]:
+            return protocol
+        return served_by(protocol, others, self.clip.patch_size)
 
 
 @dataclass(frozen=True)
@@ -194,6 +222,9 @@ class Kept:
     def __call__(self, texts: Iterable[Text], protocol: Protocol) -> Run:
         return lambda part: ((self.read(i), [self.scenes.masks[i]]) for i in part)
 
+    def serving(self, protocol: Protocol, others: Iterable[Protocol]) -> Protocol:
+        return protocol
+
     def read(self, number: int) -> Coarse:
         """One scene's. Raises FileNotFoundError, or ValueError for a corrupt file."""
         path = self.folder / f"{number:05d}.safetensors"
@@ -222,17 +253,19 @@ def find_kept(
 
 
 def measure(passes: Passes | Kept, readings: dict[Hashable, Reading]) -> dict[Hashable, dict[str, Tensor]]:
-    """Confusion matrices over all scenes by reading and method, int64 [K, K]; readings of one geometry share one pass
-    of each image.
+    """Confusion matrices over all scenes by reading and method, int64 [K, K]; readings whose tokens are among those of
+    one geometry share one pass of each image.
 
     The images are shared by the ranks of a process group, all of which get the sums, or else, on a CPU, by one process
     a core; batches are those of one process.
     """
     groups, found, count = {}, {}, len(passes.scenes)
+    protocols = {geometry(one.settings): one.settings for one in readings.values()}
     for key, reading in readings.items():
-        groups.setdefault(geometry(reading.settings), {})[key] = reading
-    for group in groups.values():
-        run = passes(chain.from_iterable(one.texts for one in group.values()), next(iter(group.values())).settings)
+        served_by = geometry(passes.serving(reading.settings, protocols.values()))
+        groups.setdefault(served_by, {})[key] = reading
+    for served_by, group in groups.items():
+        run = passes(chain.from_iterable(one.texts for one in group.values()), protocols[served_by])
         if distributed.world_size() > 1:
             parts = [counted(run, group, passes.methods, distributed.own_part(count, passes.batch_size))]
         else:

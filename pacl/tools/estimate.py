@@ -15,6 +15,7 @@ from pacl.clip.frozen import FrozenCLIP
 from pacl.data.prepared import all_scenes
 from pacl.data.prompts import templates
 from pacl.evaluation.ablations.readings import settings_of
+from pacl.evaluation.dense import served_by
 from pacl.runtime.files import read_json
 from pacl.runtime.params import KEPT_SCENES, Protocol, Train
 from pacl.segment import window_starts
@@ -136,8 +137,9 @@ def work(params: SimpleNamespace, rehearsed: Rehearsed, *, whole: bool) -> dict[
     streamed = params.train.epochs * params.train.pairs * (1 + TEXT) * image
     native, read_by = params.protocols.native, params.protocols.named(["native", "sclip", "tcl"])
     searched = sum(rehearsed.scene(protocol, "voc21") for protocol in read_by.values())
-    strides = settings_of(native, ablations.strides, clip.patch_size)["stride"].values()
-    read = sum(rehearsed.scene(protocol, "voc20") for protocol in strides if protocol != native)
+    strides = [*settings_of(native, ablations.strides, clip.patch_size)["stride"].values()]
+    passed = [one for one in strides if one != native and served_by(one, strides, clip.patch_size) == one]
+    read = sum(rehearsed.scene(protocol, "voc20") for protocol in passed)
 
     def prompts(name: str, photos: int) -> float:
         return rehearsed.nouns(photos) * (len(templates(name)) if whole else 1) * TEXT * image

@@ -11,11 +11,12 @@ from helpers.colour_world import BENCHMARKS, METHODS, ColourCLIP, CountingCLIP, 
 
 from pacl.clip.texts import class_texts
 from pacl.evaluation import dense
-from pacl.evaluation.dense import Keep, Passes, Reading, find_kept, measure
+from pacl.evaluation.dense import Keep, Passes, Reading, find_kept, measure, served_by
 from pacl.evaluation.mistakes import recall_by_area
 from pacl.evaluation.segmentation import confusion_matrices, keeps_of
 from pacl.evaluation.viewer import label_examples, prompt_maps
 from pacl.runtime.params import OnBenchmark, Protocol
+from pacl.segment import Method
 
 VOC = {name: replace(BENCHMARKS["with_background"], name=name) for name in ("voc21", "other")}
 NATIVE = Protocol(token_stride=2, background_rule="entropy", background_threshold=0.55, logit_scale=3.0)
@@ -41,6 +42,29 @@ def test_an_image_is_passed_once_for_all_benchmarks_methods_and_protocols_of_one
         alone = confusion_matrices(ColourCLIP(), METHODS, {"": scenes}, names, {key: protocol}, batch_size=3)[key]
         for name in names:
             assert all(together[key][name][method].equal(alone[name][method]) for method in METHODS), (key, name)
+
+
+def test_shifted_passes_have_the_tokens_of_wider_strides(tiny_clip, monkeypatch, one_process, tmp_path):
+    """Exactly: what is measured with all strides together is what is measured with each alone, by fewer passes."""
+    scenes = image_set(*pictures([(37, 50)] * 2 + [(70, 41)]), {"plain": BENCHMARKS["plain"]})
+    native = Protocol(short_side=32, background_rule="entropy", background_threshold=1.3)
+    kinds = {(8, "joint"): 1, (4, "shifted"): 4, (2, "shifted"): 16, (4, "joint"): 1}
+    own = {kind: native.model_copy(update=dict(zip(("token_stride", "passes"), kind, strict=True))) for kind in kinds}
+    readings = {kind: Reading(scenes.benchmarks["plain"], protocol) for kind, protocol in own.items()}
+    passes, seen = Passes(tiny_clip, {"clip": Method(tiny_clip.project, "clip")}, scenes, 2), []
+    tokens = tiny_clip._tokens
+    monkeypatch.setattr(tiny_clip, "_tokens", lambda images, *how: seen.append(len(images)) or tokens(images, *how))
+    together = measure(passes, readings)
+    assert sum(seen) == 3 * (16 + 1)
+    for kind, reading in readings.items():
+        seen.clear()
+        assert measure(passes, {"": reading})[""]["clip"].equal(together[kind]["clip"])
+        assert sum(seen) == 3 * kinds[kind]
+    for change in ({"window": 32, "window_stride": 16}, {"positions": "scaled"}):
+        other = own[8, "joint"].model_copy(update=change)
+        assert served_by(other, [*own.values(), other], 8) == other, "windows and other positions have their own"
+    keep = Keep.all_of(tmp_path / "set", scenes.benchmarks, ["plain"], own[8, "joint"])
+    assert Passes(tiny_clip, {}, scenes, 2, keep).serving(own[8, "joint"], own.values()) == own[8, "joint"]
 
 
 @pytest.fixture
