@@ -18,7 +18,7 @@ The maximum is convex in f, so f lies at a corner: class b takes (1 - a) - e_b a
 linear again, so the largest p + f is missed first. e_b is searched on a line for every pair of classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -32,26 +32,29 @@ def lowest_miou(shares: np.ndarray, accuracy: float) -> float:
     total, missed, taken = fewest_right(shares, errors, errors)
     if (missed + taken <= errors + 1e-12).all():
         return total / len(shares)
-    of_class = with_all_errors(shares, errors, lambda *others: fewest_right(*others)[0])
-    return min(lowest_on_line(*line) for line in of_class) / len(shares)
+    of_others = np.vectorize(lambda *others: fewest_right(*others)[0], signature="(k),(),()->()")
+    return lowest_on_lines(with_all_errors(shares, errors, of_others)) / len(shares)
 
 
 def highest_miou(shares: np.ndarray, accuracy: float) -> float:
     """The highest mean IoU that any confusion matrix with this accuracy has."""
-    of_class = with_all_errors(shares, 1 - accuracy, most_right)
-    return max(-lowest_on_line(lambda e, total=total: -total(e), *ends) for total, *ends in of_class) / len(shares)
+    lines = with_all_errors(shares, 1 - accuracy, lambda *others: -most_right(*others), sign=-1)
+    return -lowest_on_lines(lines) / len(shares)
 
 
-def with_all_errors(shares: np.ndarray, errors: float, of_others: Callable) -> Iterator[tuple[Callable, float, float]]:
-    """For each class k, if e_k + f_k are all errors: the sum of IoU_k as a function of e_k, and the ends of its line.
+def with_all_errors(
+    shares: np.ndarray, errors: float, of_others: Callable, sign: int = 1
+) -> Iterator[tuple[Callable, float, float]]:
+    """For each class k, if e_k + f_k are all errors: the sum of IoU_k, times sign, as a function of places e_k, and the
+    ends of its line.
 
-    of_others: the sum of the other classes' IoU, from their shares and their totals of e and f.
+    of_others: the sum of the other classes' IoU, times sign, from their shares and their totals of e and f.
     """
     for k, share in enumerate(shares):
         others = np.delete(shares, k)
 
-        def total(e: float, share=share, others=others) -> float:
-            return (share - e) / (share + errors - e) + of_others(others, errors - e, e)
+        def total(e: np.ndarray, share=share, others=others) -> np.ndarray:
+            return sign * (share - e) / (share + errors - e) + of_others(others, errors - e, e)
 
         yield total, max(0.0, errors - others.sum()), min(share, errors)
 
@@ -85,24 +88,33 @@ def fewest_right(shares: np.ndarray, missed: float, taken: float) -> tuple[float
     return float(((p - e) / (p + f)).sum()), e, f
 
 
-def most_right(shares: np.ndarray, missed: float, taken: float) -> float:
-    """The highest sum of IoU_k with these totals of e and f, all of f on one class."""
-    p = shares + taken * np.eye(len(shares))  # [class that takes, K]: p + f
-    order = np.argsort(-p, axis=1, kind="stable")
-    sizes, own = np.take_along_axis(p, order, 1), shares[order]
-    e = np.clip(missed - (own.cumsum(1) - own), 0, own)
-    return float(((own - e) / sizes).sum(1).max())
+def most_right(shares: np.ndarray, missed: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """The highest sum of IoU_k with these totals of e and f, [...] each, all of f on one class."""
+    p = shares + np.multiply.outer(taken, np.eye(len(shares)))  # [..., class that takes, K]: p + f
+    order = np.argsort(-p, axis=-1, kind="stable")
+    sizes, own = np.take_along_axis(p, order, -1), shares[order]
+    e = np.clip(np.asarray(missed)[..., None, None] - (own.cumsum(-1) - own), 0, own)
+    return ((own - e) / sizes).sum(-1).max(-1)
 
 
-def lowest_on_line(function: Callable[[float], float], low: float, high: float) -> float:
-    """The minimum over [low, high]: the best of LINE places, refined between its neighbours."""
-    places = np.linspace(low, high, LINE)
-    values = [function(place) for place in places]
-    best = int(np.argmin(values))
-    ends = places[max(best - 1, 0)], places[min(best + 1, LINE - 1)]
-    if ends[0] >= ends[1]:
-        return values[best]
-    return min(values[best], minimize_scalar(function, bounds=ends, method="bounded", options={"xatol": 1e-10}).fun)
+def lowest_on_lines(lines: Iterable[tuple[Callable, float, float]]) -> float:
+    """The minimum of several functions, each over its [low, high]: the best of LINE places, refined between its
+    neighbours, the most promising lines first; a line whose best place is further from the minimum found than from its
+    neighbours is left as it is.
+    """
+    found = []
+    for function, low, high in lines:
+        places = np.linspace(low, high, LINE)
+        values = function(places)
+        best = int(np.argmin(values))
+        near = slice(max(best - 1, 0), best + 2)
+        found.append((values[best], values[near].max(), places[near][[0, -1]], function))
+    lowest = min(value for value, *_ in found)
+    for value, neighbour, ends, function in sorted(found, key=lambda one: one[0]):
+        if 2 * value - neighbour <= lowest and ends[0] < ends[1]:
+            refined = minimize_scalar(function, bounds=ends, method="bounded", options={"xatol": 1e-10})
+            lowest = min(lowest, float(refined.fun))
+    return float(lowest)
 
 
 def as_background(shares: np.ndarray, accuracy: float, miou: float) -> tuple[float, float]:
