@@ -180,20 +180,41 @@ LIME, MAGENTA = (0, 255, 0), (255, 0, 255)  # the left half of each photo that m
 
 
 def write_coloured_photos(raw: Path) -> None:
-    """All that the profile `photos` reads, hand-made; VOC's masks have a bird, a dog and somebody."""
+    """All that the profile `photos` reads, hand-made; each of VOC's masks has one class, and no other has it, too."""
     write_tiny_imagenet(raw / "tiny-imagenet-200", photos=5)
     write_flickr8k(raw / "flickr8k")
     write_coco(raw / "coco", {"1.jpg": [f"a dog and a person {i}" for i in range(5)]})
     things = [thing(i, category, [box(0, 0, 30, 60)], 1800) for i, category in ((7, 1), (8, 18))]
     write_instances(raw, [*things, thing(7, 18, [box(40, 0, 60, 60)], 1200)], {7: 4, 8: 4}, size=(96, 64))
     write_voc(raw / "VOCdevkit/VOC2012", val=list("abcdefgh"))
-    for path in (raw / "VOCdevkit").rglob("*.png"):
-        Image.fromarray(np.tile(np.repeat(np.uint8([3, 12, 15, 0]), 24), (64, 1))).save(path)
+    for value, path in enumerate(sorted((raw / "VOCdevkit").rglob("*.png")), 1):
+        Image.fromarray(np.full((64, 96), value, np.uint8)).save(path)
     noise = np.random.default_rng(0)
     for path in [*raw.rglob("*.jpg"), *raw.rglob("*.JPEG")]:
         pixels = noise.integers(0, 256, (64, 64 if path.suffix == ".JPEG" else 96, 1), np.uint8).repeat(3, 2)
         pixels[:, : pixels.shape[1] // 2] = LIME if path.parent.name == "val2017" else MAGENTA
         Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory, one_tokenizer):
+    """A run on such photos, with the mini world's CLIP; `displayed` has the pictures that its notebooks display."""
+
+    def run(place: Path) -> Path:
+        write_coloured_photos(place / "raw")
+        section = few_items("photos", raw=str(place / "raw"))
+        section["model"], displayed = PARAMS["mini"]["model"], []
+        for folder in ("displayed", "reports/photos"):
+            (place / folder).mkdir(parents=True)
+        shutil.copy(ROOT / "reports/mini/consistency.json", place / "reports/photos")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr("IPython.display.display", displayed.append)
+            run_pipeline(place, "photos", section, ("world", "ablation_points", "ablations", "consistency"))
+        for number, picture in enumerate(one for one in displayed if isinstance(one, Image.Image)):
+            picture.save(place / f"displayed/{number}.png")
+        return place
+
+    return once(tmp_path_factory, "coloured_photos", run)
 
 
 def pictures_in(path: Path):
@@ -211,38 +232,26 @@ def count(picture: Image.Image, colour: tuple) -> int:
     return int((np.abs(np.asarray(picture.convert("RGB")).astype(int) - colour).max(-1) < 50).sum())
 
 
-def test_nobody_sees_photos_that_may_not_be_shown(tmp_path, one_tokenizer, monkeypatch):
+def test_nobody_sees_photos_that_may_not_be_shown(coloured):
     """Looks at every picture that a notebook displays or a stage writes for the colour of the forbidden photos."""
-    write_coloured_photos(tmp_path / "raw")
-    section = few_items("photos", raw=str(tmp_path / "raw"))
-    section["model"] = PARAMS["mini"]["model"]
-    report, displayed = tmp_path / "run/reports/photos", []
-    monkeypatch.setattr("IPython.display.display", displayed.append)
-    report.mkdir(parents=True)
-    shutil.copy(ROOT / "reports/mini/consistency.json", report)
-    run_pipeline(tmp_path / "run", "photos", section, ("world", "ablation_points", "ablations", "consistency"))
-    found = {path: list(pictures_in(path)) for path in report.rglob("*") if path.is_file()}
-    found["displayed"] = [one for one in displayed if isinstance(one, Image.Image)]
+    report = coloured / "reports/photos"
+    files = [path for folder in (report, coloured / "displayed") for path in folder.rglob("*") if path.is_file()]
+    found = {path: list(pictures_in(path)) for path in files}
     forbidden = [path for path, pictures in found.items() if any(count(one, MAGENTA) for one in pictures)]
     assert forbidden == []
     names = ("figures/scenes.png", "figures/heat_maps.png", "figures/segmentation_grid.png", "teaser.png")
-    for path in ["displayed", *(report / name for name in (*names, "scenes/viewer.json", "report.html"))]:
+    for path in (
+        coloured / "displayed/0.png",
+        *(report / name for name in (*names, "scenes/viewer.json", "report.html")),
+    ):
         assert any(count(one, LIME) for one in found[path]), f"{path} shows no photo at all, or the search fails"
     assert not (report / "figures/pairs.png").exists()
     page = (report / "report.html").read_text()
     assert page.count("COCO val2017 7, CC BY 2.0, http://farm1.staticflickr.com/7.jpg") == 2, "in the viewer and below"
 
 
-def test_scenes_without_a_class_in_common_have_no_coherence_and_a_report(tmp_path, one_tokenizer):
-    write_coloured_photos(tmp_path / "raw")
-    for value, path in enumerate(sorted((tmp_path / "raw/VOCdevkit").rglob("*.png")), 1):
-        Image.fromarray(np.full((64, 96), value, np.uint8)).save(path)
-    section = few_items("photos", raw=str(tmp_path / "raw"), benchmarks=["voc20"], shown=None)
-    section["model"], section["patch_alignment"]["benchmark"] = PARAMS["mini"]["model"], "voc20"
-    report = tmp_path / "run/reports/photos"
-    report.mkdir(parents=True)
-    shutil.copy(ROOT / "reports/mini/consistency.json", report)
-    run_pipeline(tmp_path / "run", "photos", section, ("world", "ablation_points", "ablations", "consistency"))
+def test_scenes_without_a_class_in_common_have_no_coherence_and_a_report(coloured):
+    report = coloured / "reports/photos"
     measured = json.loads((report / "patch_alignment/patch_alignment.json").read_text())
     assert 0 <= measured["pacl"]["accuracy"] <= 1 and "auc" not in measured["pacl"]
     assert "patch_roc" not in (report / "report.md").read_text(), "neither shown nor called missing"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.folders import once
 from helpers.imports import ROOT
 
 from pacl.runtime.config import ConfigError
@@ -41,16 +42,21 @@ stages:
 PARAMS = "profiles:\n  - mini\nworld_seeds:\n  - 5\nmini:\n  prepare: {n: 1}\nbig:\n  prepare: {n: 2}\n"
 
 
+def write_project(folder: Path) -> None:
+    """A small pipeline of the same form, whose profile mini is up to date."""
+    folder.mkdir()
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "text").write_text("one text")
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "once@other", "report@mini"], cwd=folder, check=True)
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
-    """A project with a small pipeline of the same form, whose profile mini is up to date."""
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
-    (tmp_path / "dvc.yaml").write_text(PIPELINE)
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    (tmp_path / "text").write_text("one text")
+def project(tmp_path_factory, tmp_path, monkeypatch) -> Path:
+    shutil.copytree(once(tmp_path_factory, "small_pipeline", write_project), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    assert repro("once@other", force=False)[0] == 0 and repro("report@mini", force=False)[0] == 0
     return tmp_path
 
 

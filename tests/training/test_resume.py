@@ -84,7 +84,7 @@ def test_training_killed_at_random_moments_ends_in_the_same_bytes(tmp_path):
     expected = files(tmp_path / "unbroken/out/mini")
     assert expected.keys() == {"best.json", "best.safetensors", "last.json", "last.safetensors"}
     start = partial(started, run_training, changes=changes)
-    for folder in killed_at_random_moments(start, tmp_path / "cut", "out/.resume/mini/*/step*", 5, 0.1):
+    for folder in killed_at_random_moments(start, tmp_path / "cut", "out/.resume/mini/*/step*", 3, 0.1):
         assert files(folder / "out/mini") == expected
         assert not (folder / "out/.resume/mini").exists()
 
@@ -94,7 +94,7 @@ def test_pretraining_killed_at_random_moments_ends_in_the_same_bytes(tmp_path):
     expected = files(tmp_path / "unbroken")
     assert expected.keys() == {"weights.safetensors", "history.json"}
     start = partial(started, run_pretraining)
-    for folder in killed_at_random_moments(start, tmp_path / "cut", "state/*/step*", 4, 0.1):
+    for folder in killed_at_random_moments(start, tmp_path / "cut", "state/*/step*", 3, 0.1):
         assert files(folder) == expected
 
 
