@@ -1,4 +1,4 @@
-"""The report in a real browser: it opens from the disk without a network, sorts, switches, enlarges, prints. And two
+"""The report in a real browser: it opens from the disk without a network, sorts, switches, enlarges, prints. And three
 notebooks in a real JupyterLab (python -m pytest -m slow tests/project/test_browser.py).
 """
 
