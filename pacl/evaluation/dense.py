@@ -126,10 +126,8 @@ class Passes:
         """What makes a part of the scenes' logits of these texts: one pass an image, which all methods share but for
         CLIP's last block. Embeds the texts here, before any fork.
         """
-        from pacl.segment import (
-            thinned,
-            token_logits,
-        )  # open_clip takes seconds to import, and kept logits don't need it
+        # open_clip takes seconds to import, and kept logits don't need it
+        from pacl.segment import thinned, token_logits
 
         keeps = [one for one in self.keeps if one.geometry == geometry(protocol)]
         own = list(dict.fromkeys(texts))
@@ -223,6 +221,7 @@ class Kept:
         return lambda part: ((self.read(i), [self.scenes.masks[i]]) for i in part)
 
     def serving(self, protocol: Protocol, others: Iterable[Protocol]) -> Protocol:
+        """Its own, the only ones that are kept."""
         return protocol
 
     def read(self, number: int) -> Coarse:
@@ -262,10 +261,10 @@ def measure(passes: Passes | Kept, readings: dict[Hashable, Reading]) -> dict[Ha
     groups, found, count = {}, {}, len(passes.scenes)
     protocols = {geometry(one.settings): one.settings for one in readings.values()}
     for key, reading in readings.items():
-        served_by = geometry(passes.serving(reading.settings, protocols.values()))
-        groups.setdefault(served_by, {})[key] = reading
-    for served_by, group in groups.items():
-        run = passes(chain.from_iterable(one.texts for one in group.values()), protocols[served_by])
+        serving = geometry(passes.serving(reading.settings, protocols.values()))
+        groups.setdefault(serving, {})[key] = reading
+    for serving, group in groups.items():
+        run = passes(chain.from_iterable(one.texts for one in group.values()), protocols[serving])
         if distributed.world_size() > 1:
             parts = [counted(run, group, passes.methods, distributed.own_part(count, passes.batch_size))]
         else:

@@ -48,7 +48,7 @@ def coarse_of(passes: Passes | Kept, reading: Reading, count: int, prompts: Iter
 
 def prompt_maps(passes: Passes | Kept, reading: Reading, count: int) -> Shown:
     """The cosine of every pixel with the largest class of its scene, of the first `count` scenes: "heat/METHOD/i",
-    float16 [H, W].
+    float16 [h, w], with PICTURE_SIDE pixels of the longer side at most.
     """
     benchmark, masks = reading.benchmark, passes.scenes.masks
     words = [(reading.protocol.templates, name) for name in benchmark.names]
@@ -56,12 +56,12 @@ def prompt_maps(passes: Passes | Kept, reading: Reading, count: int) -> Shown:
     targets = [benchmark.target(masks[i]).ravel() for i in found]
     prompts = [int(np.bincount(target, minlength=256)[:IGNORE].argmax()) for target in targets]
     maps = {
-        f"heat/{method}/{place}": coarse.of(method, [words[k]]).upscaled()[0, 0].half().cpu().numpy()
+        f"heat/{method}/{place}": coarse.of(method, [words[k]]).upscaled()[0, 0]
         for method in passes.methods
         for place, (k, coarse) in enumerate(zip(prompts, found.values(), strict=True))
     }
     about = {"benchmark": benchmark.name, "scenes": [*found], "prompts": [benchmark.names[k] for k in prompts]}
-    return about, maps
+    return about, {name: shrunk(one, PICTURE_SIDE).half().cpu().numpy() for name, one in maps.items()}
 
 
 def label_examples(passes: Passes | Kept, reading: Reading, count: int) -> Shown:
@@ -149,14 +149,18 @@ def overlap(found: np.ndarray, truth: np.ndarray) -> float:
 
 def heat_png(values: torch.Tensor, low: float, high: float) -> str:
     """A map [H, W] in inferno's colours, dark at `low` and bright at `high`, as a small indexed PNG in base64."""
-    scale = min(1.0, HEAT_SIDE / max(values.shape))
-    size = [max(1, round(side * scale)) for side in values.shape]
-    small = F.interpolate(values[None, None].float(), size=size, mode="area")[0, 0]
-    levels = ((small - low) / max(high - low, 1e-6) * (LEVELS - 1)).round().clamp(0, LEVELS - 1)
+    levels = ((shrunk(values, HEAT_SIDE) - low) / max(high - low, 1e-6) * (LEVELS - 1)).round().clamp(0, LEVELS - 1)
     image = Image.fromarray(levels.to(torch.uint8).numpy())
     colours = matplotlib.colormaps["inferno"](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
     image.putpalette(colours.ravel().tolist())
     return encoded(image, "PNG", optimize=True)
+
+
+def shrunk(values: torch.Tensor, side: int) -> torch.Tensor:
+    """A map [H, W] with at most `side` pixels of its longer side, each the mean of its area."""
+    scale = min(1.0, side / max(values.shape))
+    size = [max(1, round(one * scale)) for one in values.shape]
+    return F.interpolate(values[None, None].float(), size=size, mode="area")[0, 0]
 
 
 def mask_png(mask: np.ndarray) -> str:

@@ -1,11 +1,13 @@
 """Charts of the report and the notebooks: one style, one colour for each method; each function draws one figure."""
 
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from PIL import Image
 
 from pacl.figures.scenes import wrapped
 from pacl.runtime.files import read_json
@@ -45,11 +47,22 @@ def use_style() -> None:
 
 
 def save(figure, path: Path, *, dpi: int = 200) -> None:
-    """Writes a PNG without time or version, so that equal figures are equal bytes; grids of small pictures need a
-    lower dpi.
+    """Writes a PNG in the figure's 256 best colours, a third of the size with hardly a visible difference, without time
+    or version, so that equal figures are equal bytes; grids of small pictures need a lower dpi.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, bbox_inches="tight")
+    with Image.open(drawn) as picture:
+        indexed = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    indexed.save(path, "PNG", optimize=True, dpi=(dpi, dpi))
+
+
+def size(path: Path) -> tuple[int, int]:
+    """A saved figure's width and height on a page: a hundred pixels for each inch it was drawn at."""
+    with Image.open(path) as picture:
+        scale = 100 / picture.info.get("dpi", (200, 200))[0]
+        return round(scale * picture.width), round(scale * picture.height)
 
 
 def training_curves(history: pd.DataFrame):

@@ -1,14 +1,17 @@
 """Draws the report's figures from the files that the stages wrote: one function for each chapter.
 
-Each function takes reports/PROFILE, writes its PNGs into reports/PROFILE/figures and returns the figures by file name.
+Each function takes reports/PROFILE, writes its PNGs into reports/PROFILE/figures, shows these in a notebook and returns
+the figures by file name.
 label: what the figures call the run's data (pacl.figures.charts.label_of).
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Image, display
 
 from pacl.figures import analyses, charts
 from pacl.figures.charts import NAMES
@@ -141,6 +144,10 @@ def named(path: Path) -> pd.DataFrame:
 
 
 def saved(report: Path, figures: dict, *, dpi: int = 200) -> dict:
+    """Shows the files: a notebook that shows figures draws them once more."""
     for name, figure in figures.items():
-        charts.save(figure, report / "figures" / name, dpi=dpi)
+        path = report / "figures" / name
+        charts.save(figure, path, dpi=dpi)
+        display(Image(filename=path, width=charts.size(path)[0]))
+        plt.close(figure)
     return figures

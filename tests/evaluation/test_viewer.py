@@ -27,6 +27,7 @@ from pacl.evaluation.viewer import (
     overlap,
     prompt_maps,
     prompts_of,
+    shrunk,
     write_shown,
     write_viewer,
 )
@@ -220,6 +221,8 @@ def test_pictures_and_masks_are_made_smaller_and_small_heat_maps_are_left():
     assert pixels(mask_png(np.ones((400, 800), bool))).shape == (160, 320)
     assert pixels(heat_png(torch.rand(4, 6), 0.0, 1.0)).shape == (4, 6)
     assert pixels(heat_png(torch.rand(375, 500), 0.0, 1.0)).shape == (24, 32)
+    stripes = torch.tensor([[0.0, 1.0, 5.0, 7.0]] * 2)
+    assert shrunk(stripes, 2).tolist() == [[0.5, 6.0]] and torch.equal(shrunk(stripes, 4), stripes)
 
 
 def test_masks_let_the_scene_through():

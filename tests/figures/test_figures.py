@@ -41,7 +41,7 @@ def drawn(tmp_path_factory):
     maps |= {f"heat/{m}/{i}": RNG.random((12, 16)).astype(np.float16) for m in ("clip", "pacl") for i in (0, 1)}
     np.savez(report / "scenes/shown.npz", **maps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "save", lambda figure, path, dpi: path.touch())
+        patch.setattr(charts, "save", lambda figure, path, dpi: Image.new("1", (8, 4)).save(path))
         charts.use_style()
         plt.rcParams["figure.max_open_warning"] = 0
         (report / "figures").mkdir()
@@ -137,7 +137,18 @@ def test_equal_figures_are_equal_files(tmp_path, drawn):
     first, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("new/one", "two", "other"))
     assert first == again != other
     with Image.open(tmp_path / "two.png") as image:
-        assert not set(image.info) - {"dpi"} and image.info["dpi"][0] == pytest.approx(200, abs=1)
+        assert image.mode == "P" and not set(image.info) - {"dpi"}
+        assert image.info["dpi"][0] == pytest.approx(200, abs=1)
+        assert charts.size(tmp_path / "two.png") == pytest.approx((image.width / 2, image.height / 2), abs=0.6)
+
+
+def test_a_notebook_shows_the_files_and_draws_no_figure_again(tmp_path, drawn, monkeypatch):
+    shown, open_before = [], plt.get_fignums()
+    monkeypatch.setattr(draw, "display", shown.append)
+    draw.training(shutil.copytree(drawn[0], tmp_path / "run"))
+    path = tmp_path / "run/figures/training.png"
+    assert [(one.data, one.width) for one in shown] == [(path.read_bytes(), charts.size(path)[0])]
+    assert plt.get_fignums() == open_before
 
 
 def test_training_curves_show_the_history_and_the_best_epoch(figures):
