@@ -16,11 +16,12 @@ from pathlib import Path
 import yaml
 
 from pacl.report.__main__ import main as show_report
-from pacl.runtime.config import ConfigError, find_file, project_root, read_yaml
+from pacl.runtime.config import ConfigError, find_file, load_params, project_root, read_yaml
 from pacl.runtime.files import write_atomically
 from pacl.sources.download import main as get_data
 
 STAGE = re.compile(r"(Running stage|Stage) '(?:[^':]*:)?([^'@]+)(@[^']*)?'(?: (?:didn't change|is cached))?")
+MINI_CLIP = "data/miniclip"
 HEADER = "# Written from dvc.yaml by `make reproduce PROFILE={0}`; `dvc repro reports/{0}/dvc.yaml` runs it, too.\n"
 
 
@@ -33,18 +34,23 @@ def pipeline(profile: str) -> str:
     if profile in params["profiles"]:
         return f"report@{profile}"
     path = Path("reports", profile, "dvc.yaml")
-    content = yaml.safe_dump(own_stages(profile, params["world_seeds"]), sort_keys=False, width=120)
+    stages = own_stages(profile, params["world_seeds"], load_params(profile, "model").model.pretrained)
+    content = yaml.safe_dump(stages, sort_keys=False, width=120)
     write_atomically(project_root() / path, HEADER.format(profile) + content)
     return str(path)
 
 
-def own_stages(profile: str, seeds: list[int]) -> dict:
-    """dvc.yaml's stages over all profiles, for one profile, as a file in reports/PROFILE says them."""
-    stages = {}
+def own_stages(profile: str, seeds: list[int], pretrained: str) -> dict:
+    """dvc.yaml's stages over all profiles, for one profile, as a file in reports/PROFILE says them. pretrained: its
+    CLIP, which they depend on in place of the mini CLIP if it is a folder of the project.
+    """
+    stages, weights = {}, [pretrained] if (project_root() / pretrained).is_dir() else []
     for name, stage in read_yaml(project_root() / "dvc.yaml")["stages"].items():
         matrix = stage.pop("matrix")
         if matrix["profile"] == "${profiles}":
             stage = json.loads(json.dumps(stage).replace("${item.profile}", profile))
+            if MINI_CLIP in stage["deps"]:
+                stage["deps"] = [*(dep for dep in stage["deps"] if dep != MINI_CLIP), *weights]
             stages[name] = stage | {"wdir": "../.."} | ({"matrix": {"seed": seeds}} if "seed" in matrix else {})
     return {"stages": stages}
 

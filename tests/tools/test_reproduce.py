@@ -39,7 +39,17 @@ stages:
     deps: ["reports/${item.profile}/first", "reports/${item.profile}/5"]
     outs: ["reports/${item.profile}/report": {cache: false}]
 """
-PARAMS = "profiles:\n  - mini\nworld_seeds:\n  - 5\nmini:\n  prepare: {n: 1}\nbig:\n  prepare: {n: 2}\n"
+PARAMS = """
+profiles:
+  - mini
+world_seeds:
+  - 5
+mini:
+  prepare: {n: 1}
+big:
+  prepare: {n: 2}
+  model: {backbone: ViT-B-16, pretrained: openai, tokens: after_norm, dtype: float32}
+"""
 
 
 def write_project(folder: Path) -> None:
@@ -97,13 +107,23 @@ def test_a_failing_stage_ends_with_its_status(project, capfd):
 
 def test_the_projects_own_stages_for_one_profile_are_dvc_s_own_expansion():
     """As DVC resolves the matrix of params.yaml, but for the working directory."""
-    made = own_stages("flickr8k", [11, 23])["stages"]
+    made = own_stages("flickr8k", [11, 23], "data/miniclip")["stages"]
     assert made.keys() == STAGES.keys() - {"pretrain"} and made["world"]["matrix"] == {"seed": [11, 23]}
     for name, stage in made.items():
         expected = yaml.safe_load(yaml.safe_dump(STAGES[name]).replace("${item.profile}", "flickr8k"))
         del expected["matrix"]
         stage.pop("matrix", None)
-        assert stage.pop("wdir") == "../.." and stage == expected, name
+        assert stage.pop("wdir") == "../.." and sorted(stage.pop("deps")) == sorted(expected.pop("deps")), name
+        assert stage == expected, name
+
+
+@pytest.mark.parametrize(("pretrained", "weights"), [("data/classes", "data/classes"), ("openai", None)])
+def test_stages_depend_on_the_weights_of_their_own_clip(pretrained, weights):
+    made = own_stages("flickr8k", [11], pretrained)["stages"]
+    for name, stage in made.items():
+        mini = set(STAGES[name]["deps"])
+        own = {one.replace("${item.profile}", "flickr8k") for one in mini - {"data/miniclip"}}
+        assert set(stage["deps"]) == own | ({weights} - {None} if "data/miniclip" in mini else set()), name
 
 
 def test_without_data_nothing_runs(monkeypatch, capsys, tmp_path):
