@@ -61,7 +61,7 @@ def report(tmp_path_factory, tiny_folder) -> Path:
     )
     for path in folder.rglob("*.png"):  # as large on the page, and much sooner in it
         with Image.open(path) as picture:
-            picture.reduce(4).save(path, dpi=[side / 4 for side in picture.info["dpi"]])
+            picture.convert("RGB").reduce(4).save(path, dpi=[side / 4 for side in picture.info["dpi"]])
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     masks = rng.integers(0, 3, (3, 2, 2), dtype=np.uint8).repeat(16, 1).repeat(16, 2)

@@ -7,15 +7,16 @@ checked by `dvc repro --allow-missing --dry`).
 import hashlib
 
 import pytest
-import yaml
 from helpers.imports import ROOT
+
+from pacl.runtime.config import read_yaml
 
 REPORT = ROOT / "reports/photos"
 AGAIN = "make reproduce PROFILE=photos"
 
 
 def stages_of(lock) -> dict:
-    return yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    return read_yaml(lock)["stages"]
 
 
 def older_stages(locked: dict, now: dict, params: dict) -> dict[str, list[str]]:
@@ -57,7 +58,7 @@ def test_the_committed_files_are_those_that_the_stages_wrote():
 
 
 def test_the_report_belongs_to_the_code():
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = read_yaml(ROOT / "params.yaml")
     if older := older_stages(stages_of(REPORT / "dvc.lock"), stages_of(ROOT / "dvc.lock"), params):
         stages = "; ".join(f"{name} ({', '.join(changed)})" for name, changed in older.items())
         pytest.skip(f"reports/photos is older than what its stages read: {stages}. To renew it: {AGAIN}")
