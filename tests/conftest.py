@@ -43,6 +43,12 @@ def bfloat16_everywhere(monkeypatch):
     monkeypatch.setattr("pacl.runtime.precision.has_bfloat16", lambda device_type: True)
 
 
+@pytest.fixture
+def float32_everywhere(monkeypatch):
+    """Computes in float32 where bfloat16 is asked for, as processors without its instructions do."""
+    monkeypatch.setattr("pacl.runtime.precision.has_bfloat16", lambda device_type: False)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory, one_tokenizer) -> Path:
     """A folder that load_clip reads: a CLIP of 32 pixels, patches of 8, with random weights."""

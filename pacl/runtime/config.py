@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace, UnionType
 from typing import get_args
 
 from pydantic import ValidationError
@@ -251,7 +251,8 @@ def known_keys(kind: type[Section], loc: tuple) -> str:
 def kind_below(kind, key: str) -> type:
     """The type of the value under a key of a section, or of a table whose keys are free."""
     if key in getattr(kind, "model_fields", {}):
-        return kind.model_fields[key].annotation
+        known = kind.model_fields[key].annotation
+        return get_args(known)[0] if isinstance(known, UnionType) else known  # what it is where it isn't null
     return get_args(kind.__annotations__["__pydantic_extra__"] if hasattr(kind, "model_fields") else kind)[1]
 
 

@@ -250,6 +250,15 @@ class Ablations(Section):
     points: dict[str, dict]
 
 
+class Larger(Section):
+    """A second cycle of the learning rate, on larger images; the names mean what they mean in Pretrain."""
+
+    image_size: PositiveInt
+    epochs: PositiveInt
+    whole_epochs: Count
+    learning_rate: Positive
+
+
 class Pretrain(Section):
     """A small CLIP; sizes have open_clip's names.
 
@@ -257,7 +266,7 @@ class Pretrain(Section):
     templates: lists of data/templates.yaml for class names. broader_weight: of the loss of broader words, next to that
     of names. mask_true_texts: a text that is true of an image is not its negative. crop: the least share of an image to
     keep. colour: the most by which colours change. patch_dropout: the share of patches left out, but for the last
-    `whole_epochs`. warmup: the share of the steps in which the learning rate grows.
+    `whole_epochs`. warmup: the share of the steps in which the learning rate grows. larger: see there, or null.
     """
 
     source: Literal["miniworld", "tiny_imagenet"]
@@ -286,6 +295,7 @@ class Pretrain(Section):
     learning_rate: Positive
     warmup: Annotated[float, Field(gt=0, lt=1)]
     weight_decay: NonNegative
+    larger: Larger | None
     seed: Count
 
     @model_validator(mode="after")
@@ -300,14 +310,19 @@ class Pretrain(Section):
 
     @model_validator(mode="after")
     def sizes_divide(self):
-        for part, whole in (("patch_size", "image_size"), ("head_width", "width"), ("head_width", "text_width")):
-            if getattr(self, whole) % getattr(self, part):
-                divisors = [n for n in range(1, getattr(self, whole) + 1) if getattr(self, whole) % n == 0]
-                raise ValueError(
-                    f"{part} ({getattr(self, part)}) must divide {whole} ({getattr(self, whole)}): one of "
-                    f"{', '.join(map(str, divisors))}"
-                )
+        self.check_divides("patch_size", "image_size", self.image_size)
+        self.check_divides("head_width", "width", self.width)
+        self.check_divides("head_width", "text_width", self.text_width)
+        if self.larger:
+            self.check_divides("patch_size", "larger.image_size", self.larger.image_size)
         return self
+
+    def check_divides(self, part: str, whole: str, size: int) -> None:
+        if size % getattr(self, part):
+            divisors = [n for n in range(1, size + 1) if size % n == 0]
+            raise ValueError(
+                f"{part} ({getattr(self, part)}) must divide {whole} ({size}): one of {', '.join(map(str, divisors))}"
+            )
 
 
 class Profile(Section):

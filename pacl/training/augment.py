@@ -10,14 +10,14 @@ GREY_SHARE = 0.1  # of the images whose colours change
 GREY = (0.299, 0.587, 0.114)  # the brightness of red, green and blue
 
 
-def augmented(rng: np.random.Generator, images: np.ndarray, crop: float, colour: float) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [0, 1] and a little beyond.
+def augmented(rng: np.random.Generator, images: np.ndarray, size: int, crop: float, colour: float) -> Tensor:
+    """uint8 [B, H, W, 3] -> float [B, 3, size, size] in [0, 1] and a little beyond.
 
     crop: the least share of the area that is kept; 1 keeps everything. colour: the most by which brightness, contrast
     and saturation change; 0 changes nothing.
     """
     pixels = torch.from_numpy(mirrored(rng, images)).permute(0, 3, 1, 2) / 255
-    pixels = cropped(rng, pixels, crop) if crop < 1 else pixels
+    pixels = cropped(rng, pixels, size, crop) if crop < 1 else resized(pixels, size)
     return recoloured(rng, pixels, colour) if colour else pixels
 
 
@@ -27,15 +27,22 @@ def mirrored(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
     return np.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
-def cropped(rng: np.random.Generator, images: Tensor, least: float) -> Tensor:
-    """A random box of each image [B, 3, H, W], resized to the image's size: `least` of the area or more, 3:4 to 4:3."""
+def resized(images: Tensor, size: int) -> Tensor:
+    """[B, 3, H, W] -> [B, 3, size, size]; images of this size stay what they are."""
+    if images.shape[2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True)
+
+
+def cropped(rng: np.random.Generator, images: Tensor, size: int, least: float) -> Tensor:
+    """A random box of each image [B, 3, H, W], `least` of the area or more, 3:4 to 4:3, to [B, 3, size, size]."""
     area = rng.uniform(least, 1, len(images))
     aspect = np.exp(rng.uniform(-np.log(ASPECT), np.log(ASPECT), len(images)))
-    size = np.minimum(np.sqrt([area * aspect, area / aspect]).T, 1)  # [B, 2]: width and height, of 1
+    box = np.minimum(np.sqrt([area * aspect, area / aspect]).T, 1)  # [B, 2]: width and height, of 1
     theta = np.zeros((len(images), 2, 3), dtype=np.float32)
-    theta[:, 0, 0], theta[:, 1, 1] = size.T
-    theta[:, :, 2] = (1 - size) * rng.uniform(-1, 1, size.shape)
-    grid = F.affine_grid(torch.from_numpy(theta), list(images.shape), align_corners=False)
+    theta[:, 0, 0], theta[:, 1, 1] = box.T
+    theta[:, :, 2] = (1 - box) * rng.uniform(-1, 1, box.shape)
+    grid = F.affine_grid(torch.from_numpy(theta), [len(images), 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

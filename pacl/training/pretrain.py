@@ -13,6 +13,7 @@ import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN as MEAN
 from open_clip.constants import OPENAI_DATASET_STD as STD
+from open_clip.model import resize_pos_embed
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from pacl.runtime.files import checksum, write_atomically
 from pacl.runtime.params import Pretrain
 from pacl.runtime.precision import autocast
 from pacl.runtime.processes import keep_freed_memory, progress_bar
-from pacl.training.augment import augmented
+from pacl.training.augment import augmented, resized
 from pacl.training.resume import Progress, Resumable
 
 EVERY = 50  # steps between two rows of the history
@@ -69,30 +70,59 @@ def model_config(settings: Pretrain, vocab_size: int) -> dict:
     }  # fmt: skip
 
 
+def cycles(settings: Pretrain) -> list[Pretrain]:
+    """The settings of each cycle of the learning rate: `settings`, then, where it is given, `larger` in their place."""
+    if settings.larger is None:
+        return [settings]
+    changed = settings.larger.model_dump()
+    return [settings, settings.model_copy(update=changed | {"larger": None})]
+
+
 class Run(Resumable):
-    """All that pre-training changes: the model, its optimiser and schedule, the history."""
+    """All that a cycle of pre-training changes: the model, its optimiser and schedule, the history.
+
+    before: the cycle before it, whose model and history go on; epochs and steps are counted on.
+    """
 
     PARTS = ("model", "optimizer", "schedule")
     NUMBERS = ("step", "losses", "history")
 
-    def __init__(self, pairs: Pairs, config: dict, settings: Pretrain):
+    def __init__(self, pairs: Pairs, settings: Pretrain, vocab_size: int, before: "Run | None" = None):
         torch.manual_seed(settings.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        vision = config["vision_cfg"] | {"patch_dropout": settings.patch_dropout}
-        self.model = with_explicit_attention(open_clip.CLIP(**config | {"vision_cfg": vision})).to(self.device)
+        self.model = trainable_model(settings, vocab_size).to(self.device)
         groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
         self.epoch_steps = len(pairs.images) // settings.batch_size
-        self.steps = self.epoch_steps * settings.epochs
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, settings.learning_rate, total_steps=self.steps, pct_start=settings.warmup
+            self.optimizer,
+            settings.learning_rate,
+            total_steps=self.epoch_steps * settings.epochs,
+            pct_start=settings.warmup,
         )
+        first = before.epochs.stop if before else 0
+        self.epochs = range(first, first + settings.epochs)
         self.step, self.losses, self.history = 0, [], []  # losses: since the history's last row
+        if before:
+            self.step, self.history = before.step, before.history
+            take_weights(self.model, before.model)
+
+
+def trainable_model(settings: Pretrain, vocab_size: int) -> open_clip.CLIP:
+    config = model_config(settings, vocab_size)
+    config["vision_cfg"]["patch_dropout"] = settings.patch_dropout
+    return with_explicit_attention(open_clip.CLIP(**config))
+
+
+def take_weights(model: open_clip.CLIP, smaller: open_clip.CLIP) -> None:
+    """Copies the weights of a model for smaller images, with its position embeddings spread over the larger grid."""
+    weights = smaller.state_dict()
+    resize_pos_embed(weights, model)
+    model.load_state_dict(weights)
 
 
 def pretrain(
     pairs: Pairs,
-    config: dict,
     tokenizer,
     settings: Pretrain,
     *,
@@ -102,18 +132,32 @@ def pretrain(
 ) -> tuple[open_clip.CLIP, list[dict]]:
     """Trains an open_clip.CLIP; returns it with its history, rows {"step", "loss", "learning_rate", "logit_scale"}.
 
-    AdamW, one cycle of the learning rate, bfloat16 autocast, gradient norm clipped at 1.
+    AdamW, one cycle of the learning rate, bfloat16 autocast, gradient norm clipped at 1; with `settings.larger` a
+    second cycle on larger images, as CLIP's ViT-L/14@336px had (Radford et al. 2021, section 2.5).
     measure: called after each epoch with the model, in eval mode; what it returns makes a row {"step", "accuracy"}.
     show: called with each new row.
     resume: a folder for the state of the last minutes. An interrupted run with the same settings and data resumes from
     it and ends with the weights of an unbroken run; a finished run removes it.
     """
     keep_freed_memory()
-    run, progress = Run(pairs, config, settings), Progress(resume, identify(pairs, config, settings))
-    if saved := progress.load():
-        run.restore(saved)
-    bar = progress_bar(initial=run.step, total=run.steps, desc="pre-training steps")
-    for epoch in range(run.step // max(run.epoch_steps, 1), settings.epochs):
+    run, progress = None, Progress(resume, identify(pairs, tokenizer, settings))
+    saved = progress.load()
+    for cycle in cycles(settings):
+        run = Run(pairs, cycle, tokenizer.vocab_size, before=run)
+        if saved and saved["step"] > run.epochs.stop * run.epoch_steps:
+            continue  # it was interrupted in a later cycle
+        if saved:
+            run.restore(saved)
+            saved = None
+        train_cycle(run, pairs, tokenizer, cycle, progress, measure, show)
+    progress.remove()
+    return run.model.eval(), run.history
+
+
+def train_cycle(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, progress: Progress, measure, show) -> None:
+    """The rest of a cycle; `measure` and `show` as in `pretrain`."""
+    bar = progress_bar(initial=run.step, total=run.epochs.stop * run.epoch_steps, desc="pre-training steps")
+    for epoch in range(max(run.epochs.start, run.step // max(run.epoch_steps, 1)), run.epochs.stop):
         for row in steps_of_epoch(run, pairs, tokenizer, settings, epoch):
             bar.update()
             if row:
@@ -125,8 +169,6 @@ def pretrain(
             show(run.history[-1])
         progress.save(run.step, run.state())
     bar.close()
-    progress.remove()
-    return run.model.eval(), run.history
 
 
 def steps_of_epoch(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, epoch: int) -> Iterator[dict | None]:
@@ -135,7 +177,7 @@ def steps_of_epoch(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, epoch:
     What is random in a step comes from the seed and its place, so a resumed run draws the same.
     """
     order = spread(np.random.default_rng([settings.seed, epoch]), pairs.kinds)
-    whole = epoch >= settings.epochs - settings.whole_epochs
+    whole = epoch >= run.epochs.stop - settings.whole_epochs
     run.model.train()
     run.model.visual.patch_dropout.prob = 0.0 if whole else settings.patch_dropout  # ignored by the Identity for 0
     for i in range(run.step - epoch * run.epoch_steps, run.epoch_steps):
@@ -143,8 +185,8 @@ def steps_of_epoch(run: Run, pairs: Pairs, tokenizer, settings: Pretrain, epoch:
         torch.manual_seed(int(rng.integers(2**31)))  # of the patches that are dropped
         rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
         texts = draw_batch(rng, [pairs.subjects[kind] for kind in pairs.kinds[rows]], tokenizer, settings)
-        images = normalize(augmented(rng, pairs.images[rows], settings.crop, settings.colour), MEAN, STD)
-        run.losses.append(train_step(run.model, run.optimizer, images, texts))
+        images = augmented(rng, pairs.images[rows], settings.image_size, settings.crop, settings.colour)
+        run.losses.append(train_step(run.model, run.optimizer, normalize(images, MEAN, STD), texts))
         run.schedule.step()
         run.step += 1
         yield new_row(run) if len(run.losses) == EVERY else None
@@ -189,9 +231,9 @@ def tokenized(said: Said, subjects: list[Subject], tokenizer, masked: bool, weig
     return Texts(torch.tensor(said.rows), tokenizer(list(distinct)), own, true, weight)
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W], normalised."""
-    return normalize(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, MEAN, STD)
+def to_tensor(images: np.ndarray, size: int) -> Tensor:
+    """uint8 [B, H, W, 3] -> float [B, 3, size, size], normalised."""
+    return normalize(resized(torch.from_numpy(images).permute(0, 3, 1, 2) / 255, size), MEAN, STD)
 
 
 def batch_loss(model: nn.Module, images: Tensor, batch: list[Texts]) -> Tensor:
@@ -223,21 +265,21 @@ def train_step(model: nn.Module, optimizer, images: Tensor, batch: list[Texts]) 
 @torch.no_grad()
 def zero_shot_accuracy(model: nn.Module, tokenizer, images: np.ndarray, labels: list[int], prompts: list[str]) -> float:
     """The share of uint8 images [M, H, W, 3] that are nearest to the prompt of their class."""
-    device = model.logit_scale.device
+    device, size = model.logit_scale.device, model.visual.image_size[0]
     texts = F.normalize(encode_text(model, tokenizer(prompts).to(device)), dim=-1)
     parts = np.array_split(images, max(1, len(images) // 100))
-    scores = torch.cat([model.encode_image(to_tensor(part).to(device)) @ texts.T for part in parts])
+    scores = torch.cat([model.encode_image(to_tensor(part, size).to(device)) @ texts.T for part in parts])
     return (scores.argmax(1).cpu() == torch.tensor(labels)).float().mean().item()
 
 
-def identify(pairs: Pairs, config: dict, settings: Pretrain) -> dict:
+def identify(pairs: Pairs, tokenizer, settings: Pretrain) -> dict:
     """What a run must have in common with an interrupted one to resume it: settings, texts, 64 of the images."""
     shown = pairs.images[np.linspace(0, len(pairs.images) - 1, 64).astype(int)].tobytes()
     texts = [[one.captions, one.names, one.broader, sorted(one.true)] for one in pairs.subjects]
     data = json.dumps([pairs.images.shape, pairs.kinds.tolist(), texts])
     return {
         "settings": settings.model_dump(mode="json", exclude={"raw"}),
-        "model": config,
+        "tokens": tokenizer.vocab_size,
         "data": checksum(data.encode(), shown),
     }
 

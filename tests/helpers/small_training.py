@@ -12,11 +12,11 @@ from safetensors.torch import save
 from pacl.clip.features import Texts
 from pacl.data.pairs import captioned_pairs
 from pacl.runtime.files import write_atomically
-from pacl.runtime.params import Pretrain, Train
+from pacl.runtime.params import Larger, Pretrain, Train
 from pacl.runtime.processes import take_own_locks
 from pacl.training import distributed, resume
 from pacl.training.cached import CachedPairs
-from pacl.training.pretrain import model_config, pretrain
+from pacl.training.pretrain import pretrain
 from pacl.training.train import Run, batch_loss, train
 
 B, N, D_v, D = 32, 4, 12, 8
@@ -100,21 +100,25 @@ def run_training(folder, changes):
 
 
 def run_pretraining(folder):
-    """Six epochs of two steps of a tiny CLIP; writes its weights and history."""
+    """Four epochs of two steps of a tiny CLIP and two on larger images; writes its weights and history."""
     stand_alone()
     sizes = dict(image_size=16, patch_size=8, width=16, layers=1, head_width=16, embed_dim=8, context_length=8)
     data = dict(source="miniworld", raw=None, caption_sets=[], world_seed=0, scenes=16, templates=[])
     options = dict(broader_weight=0.0, mask_true_texts=True, crop=0.5, colour=0.3, patch_dropout=0.5, whole_epochs=1)
-    steps = dict(batch_size=8, epochs=6, learning_rate=3e-3, warmup=0.1, weight_decay=0.1, seed=0)
-    settings = Pretrain(**data, **options, **sizes, text_width=16, text_layers=1, **steps)
+    steps = dict(batch_size=8, epochs=4, learning_rate=3e-3, warmup=0.2, weight_decay=0.1, seed=0)
+    larger = Larger(image_size=24, epochs=2, whole_epochs=1, learning_rate=1e-3)
+    settings = Pretrain(**data, **options, **sizes, text_width=16, text_layers=1, **steps, larger=larger)
     images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
     captions = [f"caption {i}" for i in range(16)]
 
-    def tokenizer(texts):
-        return torch.arange(len(texts) * 8).reshape(-1, 8) % 90
+    class Tokenizer:
+        vocab_size = 100
+
+        def __call__(self, texts):
+            return torch.arange(len(texts) * 8).reshape(-1, 8) % 90
 
     pairs = captioned_pairs(images, captions)
-    model, history = pretrain(pairs, model_config(settings, 100), tokenizer, settings, resume=folder / "state")
+    model, history = pretrain(pairs, Tokenizer(), settings, resume=folder / "state")
     write_atomically(folder / "weights.safetensors", save(model.state_dict()))
     write_atomically(folder / "history.json", json.dumps(history))
 

@@ -278,12 +278,15 @@ def test_strides_divide_the_patch_of_the_weights_or_of_the_models_name(write, tm
         assert said.count(f"must be one of {', '.join(map(str, allowed))}, which divide") == 4
 
 
+LARGER = {"image_size": 84, "epochs": 2, "whole_epochs": 1, "learning_rate": 0.001}
 PRETRAIN = [
     ({"scenes": None}, "scenes must be given because the source is miniworld"),
     ({"source": "tiny_imagenet"}, "raw must be given because the source is tiny_imagenet"),
     ({"source": "tiny_imagenet", "raw": "x"}, "templates must name at least one list"),
     ({"patch_size": 7}, "patch_size (7) must divide image_size (64): one of 1, 2, 4, 8, 16, 32, 64."),
     ({"head_width": 33}, "head_width (33) must divide width (128): one of 1, 2, 4,"),
+    ({"larger": LARGER}, "patch_size (8) must divide larger.image_size (84): one of 1, 2, 3, 4, 6, 7, 12,"),
+    ({"larger": LARGER | {"epoch": 2}}, "larger.epoch is not a parameter: did you mean epochs"),
     ({"text_width": 100}, "head_width (32) must divide text_width (100): one of 1, 2, 4, 5, 10, 20, 25, 50, 100."),
 ]
 

@@ -11,7 +11,7 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-IMAGES = rng().integers(0, 256, (200, 8, 12, 3), dtype=np.uint8)
+IMAGES = rng().integers(0, 256, (200, 12, 12, 3), dtype=np.uint8)
 PIXELS = torch.from_numpy(IMAGES).permute(0, 3, 1, 2) / 255
 
 
@@ -23,7 +23,7 @@ def test_mirrored_images_are_mirrored_left_to_right():
 
 
 def test_without_crop_and_colour_images_are_only_mirrored():
-    after = augmented(rng(1), IMAGES, crop=1.0, colour=0.0)
+    after = augmented(rng(1), IMAGES, 12, crop=1.0, colour=0.0)
     assert torch.equal(after, torch.from_numpy(mirrored(rng(1), IMAGES).copy()).permute(0, 3, 1, 2) / 255)
 
 
@@ -33,7 +33,7 @@ def test_a_crop_is_a_box_of_the_image():
     images = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), torch.zeros(64, 64)]).expand(
         300, 3, 64, 64
     )
-    x, y, zero = cropped(rng(), images, least=0.25).unbind(1)
+    x, y, zero = cropped(rng(), images, 64, least=0.25).unbind(1)
     torch.testing.assert_close(x[:, 0], x[:, 40], atol=1e-4, rtol=0)
     torch.testing.assert_close(y[:, :, 0], y[:, :, 40], atol=1e-4, rtol=0)
     width, height = x[:, 0, -1] - x[:, 0, 0], y[:, -1, 0] - y[:, 0, 0]
@@ -45,8 +45,8 @@ def test_a_crop_is_a_box_of_the_image():
 
 
 def test_a_crop_of_everything_changes_nothing_but_the_aspect_of_the_largest_box():
-    whole = cropped(rng(), torch.full((5, 3, 8, 8), 0.3), least=0.5)
-    torch.testing.assert_close(whole, torch.full((5, 3, 8, 8), 0.3))
+    whole = cropped(rng(), torch.full((5, 3, 8, 8), 0.3), 12, least=0.5)
+    torch.testing.assert_close(whole, torch.full((5, 3, 12, 12), 0.3))
 
 
 def test_colours_change_by_at_most_the_given_share_and_some_images_become_grey():
@@ -60,5 +60,17 @@ def test_colours_change_by_at_most_the_given_share_and_some_images_become_grey()
 
 
 def test_equal_seeds_change_equally():
-    first, again, other = (augmented(rng(seed), IMAGES, 0.3, 0.4) for seed in (1, 1, 2))
+    first, again, other = (augmented(rng(seed), IMAGES, 12, 0.3, 0.4) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_larger_images_show_the_same():
+    """Of four quarters, each of one brightness, the middles keep theirs, in a box of the image and without one."""
+    quarters = np.kron(np.array([[0, 80], [160, 240]], dtype=np.uint8), np.ones((8, 8), dtype=np.uint8))
+    images = np.repeat(quarters[None, :, :, None], 3, axis=3)
+    for least in (1.0, 0.99):
+        after = augmented(rng(1), images, 32, least, 0.0)
+        middles = after[0, :, 8::16, 8::16] * 255
+        assert after.shape == (1, 3, 32, 32)
+        expected = torch.from_numpy(mirrored(rng(1), images).copy())[0, 4::8, 4::8].permute(2, 0, 1).float()
+        torch.testing.assert_close(middles, expected, atol=1, rtol=0)

@@ -13,7 +13,7 @@ from PIL import Image
 from pacl.clip import load_clip
 from pacl.data.pairs import Pairs, Subject, captioned_pairs
 from pacl.data.prompts import all_templates
-from pacl.runtime.params import Pretrain
+from pacl.runtime.params import Larger, Pretrain
 from pacl.sources.miniworld import textures
 from pacl.sources.miniworld.captions import caption
 from pacl.sources.miniworld.scenes import pair, rng_of, scene
@@ -40,7 +40,7 @@ SETTINGS = Pretrain(
     mask_true_texts=False, crop=1.0, colour=0.0, patch_dropout=0.0, whole_epochs=0,
     image_size=64, patch_size=16, width=32, layers=1, head_width=16, embed_dim=16,
     context_length=32, text_width=32, text_layers=1, batch_size=16, epochs=25, learning_rate=3e-3, warmup=0.1,
-    weight_decay=0.1,
+    weight_decay=0.1, larger=None,
     seed=0,
 )  # fmt: skip
 
@@ -62,9 +62,7 @@ def tokenizer(world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(world, tokenizer, tmp_path_factory):
     resume = tmp_path_factory.mktemp("trained") / "resume"
-    return pretrain(
-        captioned_pairs(*world), model_config(SETTINGS, tokenizer.vocab_size), tokenizer, SETTINGS, resume=resume
-    )
+    return pretrain(captioned_pairs(*world), tokenizer, SETTINGS, resume=resume)
 
 
 @pytest.fixture
@@ -118,8 +116,7 @@ def test_a_tiny_model_learns(trained):
 def pretrained(world, tokenizer, path, **changes):
     settings = SETTINGS.model_copy(update={"epochs": 4, **changes})
     torch.rand(1)  # whatever was drawn before
-    config = model_config(settings, tokenizer.vocab_size)
-    model, history = pretrain(captioned_pairs(*world), config, tokenizer, settings, resume=path)
+    model, history = pretrain(captioned_pairs(*world), tokenizer, settings, resume=path)
     return model.state_dict(), history
 
 
@@ -143,6 +140,52 @@ def test_an_interrupted_run_resumes_to_the_same_weights(world, tokenizer, tmp_pa
     assert [row["step"] for row in history] == [50]
 
 
+LARGER = Larger(image_size=80, epochs=2, whole_epochs=1, learning_rate=1e-3)
+
+
+def test_a_second_cycle_takes_the_first_ones_weights_to_larger_images(world, tokenizer, tmp_path, monkeypatch):
+    """15 epochs of 4 steps are those of a run without the 2 after them, which have a learning rate of their own."""
+    first, _ = pretrained(world, tokenizer, tmp_path / "first", epochs=15)
+    step, seen, before = pretrain_module.train_step, [], []
+
+    def noted(model, optimizer, images, batch):
+        if len(seen) == 60:
+            before.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        seen.append((images.shape[-1], optimizer.param_groups[0]["lr"]))
+        return step(model, optimizer, images, batch)
+
+    monkeypatch.setattr(pretrain_module, "train_step", noted)
+    after, history = pretrained(world, tokenizer, tmp_path / "both", epochs=15, larger=LARGER)
+    assert [size for size, _ in seen] == [64] * 60 + [80] * 8 and [row["step"] for row in history] == [50]
+    assert max(rate for _, rate in seen[:60]) == pytest.approx(3e-3)
+    assert max(rate for _, rate in seen[60:]) == pytest.approx(1e-3, rel=0.01)
+    place = "visual.positional_embedding"
+    small, large = first.pop(place), before[0].pop(place)
+    assert same(first, before[0]) and (len(small), len(large), len(after[place])) == (1 + 4 * 4, 1 + 5 * 5, 1 + 5 * 5)
+    assert torch.equal(small[0], large[0]), "the class token has no place in the image"
+    torch.testing.assert_close(small[1:].mean(0), large[1:].mean(0), atol=0.05, rtol=0)
+    assert not torch.equal(after["visual.proj"], first["visual.proj"])
+
+
+@pytest.mark.parametrize("interrupted", [10, 17, 22])  # in the first cycle, in the first step of the second, later
+def test_two_cycles_resume_to_the_same_weights(world, tokenizer, tmp_path, monkeypatch, interrupted):
+    unbroken = pretrained(world, tokenizer, tmp_path / "unbroken", larger=LARGER)
+    step, calls = pretrain_module.train_step, []
+
+    def interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == interrupted:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(pretrain_module, "train_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrained(world, tokenizer, tmp_path / "cut", larger=LARGER)
+    weights, history = pretrained(world, tokenizer, tmp_path / "cut", larger=LARGER)
+    assert len(calls) == interrupted + 24 - (interrupted - 1) // 4 * 4, "from the last whole epoch"
+    assert same(weights, unbroken[0]) and history == unbroken[1]
+
+
 PHOTOS = SETTINGS.model_copy(
     update={
         "templates": ["one", "seven"], "broader_weight": 0.5, "mask_true_texts": True, "crop": 0.5, "colour": 0.3,
@@ -164,8 +207,7 @@ def classes():
 
 
 def run_photos(classes, tokenizer, path, **options):
-    config = model_config(PHOTOS, tokenizer.vocab_size)
-    model, history = pretrain(classes, config, tokenizer, PHOTOS, resume=path, **options)
+    model, history = pretrain(classes, tokenizer, PHOTOS, resume=path, **options)
     return model.state_dict(), history
 
 
@@ -194,11 +236,13 @@ def test_patches_are_dropped_but_in_the_last_epochs(classes, tokenizer, tmp_path
     assert seen == [(True, 0.5)] * 8 + [(True, 0.0)] * 4
 
 
+@pytest.mark.usefixtures("float32_everywhere")
 def test_the_loss_is_clips_of_names_plus_that_of_broader_words(classes, tokenizer, model):
     """Pair by pair, without the negatives that are true: another cat's name, another animal's broader word."""
     rows = [0, 1, 9, 33, 40]  # two cats, a dog, a car, a bus
     subjects = [classes.subjects[kind] for kind in classes.kinds[rows]]
-    images, batch = to_tensor(classes.images[rows]), draw_batch(np.random.default_rng(1), subjects, tokenizer, PHOTOS)
+    images = to_tensor(classes.images[rows], 64)
+    batch = draw_batch(np.random.default_rng(1), subjects, tokenizer, PHOTOS)
     with torch.no_grad():
         seen = model.encode_image(images, normalize=True)
         expected = 0.0
@@ -213,6 +257,7 @@ def test_the_loss_is_clips_of_names_plus_that_of_broader_words(classes, tokenize
     assert len(batch[1].tokens) == 1, "one text for all animals"
 
 
+@pytest.mark.usefixtures("float32_everywhere")
 def test_with_distinct_captions_the_loss_is_open_clips(world, tokenizer, model):
     images, batch = batch_of(world, tokenizer, slice(0, 8))
     with torch.no_grad():
@@ -245,7 +290,7 @@ def test_every_epoch_sees_every_image_once_at_a_rate_that_warms_up(world, tokeni
 
 def test_a_model_computes_the_same_with_explicit_attention(world, tokenizer, model, monkeypatch):
     """The text encoder's causal mask comes through too, and torch's fused kernel is never called."""
-    images, tokens = to_tensor(world[0][:4]), tokenizer(world[1][:4])
+    images, tokens = to_tensor(world[0][:4], 64), tokenizer(world[1][:4])
     expected = model(images, tokens)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", lambda *_, **__: pytest.fail("fused"))
     found = with_explicit_attention(model)(images, tokens)
@@ -254,7 +299,7 @@ def test_a_model_computes_the_same_with_explicit_attention(world, tokenizer, mod
 
 def batch_of(world, tokenizer, part):
     pairs = captioned_pairs(world[0][part], world[1][part])
-    return to_tensor(pairs.images), draw_batch(np.random.default_rng(0), pairs.subjects, tokenizer, SETTINGS)
+    return to_tensor(pairs.images, 64), draw_batch(np.random.default_rng(0), pairs.subjects, tokenizer, SETTINGS)
 
 
 def test_a_steps_gradient_is_not_longer_than_1_and_the_scale_stays_below_100(world, tokenizer, model):
@@ -285,17 +330,17 @@ def test_a_step_forgets_the_gradient_of_the_one_before(world, tokenizer, model):
     assert not torch.allclose(gradient(first), gradient(second))
 
 
-def test_a_run_resumes_only_with_equal_settings_and_data(world):
+def test_a_run_resumes_only_with_equal_settings_and_data(world, tokenizer):
     images, captions = world
-    pairs, config = captioned_pairs(images, captions), {"embed_dim": 16}
-    same_run = identify(pairs, config, SETTINGS)
+    pairs, other_tokens = captioned_pairs(images, captions), SimpleTokenizer()
+    same_run = identify(pairs, tokenizer, SETTINGS)
     moved = SETTINGS.model_copy(update={"raw": "elsewhere"})
-    assert same_run == identify(captioned_pairs(images.copy(), list(captions)), config, moved)
-    changes = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "weight_decay": 0.2, "seed": 1, "crop": 0.5}
-    others = [(pairs, config, SETTINGS.model_copy(update={key: value})) for key, value in changes.items()]
-    others += [(captioned_pairs(255 - images, captions), config, SETTINGS), (pairs, {"embed_dim": 8}, SETTINGS)]
-    others += [(captioned_pairs(images, captions[::-1]), config, SETTINGS)]
-    others += [(Pairs(images, pairs.kinds[::-1], pairs.subjects), config, SETTINGS)]
+    assert same_run == identify(captioned_pairs(images.copy(), list(captions)), tokenizer, moved)
+    changes = {"batch_size": 8, "epochs": 3, "learning_rate": 1e-3, "seed": 1, "crop": 0.5, "larger": LARGER}
+    others = [(pairs, tokenizer, SETTINGS.model_copy(update={key: value})) for key, value in changes.items()]
+    others += [(captioned_pairs(255 - images, captions), tokenizer, SETTINGS), (pairs, other_tokens, SETTINGS)]
+    others += [(captioned_pairs(images, captions[::-1]), tokenizer, SETTINGS)]
+    others += [(Pairs(images, pairs.kinds[::-1], pairs.subjects), tokenizer, SETTINGS)]
     assert all(identify(*other) != same_run for other in others)
 
 
@@ -325,7 +370,7 @@ def test_the_folder_is_read_by_load_clip_and_by_open_clip(folder, trained, world
     assert (clip.patch_size, clip.image_size, clip.width, clip.dim) == (16, 64, 32, 16)
     assert clip.logit_scale == pytest.approx(model.logit_scale.exp().item())
     plain = open_clip.create_model(f"local-dir:{folder}").eval()
-    pixels, texts = to_tensor(world[0][:4]), world[1][:4]
+    pixels, texts = to_tensor(world[0][:4], 64), world[1][:4]
     with torch.no_grad():
         images, words = model.encode_image(pixels, normalize=True), model.encode_text(tokenizer(texts), normalize=True)
         torch.testing.assert_close(plain.encode_image(pixels, normalize=True), images, atol=1e-5, rtol=1e-5)
